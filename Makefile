@@ -1,0 +1,51 @@
+# Every target stands alone: on a fresh clone each first makes the environment.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: install demo test test-slow lint docs bench gpu-check pins clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1 \t/' | expand -t 20
+
+install: $(READY)  ## the environment, in .venv
+
+# The stamp comes last, so an interrupted installation starts again.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xec needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## the whole chain on toy data: ROOT, shards, training, report, predictions in ROOT
+	$(BIN)/xec demo
+
+test: $(READY)  ## the fast tests
+	$(BIN)/pytest
+
+test-slow: $(READY)  ## the tests marked slow
+	$(BIN)/pytest -m 'slow and not gpu' --timeout 1800
+
+lint: $(READY)  ## ruff, mypy, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(READY)  ## remake the generated pages of docs/
+	$(BIN)/python -m xectrain.config_docs
+
+bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+gpu-check: $(READY)  ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+pins: $(READY)  ## remake constraints.txt from what is installed
+	{ head -1 constraints.txt; $(BIN)/pip list --format=freeze --exclude xec --exclude pip --exclude setuptools | sed 's/+cpu//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:           ## the environment, the demo and every cache
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,26 @@
+"""The few things every package needs: the error family, atomic publishing, locks, logging, and the command-line frame.
+
+Kept free of heavy imports, so that `xec --help` stays instant.
+"""
+
+from shards.base.errors import ConfigError, CorruptError, InputError, LockedError, OutputError, XecError, nearest
+from shards.base.lock import locked
+from shards.base.log import progress, setup_logging
+from shards.base.publish import publish_json, publish_text, published, sync_directory
+
+__all__ = [
+    "ConfigError",
+    "CorruptError",
+    "InputError",
+    "LockedError",
+    "OutputError",
+    "XecError",
+    "locked",
+    "nearest",
+    "progress",
+    "publish_json",
+    "publish_text",
+    "published",
+    "setup_logging",
+    "sync_directory",
+]

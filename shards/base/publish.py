@@ -1,0 +1,96 @@
+"""Old state or new state, never a third: everything published is written aside, fsynced and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shards.base.errors import OutputError
+
+_HOST = socket.gethostname().split(".")[0]
+
+
+@contextmanager
+def published(path: Path | str, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block succeeds, fsync it and rename it to `path`.
+
+    Args:
+        durable: False spares the fsync, for files that carry checksums and can be made again: a killed process leaves
+            old or new state all the same, but a machine that crashes may leave a damaged file under the name.
+
+    When the block fails nothing is published and the temporary file is removed. A killed process can leave one behind;
+    the next publication of the same name on the same host removes it.
+
+    Raises:
+        OutputError: the folder or the file cannot be written (permission, disk full).
+    """
+    final = Path(path)
+    part = final.with_name(f".{final.name}.{_HOST}-{os.getpid()}.part")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(final)
+        yield part
+        if durable:
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
+        part.replace(final)
+        if durable:
+            sync_directory(final.parent)
+    except OSError as error:
+        if error.filename not in (None, str(part), str(final), str(final.parent)):
+            raise  # the block failed on another file
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=final) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def publish_text(path: Path | str, text: str) -> None:
+    """Publish a UTF-8 text file atomically."""
+    with published(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def publish_json(path: Path | str, value: Any) -> None:
+    """Publish JSON atomically, two-space indented with keys in the given order, so that equal values give equal bytes.
+
+    NaN and infinities are refused (`ValueError`): JSON has no name for them.
+    """
+    publish_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_directory(folder: Path) -> None:
+    """Make renames in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(final: Path) -> None:
+    """Remove temporary files of `final` left on this host by processes that no longer live."""
+    prefix = f".{final.name}.{_HOST}-"
+    for stale in final.parent.glob(f"{_glob_escape(prefix)}*.part"):
+        pid = stale.name.removeprefix(prefix).removesuffix(".part")
+        if pid.isdigit() and not process_alive(int(pid)):
+            stale.unlink(missing_ok=True)
+
+
+def _glob_escape(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process of this number exists on this host."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

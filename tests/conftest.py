@@ -1,0 +1,55 @@
+"""Small real data for every package: a toy ROOT file, and the datasets that the real conversion makes of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from typer.testing import CliRunner
+
+# Tiny networks gain nothing from threads, and threads that wait for one another on a busy machine lose minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no failure of a property.
+settings.register_profile("xec", deadline=None)
+settings.load_profile("xec")
+
+TOY_EVENTS = 60
+
+
+def run_app(target: str, *arguments: object) -> str:
+    """Run a sub-command's Typer app (`module:app`) in this process; return what it printed."""
+    import importlib
+
+    module, _, name = target.partition(":")
+    result = CliRunner().invoke(getattr(importlib.import_module(module), name), [str(a) for a in arguments])
+    if result.exception is not None:
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Callable[..., str]:
+    """`run_app`, as a fixture."""
+    return run_app
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ROOT file of `TOY_EVENTS` toy events on the flat spectrum, runs 1 and 2."""
+    path = tmp_path_factory.mktemp("toy") / "toy.root"
+    flat = ("--energy", "flat", "--energy-range", 15, 65)
+    run_app("ingest.toymc.cli:app", "--events", TOY_EVENTS, *flat, "--runs", 2, "--seed", 5, "--out", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`toy_root` as a dataset of several shards."""
+    out = tmp_path_factory.mktemp("shards") / "toy"
+    run_app("ingest.cli:app", "root2shards", toy_root, "--out", out, "--events-per-shard", 25)
+    return out
