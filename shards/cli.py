@@ -1,0 +1,153 @@
+"""`xec shards`: look at, check and cut datasets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shards.base import CorruptError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look at, check and cut datasets.",
+)
+
+Data = Annotated[Path, typer.Argument(help="Dataset folder (it holds manifest.json).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.")]
+
+
+class SplitBy(StrEnum):
+    """What stays together in a split."""
+
+    event = "event"
+    run = "run"
+    source = "source"
+
+
+@app.command(epilog="Examples:  xec shards info data/train   |   xec shards info data/train --json")
+def info(
+    data: Data,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a dataset holds: columns, sizes, normalization, bad values, and what float16 costs."""
+    import json as json_module
+
+    from shards.dataset import Dataset
+    from shards.describe import describe, sampled_rounding, summary
+
+    dataset = Dataset.open(data)
+    report = sampled_rounding(dataset)
+    if json:
+        typer.echo(json_module.dumps(summary(dataset, report), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(describe(dataset, report))
+
+
+@app.command(epilog="Examples:  xec shards verify data/train   |   xec shards verify --full data/train data/val")
+def verify(
+    data: Annotated[list[Path], typer.Argument(help="Dataset folders.")],
+    full: Annotated[bool, typer.Option("--full", help="Read every byte, not only sizes, indexes and headers.")] = False,
+) -> None:
+    """Check that datasets are what was written; list everything that is not."""
+    from shards.verify import verify as check
+
+    damaged = 0
+    for path in data:
+        report = check(path, full)
+        for problem in report.problems:
+            typer.echo(f"{problem}")
+        if report.ok:
+            how = "every byte" if full else "sizes, indexes and a sample of headers; --full reads every byte"
+            typer.echo(f"{path}: {report.events} events in {report.shards} shards are intact ({how})")
+        damaged += not report.ok
+    if damaged:
+        raise CorruptError(
+            f"{damaged} of {len(data)} datasets are damaged", remedy="restore the files listed, or convert again"
+        )
+
+
+@app.command(
+    epilog="Examples:  xec shards select data/train 'abs(u) < 23.9 and w >= 0' --out view.json   |   "
+    "xec shards select data/train 'fiducial and n_dead < 100'   |   xec train --data data/train --select view.json …"
+)
+def select(
+    data: Data,
+    expression: Annotated[
+        str, typer.Argument(help="Condition on columns, like 'fiducial and 0.05 < energy < 0.06'.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a view file, which --select takes.", show_default=False)
+    ] = None,
+) -> None:
+    """Count the events that pass a condition, and keep it as a view: an expression, no copy of the data."""
+    from shards.dataset import Dataset
+    from shards.selection import SavedView
+
+    dataset = Dataset.open(data)
+    view = SavedView.of(dataset, expression)
+    share = 100 * view.count / max(len(dataset), 1)
+    typer.echo(f"{view.count} of {len(dataset)} events ({share:.2f} %) pass {expression!r}")
+    if out is not None:
+        view.write(out)
+        typer.echo(f"view written to {out}")
+
+
+@app.command(
+    epilog="Examples:  xec shards head data/train   |   xec shards head data/train -n 3 --columns run,event,n_dead"
+)
+def head(
+    data: Data,
+    events: Annotated[int, typer.Option("--events", "-n", min=0, help="How many.")] = 10,
+    select: Annotated[str | None, typer.Option(help="Only events that pass this condition.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Comma-separated (default: all but offsets).")] = None,
+) -> None:
+    """Print the first events' columns."""
+    import polars as pl
+
+    from shards.dataset import Dataset
+    from shards.sidecar import OFFSET_COLUMNS
+
+    dataset = Dataset.open(data)
+    default = [name for name in dataset.table_columns if name not in OFFSET_COLUMNS]
+    names = [name.strip() for name in columns.split(",")] if columns else default
+    rows = dataset.rows(select)[:events]
+    frame = dataset.table(names, rows)
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=4000, fmt_str_lengths=60, tbl_hide_dataframe_shape=True):
+        typer.echo(str(frame))
+    typer.echo(f"{len(rows)} of {len(dataset)} events of {data}")
+
+
+@app.command(epilog="Examples:  xec shards merge data/2021 data/2022 --out data/both")
+def merge(
+    data: Annotated[list[Path], typer.Argument(help="Dataset folders of equal settings.")],
+    out: Out,
+) -> None:
+    """Join datasets into the bytes that one conversion of all their sources would have given."""
+    from shards.merge import merge as join
+
+    manifest = join(data, out)
+    typer.echo(f"{manifest.n_events} events of {len(data)} datasets are in {out} ({len(manifest.shards)} shards)")
+
+
+@app.command(epilog="Examples:  xec shards split data/all --into train=0.9,val=0.1 --by run --out data/parts")
+def split(
+    data: Data,
+    out: Out,
+    into: Annotated[
+        str, typer.Option(metavar="NAME=FRACTION,…", help="Parts and their fractions.")
+    ] = "train=0.9,val=0.1",
+    by: Annotated[SplitBy, typer.Option(help="What stays together.")] = SplitBy.run,
+    seed: Annotated[int, typer.Option(help="Another division of the same data.")] = 0,
+) -> None:
+    """Copy a dataset into one dataset per part, by a hash of each event, run or source."""
+    from shards.order import parse_split
+    from shards.split import split as cut
+
+    manifests = cut(data, out, parse_split(into), by.value, seed)
+    parts = ", ".join(f"{name} {manifest.n_events}" for name, manifest in manifests.items())
+    typer.echo(f"events of {data} are in the parts {parts} in {out}")

@@ -1,0 +1,220 @@
+"""Dead lists: which channels are not to be believed in which runs, of which kind, and why.
+
+Two kinds: `bad` channels do not work; baselines must not use them as neighbours either. `invalid` ones merely gave no
+usable value in most events (found in the data), so where they do give one it may be used.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.base import ConfigError, InputError, published
+from shards.manifest import N_SENSORS
+
+KINDS = ("bad", "invalid")
+LAST_RUN = 2**53
+"""Stands for "no last run"; every run number below is an exact float64."""
+
+
+@dataclass(frozen=True, order=True)
+class DeadEntry:
+    """One channel in one range of runs."""
+
+    sensor: int
+    run_first: int = 0
+    run_last: int = LAST_RUN
+    """Inclusive."""
+    kind: str = "bad"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class DeadList:
+    """Entries from any number of sources, sorted, each once; channels may occur several times, for several reasons."""
+
+    entries: tuple[DeadEntry, ...] = ()
+
+    @classmethod
+    def of(cls, entries: Iterable[DeadEntry]) -> DeadList:
+        """The sorted list of these entries."""
+        return cls(tuple(sorted(set(entries))))
+
+    def __or__(self, other: DeadList) -> DeadList:
+        return DeadList.of((*self.entries, *other.entries))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def sensors(self, run: int | None = None, kind: str | None = None) -> npt.NDArray[np.bool_]:
+        """Which channels are listed for `run` (None: for any run), of `kind` (None: of either); bool (4760,)."""
+        mask = np.zeros(N_SENSORS, dtype=bool)
+        for entry in self.entries:
+            if (run is None or entry.run_first <= run <= entry.run_last) and kind in (None, entry.kind):
+                mask[entry.sensor] = True
+        return mask
+
+    def mask(self, runs: npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_] | None:
+        """Which channels of each event are listed.
+
+        Args:
+            runs: (n,) run number of each event; NaN matches only entries for all runs.
+
+        **Returns** bool (n, 4760), or None when none is.
+        """
+        if not self.entries:
+            return None
+        values, inverse = np.unique(
+            np.nan_to_num(np.asarray(runs, dtype=np.float64), nan=LAST_RUN), return_inverse=True
+        )
+        return np.stack([self.sensors(int(run)) for run in values])[inverse]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain values, for manifests: `run_last` is left out where it is open."""
+        plain = [dataclasses.asdict(entry) for entry in self.entries]
+        return [{k: v for k, v in entry.items() if (k, v) != ("run_last", LAST_RUN)} for entry in plain]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Mapping[str, Any]]) -> DeadList:
+        """The inverse of `to_list`."""
+        return cls.of(DeadEntry(**entry) for entry in values)
+
+    def write(self, path: Path) -> None:
+        """Publish as CSV: `run_first,run_last,sensor,kind,reason`."""
+        with published(path) as part, open(part, "w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(("run_first", "run_last", "sensor", "kind", "reason"))
+            for e in self.entries:
+                last = "" if e.run_last == LAST_RUN else e.run_last
+                writer.writerow((e.run_first, last, e.sensor, e.kind, e.reason))
+
+
+def read_dead(path: Path | str) -> DeadList:
+    """Read a dead list: text (one channel a line, `#` comments), or CSV or Parquet of run ranges.
+
+    Tables have columns `run_first,run_last,sensor` and optionally `reason` and `kind`; an empty run is an open end. The
+    reason of a text line is its comment, else the file's name. The kind is `bad` unless the table says otherwise.
+
+    Raises:
+        InputError: unreadable, or a channel, run or kind that there is not; names the line.
+    """
+    file = Path(path)
+    try:
+        if file.suffix == ".parquet":
+            return _from_rows(file, _parquet_rows(file))
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"dead list cannot be read: {error.strerror or error}", file=file) from error
+    except UnicodeDecodeError:
+        raise InputError("is no dead list: it is not text", file=file) from None
+    if file.suffix == ".csv" or any("sensor" in line and "," in line for line in lines[:1]):
+        return _from_rows(file, csv.DictReader(lines))
+    return DeadList.of(_text_entries(file, lines))
+
+
+def _text_entries(file: Path, lines: Sequence[str]) -> Iterable[DeadEntry]:
+    for number, line in enumerate(lines, 1):
+        word, _, comment = (part.strip() for part in line.partition("#"))
+        if word:
+            yield DeadEntry(_channel(word, file, f"line {number}"), reason=comment or file.name)
+
+
+def _parquet_rows(file: Path) -> list[dict[str, Any]]:
+    import polars as pl
+
+    try:
+        return pl.read_parquet(file).to_dicts()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"is no Parquet file: {error}", file=file) from None
+
+
+def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
+    entries = []
+    for number, raw in enumerate(rows, 1):
+        row = {str(k).strip(): "" if v is None else str(v).strip() for k, v in raw.items()}
+        item = f"row {number}"
+        if "sensor" not in row:
+            raise InputError(
+                "is no dead list",
+                file=file,
+                found=", ".join(row),
+                expected="columns run_first,run_last,sensor[,reason,kind]",
+            )
+        kind = row.get("kind") or "bad"
+        if kind not in KINDS:
+            raise InputError(
+                "unknown kind of dead channel", file=file, item=item, found=kind, expected=" or ".join(KINDS)
+            )
+        first, last = _run(row.get("run_first"), 0, file, item), _run(row.get("run_last"), LAST_RUN, file, item)
+        if first > last:
+            raise InputError("run range ends before it begins", file=file, item=item, found=f"{first} to {last}")
+        entries.append(
+            DeadEntry(_channel(row["sensor"], file, item), first, last, kind, row.get("reason") or file.name)
+        )
+    return DeadList.of(entries)
+
+
+def _channel(text: str, file: Path, item: str) -> int:
+    if not text.isdigit() or int(text) >= N_SENSORS:
+        raise InputError("names no channel", file=file, item=item, found=repr(text), expected=f"0 to {N_SENSORS - 1}")
+    return int(text)
+
+
+def _run(text: str | None, default: int, file: Path, item: str) -> int:
+    if not text:
+        return default
+    if not text.isdigit() or int(text) > LAST_RUN:
+        raise InputError("names no run", file=file, item=item, found=repr(text))
+    return int(text)
+
+
+def from_fractions(
+    events: Mapping[int, int], invalid: Mapping[int, npt.NDArray[np.integer[Any]]], fraction: float
+) -> DeadList:
+    """Channels that gave no usable photon number in at least `fraction` of a run's events, as `invalid` entries.
+
+    Args:
+        events: run → number of events.
+        invalid: run → (4760,) number of events in which each channel was NaN, infinite or huge.
+
+    Raises:
+        ConfigError: a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError("must be above 0 and at most 1", item="dead_if_invalid_fraction", found=fraction)
+    reason = f"invalid in at least {fraction:g} of the run's events"
+    return DeadList.of(
+        DeadEntry(int(sensor), run, run, "invalid", reason)
+        for run, count in events.items()
+        for sensor in np.flatnonzero(invalid[run] >= fraction * count)
+    )
+
+
+@dataclass(frozen=True)
+class DeadDifference:
+    """What one dead list has and another lacks, as (run_first, run_last, sensor, kind) without the reasons."""
+
+    only_first: DeadList
+    only_second: DeadList
+    common: int
+
+
+def difference(first: DeadList, second: DeadList) -> DeadDifference:
+    """Compare two dead lists channel by channel and range by range; reasons do not count."""
+
+    def bare(entry: DeadEntry) -> DeadEntry:
+        return dataclasses.replace(entry, reason="")
+
+    a, b = {bare(e) for e in first.entries}, {bare(e) for e in second.entries}
+    return DeadDifference(
+        DeadList.of(e for e in first.entries if bare(e) not in b),
+        DeadList.of(e for e in second.entries if bare(e) not in a),
+        len(a & b),
+    )

@@ -1,0 +1,295 @@
+"""The manifest: what a dataset is, what it was made from, and the digests by which its files are recognised.
+
+It is written last, so its presence means that the dataset is complete. It holds no time, host or path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.base import CorruptError, InputError, publish_text
+from shards.columns import Column
+from shards.normalization import Normalization, SensorCounts
+from shards.order import HASH
+from shards.tarfmt import STORAGE_DTYPES, SampleLayout
+
+FORMAT = "xec-shards/1"
+MANIFEST = "manifest.json"
+SHARD_FOLDER = "shards"
+N_SENSORS = 4760
+EVENTS_PER_SHARD = 8192
+TIME_REFERENCES = ("relative", "absolute")
+
+
+def code_version() -> str:
+    """The version of this project that is running."""
+    return metadata.version("xec")
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size and SHA-256 (hex) of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard: three files that share a name."""
+
+    name: str
+    """Six digits or more, counting from 000000."""
+    events: int
+    tar: FileInfo
+    idx: FileInfo
+    parquet: FileInfo
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """One input tree."""
+
+    id: str
+    """What the hash of its events starts from; never a path or a position in a list."""
+    name: str
+    """Base name of the file."""
+    tree: str
+    uuid: str
+    """Of the file; empty where it has none."""
+    size: int
+    """Bytes of the file."""
+    entries: int
+    """Events in the tree."""
+    used: int
+    """Events that are in this dataset."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Sensor values of each bad-value class (the fields of `SensorCounts`), over the used events."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Events left out, by reason."""
+    invalid_scalars: Mapping[str, int] = field(default_factory=dict)
+    """Events whose value of a column became NaN, by column."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which part of the sources' events a dataset holds."""
+
+    name: str
+    by: str
+    fractions: Mapping[str, float]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that was decided before the first event; datasets of equal settings can be merged."""
+
+    columns: tuple[Column, ...]
+    """In the order of the truth vector."""
+    normalization: Normalization = field(default_factory=Normalization)
+    dtype: str = "float32"
+    """Storage type of the sensors: "float32" or "float16"."""
+    time_reference: str = "relative"
+    """Whether sensor times are "relative" (`time_min_used` was subtracted) or "absolute"."""
+    geometry: str = "nominal"
+    """Name of the geometry that `channel_map` is the digest of."""
+    channel_map: str = ""
+    """Digest of the geometry: which channel is where."""
+    shuffle: bool = True
+    """False: source order was kept."""
+    seed: int = 0
+    """Of the shuffle."""
+    events_per_shard: int = EVENTS_PER_SHARD
+    split: Split | None = None
+    selection: str | None = None
+    """Expression that chose the events."""
+    conversion: Mapping[str, Any] = field(default_factory=dict)
+    """Other options of the conversion that change the result (time floor, dead lists …), as JSON values."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in STORAGE_DTYPES:
+            raise InputError("unknown storage type", found=self.dtype, expected=" or ".join(STORAGE_DTYPES))
+        if self.time_reference not in TIME_REFERENCES:
+            raise InputError("unknown time reference", found=self.time_reference, expected=" or ".join(TIME_REFERENCES))
+        if self.events_per_shard < 1:
+            raise InputError("a shard holds at least one event", found=self.events_per_shard)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names, in the order of the truth vector."""
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def layout(self) -> SampleLayout:
+        """Sizes and offsets within a shard's tar."""
+        return SampleLayout(N_SENSORS, len(self.columns), self.dtype)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `manifest.json`."""
+
+    settings: Settings
+    shards: tuple[ShardInfo, ...]
+    sources: tuple[SourceInfo, ...]
+    """Sorted by id."""
+    counts: SensorCounts
+    """Bad-value classes per sensor, over the events of this dataset."""
+    uncounted: tuple[str, ...] = ()
+    """Classes whose counts are not known for just these events, because the dataset was cut out of another one."""
+    version: str = field(default_factory=code_version)
+    """Of the code that wrote it."""
+
+    @property
+    def n_events(self) -> int:
+        return sum(shard.events for shard in self.shards)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the ordered shard digests and of everything needed to read them."""
+        s = self.settings
+        what = {
+            "format": FORMAT,
+            "sensors": N_SENSORS,
+            "channel_map": s.channel_map,
+            "dtype": s.dtype,
+            "normalization": s.normalization.to_dict(),
+            "time_reference": s.time_reference,
+            "columns": [[c.name, c.unit, c.role] for c in s.columns],
+            "shards": [[d.name, d.events, d.tar.sha256, d.idx.sha256, d.parquet.sha256] for d in self.shards],
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def summed(self, what: str) -> dict[str, int]:
+        """The per-source dictionaries "dropped" or "invalid_scalars" added up, by key."""
+        total: dict[str, int] = {}
+        for source in self.sources:
+            for key, count in getattr(source, what).items():
+                total[key] = total.get(key, 0) + count
+        return dict(sorted(total.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values, keys in the order they are written."""
+        s = self.settings
+        settings = dataclasses.asdict(s)
+        return {
+            "format": FORMAT,
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "events": self.n_events,
+            "sensors": N_SENSORS,
+            "byte_order": "little",
+            "hash": HASH,
+            **{key: settings[key] for key in settings if key != "columns"},
+            "columns": [dataclasses.asdict(c) for c in s.columns],
+            "dropped": self.summed("dropped"),
+            "invalid_scalars": self.summed("invalid_scalars"),
+            "counts": {
+                name: {"total": total, "per_sensor": getattr(self.counts, name).tolist()}
+                for name, total in self.counts.totals().items()
+            },
+            "uncounted": list(self.uncounted),
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "sources": [dataclasses.asdict(source) for source in self.sources],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], file: Path | str | None = None) -> Manifest:
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: another format version.
+            CorruptError: something is missing, of the wrong kind, or contradicts the recorded fingerprint.
+        """
+        if value.get("format") != FORMAT:
+            raise InputError("is of another format", file=file, found=value.get("format"), expected=FORMAT)
+        try:
+            manifest = _from_json(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"is not a manifest ({type(error).__name__}: {error})", file=file) from error
+        if manifest.fingerprint != value.get("fingerprint") or manifest.n_events != value.get("events"):
+            raise CorruptError(
+                "contradicts its own fingerprint",
+                file=file,
+                found=value.get("fingerprint"),
+                expected=manifest.fingerprint,
+                remedy="restore it, or convert the data again",
+            )
+        return manifest
+
+    def write(self, folder: Path | str) -> None:
+        """Publish `manifest.json` in the dataset's folder."""
+        publish_text(Path(folder) / MANIFEST, json_text(self.to_json()) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Manifest:
+        """Read `manifest.json` of a dataset's folder.
+
+        Raises:
+            InputError: there is none, which means that there is no complete dataset.
+            CorruptError: it is damaged.
+        """
+        file = Path(folder) / MANIFEST
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(
+                "is not a complete dataset: it has no manifest.json",
+                file=folder,
+                remedy="finish the conversion by running the same command again" if Path(folder).is_dir() else None,
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorruptError(f"cannot be read: {error}", file=file) from error
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise CorruptError(f"is not JSON: {error}", file=file) from error
+        if not isinstance(value, dict):
+            raise CorruptError("is not a manifest", file=file)
+        return cls.from_json(value, file)
+
+
+def _from_json(value: Mapping[str, Any]) -> Manifest:
+    split = value["split"]
+    given = {f.name: value[f.name] for f in dataclasses.fields(Settings)}
+    given |= {
+        "columns": tuple(Column(**column) for column in value["columns"]),
+        "normalization": Normalization.from_dict(value["normalization"]),
+        "split": None if split is None else Split(**split),
+    }
+    counts = {name: np.array(value["counts"][name]["per_sensor"], np.int64) for name in _count_names()}
+    files = ("tar", "idx", "parquet")
+    return Manifest(
+        settings=Settings(**given),
+        shards=tuple(ShardInfo(**{**d, **{f: FileInfo(**d[f]) for f in files}}) for d in value["shards"]),
+        sources=tuple(SourceInfo(**source) for source in value["sources"]),
+        counts=SensorCounts(**counts),
+        uncounted=tuple(value["uncounted"]),
+        version=value["version"],
+    )
+
+
+def _count_names() -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(SensorCounts))
+
+
+def json_text(value: Any, indent: int = 0) -> str:
+    """JSON, two-space indented, but lists of plain values on one line: 4760 counts are not 4760 lines."""
+    pad, inner = " " * indent, " " * (indent + 2)
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{json.dumps(key)}: {json_text(item, indent + 2)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{pad}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "[\n" + ",\n".join(inner + json_text(item, indent + 2) for item in value) + f"\n{pad}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,152 @@
+"""The Parquet sidecar of a shard: one row per event with everything a selection may ask for, and the member offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.base import CorruptError, InputError
+from shards.columns import Column
+from shards.normalization import Normalization, valid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUMMARY_COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        Column("npho_sum", "photons", "summary", "sum of npho over sensors that are not dead"),
+        Column("npho_max", "photons", "summary", "npho of the brightest sensor; NaN when all are dead"),
+        Column("brightest", "", "summary", "channel of the brightest sensor; missing when all are dead"),
+        Column("brightest_face", "", "summary", "face code of the brightest sensor; missing when all are dead"),
+        Column("n_good", "", "summary", "sensors with a photon number and a time"),
+        Column("n_dead", "", "summary", "sensors without a photon number"),
+        Column("n_time_invalid", "", "summary", "sensors with a photon number but no time"),
+    )
+}
+"""Per-event summaries of the sensors as they are stored."""
+
+PLACE_COLUMNS = ("source", "entry")
+OFFSET_COLUMNS = ("sensors_offset", "sensors_size", "truth_offset", "truth_size")
+RESERVED = frozenset((*SUMMARY_COLUMNS, *PLACE_COLUMNS, *OFFSET_COLUMNS))
+"""Names that a truth or carried column cannot have."""
+
+
+PORTION = 8
+"""Events summarized at a time: what stays in the processor's cache is done several times as fast."""
+
+
+def summarize(
+    sensors: npt.NDArray[np.floating], norm: Normalization, face: npt.NDArray[np.int8]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Per-event summaries of stored sensors.
+
+    Args:
+        sensors: (n, S, 2), normalized, as stored.
+        face: int8 (S,), face code of each sensor.
+
+    **Returns** float64 (n,) by name (`SUMMARY_COLUMNS`), NaN for missing.
+    """
+    if len(sensors) > PORTION:
+        parts = [summarize(sensors[i : i + PORTION], norm, face) for i in range(0, len(sensors), PORTION)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in SUMMARY_COLUMNS}
+    sensors = np.moveaxis(np.ascontiguousarray(np.moveaxis(sensors, -1, 0)), 0, -1)  # each channel contiguous: faster
+    npho_valid, time_valid = valid(sensors, norm)
+    npho = norm.inverse_npho(sensors[..., 0].astype(np.float32))  # as exact as what is stored
+    dark = ~npho_valid
+    np.copyto(npho, -np.inf, where=dark)  # dead sensors are few
+    brightest = npho.argmax(axis=1)
+    largest = npho[np.arange(len(npho)), brightest]
+    np.copyto(npho, 0.0, where=dark)
+    n_valid = np.array([np.count_nonzero(row) for row in npho_valid])  # several times as fast as with an axis
+    n_timed = np.array([np.count_nonzero(row) for row in time_valid])
+    lit = n_valid > 0
+    return {
+        "npho_sum": npho.sum(axis=1, dtype=np.float64),
+        "npho_max": np.where(lit, largest.astype(np.float64), np.nan),
+        "brightest": np.where(lit, brightest, np.nan),
+        "brightest_face": np.where(lit, face[brightest], np.nan),
+        "n_good": n_timed.astype(np.float64),
+        "n_dead": (sensors.shape[1] - n_valid).astype(np.float64),
+        "n_time_invalid": (n_valid - n_timed).astype(np.float64),
+    }
+
+
+def whole_numbers(values: npt.NDArray[np.float64], name: str) -> pa.Array:
+    """float64 `values` as nullable int64, NaN as missing; refuses fractions (`InputError`)."""
+    import pyarrow as pa
+
+    missing = np.isnan(values)
+    numbers = np.where(missing, 0, values)
+    if (numbers != np.rint(numbers)).any() or (np.abs(numbers) > 2**53).any():
+        worst = numbers[(numbers != np.rint(numbers)) | (np.abs(numbers) > 2**53)][0]
+        raise InputError("is not a whole number", item=name, found=worst)
+    return pa.array(numbers.astype(np.int64), mask=missing)
+
+
+def write_sidecar(
+    path: Path,
+    columns: Sequence[Column],
+    truth: npt.NDArray[np.float64],
+    place: dict[str, npt.NDArray[np.int64]],
+    summaries: dict[str, npt.NDArray[np.float64]],
+    offsets: dict[str, npt.NDArray[np.int64]],
+) -> None:
+    """Write the Parquet file of one shard at `path` (a temporary name): equal arguments give equal bytes.
+
+    Args:
+        columns: of the truth vector; `identity` ones become integers.
+        truth: float64 (n, len(columns)).
+        place: "source" (index into the manifest's sources) and "entry", (n,).
+        summaries: of `summarize`.
+        offsets: payload offsets and sizes by `OFFSET_COLUMNS`, (n,).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = {"brightest", "brightest_face", "n_good", "n_dead", "n_time_invalid"}
+    table: dict[str, pa.Array] = {}
+    for i, column in enumerate(columns):
+        values = np.ascontiguousarray(truth[:, i])
+        table[column.name] = whole_numbers(values, column.name) if column.role == "identity" else pa.array(values)
+    table |= {name: pa.array(place[name]) for name in PLACE_COLUMNS}
+    table |= {
+        name: whole_numbers(values, name) if name in whole else pa.array(values) for name, values in summaries.items()
+    }
+    table |= {name: pa.array(offsets[name]) for name in OFFSET_COLUMNS}
+    pq.write_table(
+        pa.table(table),
+        path,
+        row_group_size=max(len(truth), 1),
+        compression="zstd",
+        store_schema=False,
+        write_page_checksum=True,
+    )
+
+
+def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read (some columns of) a sidecar, page checksums verified.
+
+    Raises:
+        CorruptError: it is missing, damaged or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptError(f"cannot be read: {error}", file=path) from error
+
+
+def as_float(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """A column of a sidecar as float64 (n,), missing values as NaN."""
+    import pyarrow as pa
+
+    values: npt.NDArray[np.float64] = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return np.asarray(values, dtype=np.float64)
