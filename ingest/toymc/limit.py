@@ -1,0 +1,184 @@
+"""How well the parameters of an event can be known: Cramér–Rao bounds from the toy's own likelihood.
+
+Charges are nearly Gaussian with variance F·μ + noise², times with that of their order statistic, so the information on
+parameters θ is Σ (∂μ_i)(∂μ_j)/(F·μ + noise²) + Σ (∂t_i)(∂t_j)/σ_t²; derivatives are numerical. Three cases differ in
+what is known of the shower:
+
+`point`    all light comes from one point, whose position is meant: photon statistics alone;
+`known`    a shower of the library, of which only place, energy and time are unknown: photon statistics alone again, for
+           light that is spread;
+`unknown`  the shower varies from event to event. Its fluctuations enter as a covariance of the signals; the number is
+           what the best linear estimator attains on showers that it was not made from (width of the central 68 %).
+           This holds what limits real reconstructions: fluctuating depth and leakage.
+
+Calibration errors, dead channels and pile-up are in none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.toymc import constants as c
+from ingest.toymc.library import read_showers
+from ingest.toymc.likelihood import Signals, signals
+from shards.base import ConfigError, nearest
+
+Floats = NDArray[np.float64]
+
+PARAMETERS = ("u", "v", "w", "energy", "time")
+CASES = ("point", "known", "unknown")
+STEP = 0.05
+"""Of the derivatives by position, cm, to both sides."""
+LEAST_CHARGE = 5.0
+"""Sensors with fewer expected photoelectrons give no time here: theirs is not Gaussian."""
+KNOWN_SHOWERS, UNKNOWN_SHOWERS = 24, 3000
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Standard deviations that no unbiased estimator can beat (`unknown`: that the best linear one attains)."""
+
+    case: str
+    """One of `CASES`."""
+    depth: float
+    """w of the first interaction (`point`: of the light), cm."""
+    u: float
+    """cm."""
+    v: float
+    """cm."""
+    w: float
+    """cm."""
+    energy: float
+    """Relative."""
+    time: float
+    """At the first interaction, ns."""
+
+
+def fisher(derivatives: Floats, variance: Floats) -> Floats:
+    """Information matrix of independent Gaussian measurements.
+
+    Args:
+        derivatives: (P, S), of the mean of each measurement by each parameter.
+        variance: (S,).
+
+    Returns:
+        (P, P).
+    """
+    return np.asarray((derivatives / variance) @ derivatives.T)
+
+
+def bounds(information: Floats) -> Floats:
+    """Cramér–Rao bounds, (P,): square roots of the diagonal of the inverse."""
+    return np.asarray(np.sqrt(np.diag(np.linalg.inv(information))))
+
+
+def limits(
+    depths: Sequence[float], *, case: str = "known", energy: float = c.SIGNAL_ENERGY, u: float = 0.0, v: float = 0.0
+) -> list[Limit]:
+    """Bounds at the given depths [cm] for gammas of `energy` [MeV] that come from the target centre through (u, v).
+
+    Raises:
+        ConfigError: no such case.
+    """
+    if case not in CASES:
+        raise ConfigError("is not known", item="case", found=repr(case), remedy=nearest(case, CASES))
+    rng = np.random.default_rng(20)
+    results = []
+    for depth in depths:
+        uvw = np.array([u, v, depth])
+        if case == "unknown":
+            values = _unknown_shower(rng, uvw, energy)
+        else:
+            values = _known_shower(rng, uvw, energy, KNOWN_SHOWERS if case == "known" else 0)
+        results.append(Limit(case, depth, *(float(x) for x in values)))
+    return results
+
+
+def measurements(event: Signals, row: int, timed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Charges of all sensors and times of some as one vector, and its variances, each (4760 + timed,)."""
+    mean = np.concatenate([event.mean[row], event.time[row, timed]])
+    return mean, np.concatenate([event.variance[row], event.time_variance[row, timed]])
+
+
+def derivatives(plus: Floats, minus: Floats, charge: Floats, timed: NDArray[np.bool_]) -> Floats:
+    """Derivatives (5, S) from measurements at ± `STEP` in u, v, w, each (3, S), and the charges (4760,)."""
+    by_place = (plus - minus) / (2 * STEP)
+    by_energy = np.concatenate([charge, np.zeros(timed.sum())])
+    by_time = np.concatenate([np.zeros(len(charge)), np.ones(timed.sum())])
+    return np.vstack([by_place, by_energy, by_time])
+
+
+def _known_shower(rng: np.random.Generator, uvw: Floats, energy: float, showers: int) -> Floats:
+    """Median of the bounds over some showers (0: a point), (5,)."""
+    picks = _near(rng, energy, showers) if showers else [None]
+    found = []
+    for shower in picks:
+        event, timed, table = _around(uvw, energy, np.array([shower]) if shower is not None else None, np.zeros(1))
+        _, variance = measurements(event, 0, timed)
+        found.append(bounds(fisher(derivatives(table[:3, 0], table[3:, 0], event.mean[0], timed), variance)))
+    return np.asarray(np.median(found, axis=0))
+
+
+def _unknown_shower(rng: np.random.Generator, uvw: Floats, energy: float) -> Floats:
+    """Spread (5,) of the best linear estimator, made from one half of the showers and tried on the other."""
+    picks, turns = _near(rng, energy, UNKNOWN_SHOWERS), rng.uniform(0, 2 * np.pi, UNKNOWN_SHOWERS)
+    half = UNKNOWN_SHOWERS // 2
+    event = signals(np.tile(uvw, (len(picks), 1)), energy, shower=picks, turn=turns)
+    average = event.mean[:half].mean(axis=0)
+    timed = average > LEAST_CHARGE
+    vectors = np.concatenate([event.mean, event.time[:, timed]], axis=1)
+    few = slice(0, 200)
+    _, _, table = _around(uvw, energy, picks[few], turns[few], timed)
+    slopes = derivatives(table[:3].mean(axis=1), table[3:].mean(axis=1), average, timed)
+    mean_event = Signals(average[None], event.time[:half].mean(axis=0)[None])
+    _, noise = measurements(mean_event, 0, timed)
+    weights = _best_linear(slopes, noise, vectors[:half])
+    tried = (vectors[half:] - vectors[:half].mean(axis=0)) @ weights.T
+    tried += rng.standard_normal(tried.shape) @ np.linalg.cholesky((weights * noise) @ weights.T).T
+    low, high = np.quantile(tried, [0.15865, 0.84135], axis=0)
+    return np.asarray((high - low) / 2)
+
+
+def _best_linear(slopes: Floats, noise: Floats, sample: Floats) -> Floats:
+    """Weights (P, S) of the best linear unbiased estimator when signals fluctuate by `noise` (S,) independently and
+    together as in the sample (M, S): (DᵀV⁻¹D)⁻¹DᵀV⁻¹ with V⁻¹ by Woodbury's identity."""
+    together = (sample - sample.mean(axis=0)) / np.sqrt(len(sample) - 1)
+    scaled = together / noise
+    inner = np.eye(len(sample)) + scaled @ together.T
+    plain = slopes / noise
+    weighted = plain - (np.linalg.solve(inner, together @ plain.T).T @ scaled)
+    return np.asarray(np.linalg.solve(weighted @ slopes.T, weighted))
+
+
+def _around(
+    uvw: Floats,
+    energy: float,
+    picks: NDArray[np.int64] | None,
+    turns: Floats,
+    timed: NDArray[np.bool_] | None = None,
+) -> tuple[Signals, NDArray[np.bool_], Floats]:
+    """Signals at a point for some showers, and the measurements (6, showers, S) at + and − `STEP` in u, v, w.
+
+    The direction stays that of the central point."""
+    from shards import geometry as geo
+
+    n = 1 if picks is None else len(picks)
+    shifts = np.concatenate([np.zeros((1, 3)), STEP * np.eye(3), -STEP * np.eye(3)])
+    places = np.repeat(uvw + shifts, n, axis=0)
+    direction = geo.xyz_from_uvw(uvw)
+    shower = None if picks is None else np.tile(picks, 7)
+    event = signals(places, energy, direction=direction, shower=shower, turn=np.tile(turns, 7))
+    if timed is None:
+        timed = event.mean[0] > LEAST_CHARGE
+    vectors = np.concatenate([event.mean, event.time[:, timed]], axis=1).reshape(7, n, -1)
+    return event, timed, vectors[1:]
+
+
+def _near(rng: np.random.Generator, energy: float, count: int) -> NDArray[np.int64]:
+    """Showers of about this energy: `count` different ones among the nearest 2·count (at least 1000)."""
+    distance = np.abs(np.log(read_showers().energy / energy))
+    return np.asarray(rng.choice(np.argsort(distance)[: max(1000, 2 * count)], count, replace=False))
