@@ -1,0 +1,292 @@
+"""`xec ingest`: convert ROOT files to shards, look into ROOT files, compare dead lists."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shards.base import ConfigError
+
+if TYPE_CHECKING:
+    from ingest.convert import Conversion
+    from ingest.options import Options
+    from ingest.rootio import Skipped, Source
+    from shards.dead import DeadList
+    from shards.normalization import Normalization
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Convert ROOT files to shards; look into ROOT files.",
+)
+
+Files = Annotated[
+    list[str],
+    typer.Argument(help="ROOT files, folders, globs, or list files (.txt, .list, @FILE: `path` or `run path` a line)."),
+]
+
+
+class Step(StrEnum):
+    """Parts of a conversion that run on their own on a cluster."""
+
+    all = "all"
+    prepare = "prepare"
+    bucket = "bucket"
+    sort = "sort"
+
+
+class SplitBy(StrEnum):
+    """What stays together in a split."""
+
+    event = "event"
+    run = "run"
+    source = "source"
+
+
+class Dtype(StrEnum):
+    """Storage types."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+class Preset(StrEnum):
+    """Normalizations."""
+
+    standard = "standard"
+    sqrt = "sqrt"
+    legacy = "legacy"
+
+
+@app.command(
+    epilog="Examples:  xec ingest root2shards mc/*.root --out data/mc --split train=0.9,val=0.1 --workers 4   |   "
+    "xec ingest root2shards runs.txt --schema real --dead dead.csv --no-shuffle --out data/real"
+)
+def root2shards(
+    files: Files,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Dataset folder; with --split, one dataset in it per split.")
+    ],
+    schema: Annotated[str, typer.Option(help="mc, real, cex, sensors-only, or a YAML file of your own.")] = "mc",
+    tree: Annotated[str | None, typer.Option(help="Name of the tree (default: the schema's).")] = None,
+    normalization: Annotated[Preset, typer.Option(help="How photons and seconds are stored.")] = Preset.standard,
+    norm_param: Annotated[
+        list[str] | None, typer.Option("--norm-param", metavar="KEY=VALUE", help="Replace one of its parameters.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Storage type of the sensors.")] = Dtype.float32,
+    events_per_shard: Annotated[int, typer.Option(min=1)] = 8192,
+    seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
+    shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="Global shuffle, or the order given.")] = True,
+    split: Annotated[str | None, typer.Option(metavar="NAME=FRACTION,…", help="Like train=0.9,val=0.1.")] = None,
+    split_by: Annotated[
+        SplitBy | None, typer.Option(help="What stays together (default: run for real and cex, else event).")
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="Another division of the same data.")] = 0,
+    select: Annotated[str | None, typer.Option(help="Keep these events: 'fiducial and energy > 0.04'.")] = None,
+    max_events: Annotated[int | None, typer.Option(min=1, help="At most this many: a fair sample of all.")] = None,
+    time_floor: Annotated[
+        float | None, typer.Option(help="Photons below which a time is marked invalid for ever (default: none).")
+    ] = None,
+    dead: Annotated[
+        list[Path] | None, typer.Option(help="Dead channels: text, or CSV/Parquet of run ranges; repeatable.")
+    ] = None,
+    dead_if_invalid_fraction: Annotated[
+        float | None, typer.Option(help="Also channels unusable in this fraction of a run's events (a pass more).")
+    ] = None,
+    geometry: Annotated[Path | None, typer.Option(help="Surveyed sensor positions (default: nominal).")] = None,
+    skip_bad_files: Annotated[
+        bool, typer.Option("--skip-bad-files", help="Leave bad files out, listed in the manifest.")
+    ] = False,
+    checksums: Annotated[
+        Path | None, typer.Option(help="Check the files against this list of sha256sum first.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")] = 1,
+    step: Annotated[Step, typer.Option(help="Do one step only, as a cluster does.")] = Step.all,
+    task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
+    task_count: Annotated[int, typer.Option(min=1, help="Into how many shares the step is divided.")] = 1,
+) -> None:
+    """Convert ROOT files into a dataset of shards.
+
+    Interrupted, it continues where it stopped when the same command runs again; the result is the same bytes however it
+    ran. A dataset that is there already, from the same files with the same options, is left as it is.
+    """
+    from ingest.checksums import check_digest, read_checksums
+    from ingest.options import Options
+    from ingest.rootio import open_sources
+    from ingest.schema import load_schema
+
+    wanted = load_schema(schema)
+    options = Options(
+        schema=wanted,
+        tree=tree,
+        normalization=_normalization(normalization.value, norm_param or []),
+        dtype=dtype.value,
+        events_per_shard=events_per_shard,
+        seed=seed,
+        shuffle=shuffle,
+        split=split,
+        split_by=split_by.value if split_by else wanted.split_by,
+        split_seed=split_seed,
+        select=select,
+        max_events=max_events,
+        time_floor=time_floor,
+        dead=_dead_list(dead or []),
+        dead_if_invalid_fraction=dead_if_invalid_fraction,
+        geometry=str(geometry.resolve()) if geometry else None,
+        skip_bad_files=skip_bad_files,
+    )
+    skipped: list[Skipped] = []
+    check = partial(check_digest, expected=read_checksums(checksums)) if checksums else None
+    sources = open_sources(files, tree, wanted, skipped if skip_bad_files else None, check)
+    result = _run(sources, out, options, skipped, workers, step.value, task_index, task_count)
+    if result is None:
+        typer.echo(f"{step.value} step, task {task_index} of {task_count}, done for {out}")
+    else:
+        _report(result)
+
+
+def _run(
+    sources: list[Source],
+    out: Path,
+    options: Options,
+    skipped: list[Skipped],
+    workers: int,
+    step: str,
+    task: int,
+    tasks: int,
+) -> Conversion | None:
+    from ingest.convert import convert, run_step
+    from ingest.plan import make_plan
+
+    if step == "all":
+        if (task, tasks) != (0, 1):
+            raise ConfigError("--task-index and --task-count divide one --step, not the whole conversion")
+        return convert(sources, out, options, workers=workers, skipped=skipped)
+    return run_step(step, make_plan(sources, skipped, options), out, task=task, tasks=tasks, workers=workers)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _normalization(name: str, parameters: list[str]) -> Normalization:
+    from shards.normalization import preset
+
+    values: dict[str, object] = {}
+    for parameter in parameters:
+        key, separator, text = parameter.partition("=")
+        if not separator:
+            raise ConfigError("is not KEY=VALUE", item="--norm-param", found=parameter)
+        try:
+            values[key] = (
+                {"true": True, "false": False}.get(text.lower(), text) if key == "nonpositive_is_dead" else text
+            )
+            if isinstance(values[key], str) and key != "scheme":
+                values[key] = float(text)
+        except ValueError:
+            raise ConfigError("is not a number", item=f"--norm-param {key}", found=text) from None
+    return preset(name, **values)
+
+
+def _dead_list(files: list[Path]) -> DeadList:
+    from shards.dead import DeadList, read_dead
+
+    total = DeadList()
+    for file in files:
+        total = total | read_dead(file)
+    return total
+
+
+def _report(result: Conversion) -> None:
+    """One sentence per dataset: what is where."""
+    for manifest, folder in zip(result.manifests, result.folders, strict=True):
+        verb = "is complete already" if result.was_complete else "written"
+        size = sum(shard.tar.bytes for shard in manifest.shards) / 1e9
+        typer.echo(
+            f"{folder} {verb}: {manifest.n_events} events of {len(manifest.sources)} files in {len(manifest.shards)} "
+            f"shards, {size:.2f} GB, fingerprint {manifest.fingerprint[:12]}"
+        )
+        skipped = manifest.settings.conversion.get("skipped", [])
+        if skipped:
+            typer.echo(f"{len(skipped)} files were skipped: " + ", ".join(entry["name"] for entry in skipped))
+
+
+@app.command(epilog="Example:  xec ingest inspect run012345.root --schema real")
+def inspect(
+    files: Files,
+    schema: Annotated[str, typer.Option(help="mc, real, cex, sensors-only, or a YAML file of your own.")] = "mc",
+    tree: Annotated[str | None, typer.Option(help="Name of the tree (default: the schema's).")] = None,
+    events: Annotated[int, typer.Option("--events", "-n", min=1, help="Size of the sample.")] = 1000,
+    normalization: Annotated[Preset, typer.Option(help="Decides what is out of its domain.")] = Preset.standard,
+    dead: Annotated[list[Path] | None, typer.Option(help="Dead channels, as for root2shards.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="For the expected size.")] = Dtype.float32,
+) -> None:
+    """Say what is in ROOT files and what converting them would give: trees, branches, mapping, value ranges, bad values
+    per face, dead-channel candidates, duplicates, size and time."""
+    from ingest import inspect as look
+    from ingest import report
+    from ingest.inputs import expand
+    from ingest.rootio import open_sources
+    from ingest.schema import load_schema
+    from shards.normalization import preset
+
+    paths = [file.path for file in expand(files)]
+    for line in report.tree_lines(paths[0], look.list_trees(paths[0])):
+        typer.echo(line)
+    wanted = load_schema(schema)
+    sources = open_sources(files, tree, wanted)
+    if len(sources) > 1:
+        typer.echo(f"… and {len(sources) - 1} files more; {sum(s.entries for s in sources)} entries in all")
+    for line in report.mapping_lines(sources[0], wanted.name):
+        typer.echo(line)
+    for note in report.difference_lines(sources):
+        typer.echo(note)
+    sample = look.sample(sources, events, preset(normalization.value), _dead_list(dead or []))
+    for line in report.sample_lines(sample):
+        typer.echo(line)
+    typer.echo(report.duplicate_line(look.find_duplicates(sources)))
+    total = sum(source.entries for source in sources)
+    seconds = 1.6 * sample.seconds / sample.events * total
+    typer.echo(
+        f"converting all {total} events gives {look.expected_bytes(sources, dtype.value) / 1e9:.2f} GB of shards, "
+        f"as much again while it runs, in about {_duration(seconds)} on one core"
+    )
+
+
+@app.command()
+def finalize(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder of the bucket and sort steps.")],
+) -> None:
+    """Publish the manifest when all bucket and sort tasks are done, and remove the temporary rows."""
+    from ingest.convert import finalize_folder
+
+    _report(finalize_folder(out))
+
+
+@app.command("dead-diff")
+def dead_diff(
+    first: Annotated[Path, typer.Argument(help="A dead list: text, CSV or Parquet.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Compare two dead lists: what is only in the one, only in the other."""
+    from shards.dead import LAST_RUN, difference, read_dead
+
+    found = difference(read_dead(first), read_dead(second))
+    for label, entries in ((f"only in {first}", found.only_first), (f"only in {second}", found.only_second)):
+        typer.echo(f"{label}: {len(entries)}")
+        for entry in entries.entries:
+            runs = "all runs" if (entry.run_first, entry.run_last) == (0, LAST_RUN) else f"runs {entry.run_first}–"
+            runs += str(entry.run_last) if entry.run_last != LAST_RUN else ""
+            typer.echo(f"  {entry.sensor:4d}  {runs}  {entry.kind}  {entry.reason}".rstrip())
+    typer.echo(f"in both: {found.common}")

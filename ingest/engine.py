@@ -1,0 +1,241 @@
+"""The steps of a conversion as one worker does them, and a crew of workers in processes of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.boundaries import Boundaries
+from ingest.bucket import Bucketer
+from ingest.plan import Plan
+from ingest.prepare import Prepared, RunCounts, count_invalid, read_prepared, selected_keys
+from ingest.sorting import Sorter, boundaries_of
+from ingest.work import UnitResult, WorkFolder
+from shards.base import InputError, OutputError, XecError
+from shards.manifest import ShardInfo
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Does single pieces of work of a plan; what they need in common is made once, when first needed."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out, self.work = plan, out, WorkFolder(out)
+
+    def count(self, unit: int) -> RunCounts | str:
+        """Unusable photon numbers of a unit by run; the reason as text where the source is to be skipped."""
+        u = self.plan.units[unit]
+        try:
+            return count_invalid(self.plan.sources[u.source], u.start, u.stop)
+        except InputError as error:
+            return self._or_skip(error)
+
+    def keys(self, unit: int, prepared: Prepared) -> npt.NDArray[np.uint64] | str:
+        """Keys of a unit's selected events; the reason as text where the source is to be skipped."""
+        try:
+            return selected_keys(self.plan, self.plan.units[unit], prepared.dead)
+        except InputError as error:
+            return self._or_skip(error)
+
+    def _or_skip(self, error: InputError) -> str:
+        if not self.plan.options.skip_bad_files:
+            raise error
+        return str(error)
+
+    def bucket(self, unit: int) -> UnitResult:
+        """Turn a unit into sorted rows."""
+        return self._bucketer.convert(self.plan.units[unit])
+
+    def sort(self, split: int, shard: int) -> ShardInfo:
+        """Write a shard."""
+        return self._sorter.write(split, shard)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """What was found before the first pass."""
+        found = read_prepared(self.work)
+        if found is None:
+            raise OutputError("the preparation is missing", file=self.work.path, remedy="run --step prepare first")
+        return found
+
+    @cached_property
+    def _bucketer(self) -> Bucketer:
+        return Bucketer(self.plan, self.work, self.prepared.dead, self.prepared.last_key)
+
+    @cached_property
+    def results(self) -> dict[int, UnitResult]:
+        """The results of all units of sources that are used.
+
+        Raises:
+            OutputError: a unit is not done yet.
+        """
+        return usable(self.plan, self.work)
+
+    @cached_property
+    def boundaries(self) -> list[Boundaries]:
+        """Where the shards of each split begin and end."""
+        return [boundaries_of(self.plan, self.work, self.results, i) for i in range(len(self.plan.options.splits))]
+
+    @cached_property
+    def _sorter(self) -> Sorter:
+        return Sorter(self.plan, self.work, self.out, self.results, self.boundaries)
+
+
+def all_results(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
+    """The results of all units, those of sources that were given up included.
+
+    Raises:
+        OutputError: a unit is not done yet.
+    """
+    results = {unit.number: work.read_result(unit.number, plan.record.itemsize) for unit in plan.units}
+    missing = [number for number, result in results.items() if result is None]
+    if missing:
+        raise OutputError(
+            f"{len(missing)} of {len(plan.units)} units of the bucket step are not done",
+            file=work.path,
+            found=f"unit {missing[0]} is missing",
+            remedy="run the bucket step for them (again)",
+        )
+    return {number: result for number, result in results.items() if result is not None}
+
+
+def usable(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
+    """The results of all units whose source could be read as a whole."""
+    results = all_results(plan, work)
+    bad = {plan.units[number].source for number, result in results.items() if result.failed is not None}
+    return {number: result for number, result in results.items() if plan.units[number].source not in bad}
+
+
+# -- processes ------------------------------------------------------------------------------------------------------
+
+_engine: Engine | None = None
+
+
+class Crew:
+    """Runs pieces of work, in this process or in several others, and yields their results as they come."""
+
+    def __init__(self, plan: Plan, out: Path, workers: int) -> None:
+        self.workers = workers
+        self.engine = Engine(plan, out)
+        self._pool: ProcessPoolExecutor | None = None
+        self._others = _children()
+        if workers > 1:
+            self._pool = ProcessPoolExecutor(
+                workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin,
+                initargs=(plan, out, logging.getLogger("ingest").getEffectiveLevel()),
+            )
+        else:
+            keep_freed_memory()
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pool is None:
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        workers = _children() - self._others
+        for process in workers if kind is None else ():
+            process.join(timeout=10)
+        for process in workers:  # in the middle of something, or waiting for a lock that a killed one held
+            process.terminate()
+            process.join()
+
+    def run(self, method: str, pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Call an `Engine` method with each of `pieces`; yields (index, result) in the order of completion.
+
+        The first failure stops the rest; of failures that come together the one of the lowest index is raised.
+        """
+        if self._pool is None:
+            for i, piece in enumerate(pieces):
+                yield i, getattr(self.engine, method)(*piece)
+            return
+        try:
+            yield from self._run(self._pool, method, pieces)
+        except BrokenProcessPool as error:
+            raise _died(method) from error
+
+    def _submitted(self, pool: ProcessPoolExecutor, method: str, piece: tuple[Any, ...]) -> Future[Any]:
+        try:
+            return pool.submit(_call, method, piece)
+        except OSError as error:  # of the pipe to a worker that was killed while it started
+            raise _died(method) from error
+
+    def _run(
+        self, pool: ProcessPoolExecutor, method: str, pieces: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        running: dict[Future[Any], int] = {}
+        waiting = iter(enumerate(pieces))
+        while True:
+            while len(running) < 2 * self.workers and (following := next(waiting, None)) is not None:
+                running[self._submitted(pool, method, following[1])] = following[0]
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=lambda f: running[f]):
+                yield running.pop(future), future.result()
+
+
+def _children() -> set[BaseProcess]:
+    return set(multiprocessing.active_children())
+
+
+def _died(method: str) -> XecError:
+    return XecError(
+        "a worker process died",
+        item=method,
+        remedy="most often memory ran out: use fewer --workers; the same command continues where this one stopped",
+    )
+
+
+def _call(method: str, piece: tuple[Any, ...]) -> Any:
+    assert _engine is not None
+    return getattr(_engine, method)(*piece)
+
+
+def _begin(plan: Plan, out: Path, level: int) -> None:
+    """Set up a worker: its engine, its log level, and an end with its parent."""
+    global _engine
+    logging.basicConfig(level=level)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    keep_freed_memory()
+    _engine = Engine(plan, out)
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks up to 32 MB for reuse: giving pages back and getting them anew costs more than the
+    arithmetic done on them. Other C libraries are left as they are."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+        library.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
