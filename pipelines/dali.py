@@ -1,0 +1,99 @@
+"""The DALI pipeline: one definition for CPU and GPU, fed by the plan's index files.
+
+DALI returns exactly the samples an index lists, in the order listed, so its own shuffling, sharding and checkpointing
+stay off: order, rank share, selection and resume are all in the plan.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.pytorch import feed_ndarray
+
+from pipelines.batch import Batch
+from shards.geometry import N_SENSORS
+from shards.plan import write_indexes
+
+if TYPE_CHECKING:
+    from shards.plan import RankPlan, View
+
+MEMBERS = ("sensors.npy", "truth.npy")
+
+
+@pipeline_def  # type: ignore[untyped-decorator]
+def shard_pipeline(tars: list[str], indexes: list[str], gpu: bool) -> Any:
+    """Tar members to (sensors float32 (4760, 2) on the device, truth float64 (columns,) on the CPU)."""
+    sensors_raw, truth_raw = fn.readers.webdataset(  # type: ignore[misc]  # its stub says None
+        paths=tars,
+        index_paths=indexes,
+        ext=list(MEMBERS),
+        missing_component_behavior="error",
+        name="shards",
+    )
+    sensors = fn.decoders.numpy(sensors_raw)
+    if gpu:
+        sensors = sensors.gpu()
+    return fn.cast(sensors, dtype=types.FLOAT), fn.decoders.numpy(truth_raw)
+
+
+class DaliLoader:
+    """Reads a plan through DALI; micro-batch k of the plan is the k-th one yielded."""
+
+    def __init__(
+        self, views: Sequence[View], plan: RankPlan, *, device: str = "cpu", threads: int = 2, prefetch: int = 2
+    ) -> None:
+        self.device = device
+        self._plan, self._views = plan, views
+        self._folder = tempfile.TemporaryDirectory(prefix="xec-plan-")
+        target = torch.device(device)
+        self._pipe: Any = None
+        if len(self):
+            tars, indexes = write_indexes(plan, views, Path(self._folder.name))
+            self._pipe = shard_pipeline(
+                [str(t) for t in tars],
+                [str(i) for i in indexes],
+                gpu=target.type == "cuda",
+                batch_size=plan.micro_batch,
+                num_threads=threads,
+                device_id=(target.index or 0) if target.type == "cuda" else None,
+                prefetch_queue_depth=prefetch,
+            )
+            self._pipe.build()
+
+    def __len__(self) -> int:
+        return len(self._plan.row) // self._plan.micro_batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        size, columns = self._plan.micro_batch, len(self._views[0].dataset.columns)
+        with self:
+            for k in range(len(self)):
+                sensors_list, truth_list = self._pipe.run()
+                sensors = torch.empty((size, N_SENSORS, 2), dtype=torch.float32, device=self.device)
+                truth = torch.empty((size, columns), dtype=torch.float64)
+                feed_ndarray(sensors_list.as_tensor(), sensors, cuda_stream=_stream(sensors))
+                feed_ndarray(truth_list.as_tensor(), truth)
+                part = slice(k * size, (k + 1) * size)
+                yield Batch(sensors, truth, torch.from_numpy(self._plan.weight[part]), self._plan.global_row[part])
+
+    def close(self) -> None:
+        self._pipe = None
+        self._folder.cleanup()
+
+    def __enter__(self) -> DaliLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _stream(tensor: torch.Tensor) -> torch.cuda.Stream | None:
+    """Copy on torch's current stream, so that torch needs no further synchronization to use the batch."""
+    return torch.cuda.current_stream(tensor.device) if tensor.is_cuda else None

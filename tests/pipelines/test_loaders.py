@@ -1,0 +1,108 @@
+"""Both readers deliver exactly the plan, with the stored values, on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.synthetic import make_dataset
+
+from pipelines import open_loader
+from pipelines.loader import choose_backend
+from shards.base import ConfigError
+from shards.dataset import Dataset
+from shards.plan import View, epoch_order, rank_plan
+
+BACKENDS = ("dali", "webdataset")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_dataset(tmp_path_factory.mktemp("data") / "a", events=50, events_per_shard=16)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches_are_the_plan_with_the_stored_values(dataset: Dataset, backend: str, shuffle: bool) -> None:
+    views = [View(dataset, dataset.rows())]
+    plan = rank_plan(epoch_order(views, seed=3, epoch=1, shuffle=shuffle), batch_size=8)
+    with open_loader(views, plan, backend=backend) as loader:
+        batches = list(loader)
+    assert len(batches) == len(loader) == 7
+    rows = np.concatenate([b.rows for b in batches])
+    weight = torch.cat([b.weight for b in batches])
+    assert sorted(rows[weight.numpy() > 0].tolist()) == list(range(50))
+    assert (weight > 0).sum() == 50
+    sensors, truth = dataset.read(rows)
+    assert torch.equal(torch.cat([b.sensors for b in batches]), torch.from_numpy(sensors))
+    assert np.array_equal(torch.cat([b.truth for b in batches]).numpy(), truth, equal_nan=True)
+    assert all(b.sensors.shape == (8, 4760, 2) and b.sensors.dtype == torch.float32 for b in batches)
+    assert all(b.truth.dtype == torch.float64 for b in batches)
+
+
+def test_readers_agree_on_two_datasets_selections_and_ranks(dataset: Dataset, tmp_path: Path) -> None:
+    other = make_dataset(tmp_path / "b", events=30, events_per_shard=8, seed=5)
+    views = [View(dataset, dataset.rows()[::3]), View(other, other.rows()[5:])]
+    order = epoch_order(views, seed=0, epoch=0)
+    for rank in range(3):
+        plan = rank_plan(order, batch_size=9, rank=rank, world=3)
+        by_backend = []
+        for backend in BACKENDS:
+            with open_loader(views, plan, backend=backend) as loader:
+                by_backend.append(list(loader))
+        for a, b in zip(*by_backend, strict=True):
+            assert torch.equal(a.sensors, b.sensors)
+            assert torch.equal(a.truth.nan_to_num(-99), b.truth.nan_to_num(-99))
+            assert torch.equal(a.weight, b.weight)
+            assert np.array_equal(a.rows, b.rows)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float16_shards_arrive_as_float32(tmp_path: Path, backend: str) -> None:
+    half = make_dataset(tmp_path / "half", events=12, events_per_shard=5, dtype="float16")
+    views = [View(half, half.rows())]
+    plan = rank_plan(epoch_order(views, seed=0, epoch=0, shuffle=False), batch_size=4)
+    with open_loader(views, plan, backend=backend) as loader:
+        sensors = torch.cat([b.sensors for b in loader])
+    assert sensors.dtype == torch.float32
+    assert np.array_equal(sensors.numpy(), half.read(half.rows())[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loader_can_be_left_early_and_leaves_no_files(
+    dataset: Dataset, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    views = [View(dataset, dataset.rows())]
+    plan = rank_plan(epoch_order(views, seed=0, epoch=0), batch_size=8)
+    with open_loader(views, plan, backend=backend) as loader:
+        next(iter(loader))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_left_of_an_epoch_is_no_batches(dataset: Dataset, backend: str) -> None:
+    views = [View(dataset, dataset.rows())]
+    plan = rank_plan(epoch_order(views, seed=0, epoch=0), batch_size=8, start_step=7)
+    with open_loader(views, plan, backend=backend) as loader:
+        assert list(loader) == []
+
+
+def test_unknown_backend_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="no loader backend 'dalli'; did you mean 'dali'"):
+        choose_backend("dalli")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_on_the_gpu_equal_those_on_the_cpu(dataset: Dataset, backend: str) -> None:
+    views = [View(dataset, dataset.rows())]
+    plan = rank_plan(epoch_order(views, seed=0, epoch=0), batch_size=8)
+    with open_loader(views, plan, backend=backend, device="cuda:0") as loader:
+        on_gpu = [b.sensors for b in loader]
+    with open_loader(views, plan, backend="webdataset") as loader:
+        on_cpu = [b.sensors for b in loader]
+    assert all(g.is_cuda for g in on_gpu)
+    assert all(torch.equal(g.cpu(), c) for g, c in zip(on_gpu, on_cpu, strict=True))
