@@ -1,0 +1,193 @@
+"""The regressor: one head per task on the flattened tokens, and the way from its outputs to physical units.
+
+Shape suffixes: see `xectrain.models.blocks`; here K values of a task and R parameters per value (value and log
+variance, quantiles, or the value alone), stored parameter by parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shards import geometry as geo
+from shards.normalization import Normalization
+from xectrain.models.blocks import EPSILON, full_precision, init_linear
+from xectrain.models.config import ModelConfig, RegressorConfig, TaskConfig
+from xectrain.models.encoder import Encoder
+from xectrain.models.ranges import TrainingRange, input_summaries
+from xectrain.tasks import TASKS, TargetStatistics, Task, output_columns, parameters_per_value, resolve_tasks
+
+LOG_VARIANCE_LIMIT = 12.0
+"""Predicted log variances stay within ±this (in standardized units: σ between 0.0025 and 400)."""
+
+
+class Head(nn.Module):
+    """Linear → LayerNorm → GELU → dropout → Linear → GELU → Linear, the last one in float32."""
+
+    def __init__(self, inputs: int, outputs: int, config: RegressorConfig) -> None:
+        super().__init__()
+        hidden = config.head_hidden
+        self.body = nn.Sequential(
+            nn.Linear(inputs, hidden),
+            nn.LayerNorm(hidden, eps=EPSILON),
+            nn.GELU(),
+            nn.Dropout(config.head_dropout),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+        )
+        self.last = nn.Linear(hidden, outputs)
+        init_linear(self)
+
+    def forward(self, flat_BX: Tensor) -> Tensor:
+        h_BX = self.body(flat_BX)
+        with full_precision(h_BX):
+            out: Tensor = self.last(h_BX.float())
+        return out
+
+
+class Standardization(nn.Module):
+    """Mean and spread of every task's targets, stored with the weights, and the way between the two scales."""
+
+    def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
+        super().__init__()
+        self.tasks = dict(tasks)
+        for name in tasks:
+            size = TASKS[name].size
+            self.register_buffer(f"{name}_mean", torch.zeros(size, dtype=torch.float64))
+            self.register_buffer(f"{name}_spread", torch.ones(size, dtype=torch.float64))
+
+    def load(self, statistics: Mapping[str, TargetStatistics]) -> None:
+        """Take over the statistics of a training set, by task."""
+        for name in self.tasks:
+            self.mean(name).copy_(torch.from_numpy(np.asarray(statistics[name].mean)))
+            self.spread(name).copy_(torch.from_numpy(np.asarray(statistics[name].spread)))
+
+    def mean(self, name: str) -> Tensor:
+        """float64 (K,)."""
+        return self.get_buffer(f"{name}_mean")
+
+    def spread(self, name: str) -> Tensor:
+        """float64 (K,)."""
+        return self.get_buffer(f"{name}_spread")
+
+    def standardized(self, name: str, target_BK: Tensor) -> Tensor:
+        """Physical targets (float64) in units of the spread, float32; NaN stays NaN."""
+        if TASKS[name].kind == "classes":
+            return target_BK.float()
+        value = target_BK.double().log() if self.tasks[name].log_transform else target_BK.double()
+        return ((value - self.mean(name)) / self.spread(name)).float()
+
+    def physical(self, name: str, value_BK: Tensor) -> Tensor:
+        """Standardized values in physical units, float32 (float64 inside would not export to every runtime)."""
+        value = value_BK.float() * self.spread(name).float() + self.mean(name).float()
+        return value.exp() if self.tasks[name].log_transform else value
+
+    def physical_sigma(self, name: str, log_variance_BK: Tensor, value_BK: Tensor) -> Tensor:
+        """Standard deviation in physical units (to first order with `log_transform`), given the physical value."""
+        sigma = (0.5 * log_variance_BK.float()).exp() * self.spread(name).float()
+        return sigma * value_BK if self.tasks[name].log_transform else sigma
+
+
+class Regressor(nn.Module):
+    """Encoder and heads.
+
+    Args:
+        config: sizes; the sections `encoder` and `regressor` are used.
+        tasks: settings by task name, or names, which then take the default settings.
+        normalization: of the input.
+        geometry: sensor positions; nominal when not given.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tasks: Mapping[str, TaskConfig] | Sequence[str],
+        normalization: Normalization,
+        geometry: geo.Geometry | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.tasks, self.normalization = config, resolve_tasks(tasks), normalization
+        self.encoder = Encoder(config.encoder, normalization, geometry)
+        flat = self.encoder.token_count * config.encoder.width
+        self.heads = nn.ModuleDict(
+            {
+                name: Head(flat, TASKS[name].size * parameters_per_value(TASKS[name], task), config.regressor)
+                for name, task in self.tasks.items()
+            }
+        )
+        self.standardization = Standardization(self.tasks)
+        self.ranges = TrainingRange(self.tasks)
+
+    def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> dict[str, Tensor]:
+        """Standardized outputs by task.
+
+        Args:
+            x_BN2: float32 (B, 4760, 2), normalized, sentinel-marked.
+            mask_BN: bool (B, 4760), true for sensors without valid npho; found from the sentinels when not given.
+
+        Returns:
+            float32 (B, R·K) by task: values first, then log variances or further quantiles; logits for `n_gamma`.
+            `direction` is a unit vector (standardized like its targets).
+        """
+        flat_BX = self.encoder(x_BN2, mask_BN).flatten(1)
+        return {name: self._shaped(TASKS[name], head(flat_BX)) for name, head in self.heads.items()}
+
+    def _shaped(self, task: Task, out_BX: Tensor) -> Tensor:
+        """Constraints that hold for the outputs themselves: unit length, bounded log variance."""
+        config = self.tasks[task.name]
+        if task.kind == "classes" or (task.kind == "values" and config.loss != "gaussian_nll"):
+            return out_BX
+        out_BRK = out_BX.unflatten(1, (-1, task.size))
+        value_BK = out_BRK[:, 0]
+        if task.kind == "unit_vector" and config.loss != "quantile":
+            vector_BK = F.normalize(self.standardization.physical(task.name, value_BK), dim=1)
+            mean_K, spread_K = self.standardization.mean(task.name), self.standardization.spread(task.name)
+            value_BK = (vector_BK - mean_K.float()) / spread_K.float()
+        rest = out_BRK[:, 1:]
+        if config.loss == "gaussian_nll":
+            rest = LOG_VARIANCE_LIMIT * (rest / LOG_VARIANCE_LIMIT).tanh()
+        return torch.cat([value_BK[:, None], rest], dim=1).flatten(1)
+
+    def predict(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> dict[str, Tensor]:
+        """Predictions in physical units: float32 (B,) by column name (`tasks.output_columns`).
+
+        `pred_timing` is relative to `time_min_used` where the sensor times are; `tasks.absolute_time` adds it.
+        """
+        outputs = self(x_BN2, mask_BN)
+        columns: dict[str, Tensor] = {}
+        for name, out_BX in outputs.items():
+            names = output_columns(TASKS[name], self.tasks[name])
+            columns.update(zip(names, self.physical(name, out_BX).unbind(dim=1), strict=True))
+        return columns
+
+    def physical(self, name: str, out_BX: Tensor) -> Tensor:
+        """A task's standardized outputs in physical units: float32 (B, columns) in the order of `output_columns`."""
+        task, config = TASKS[name], self.tasks[name]
+        out_BX = out_BX.float()
+        if task.kind == "classes":
+            return torch.cat([out_BX.argmax(dim=1, keepdim=True).float(), out_BX.softmax(dim=1)], dim=1)
+        out_BRK = out_BX.unflatten(1, (-1, task.size))
+        if config.loss == "quantile":
+            return self._physical_quantiles(task, config, out_BRK)
+        value_BK = self.standardization.physical(name, out_BRK[:, 0])
+        if config.loss != "gaussian_nll":
+            return value_BK
+        return torch.cat([value_BK, self.standardization.physical_sigma(name, out_BRK[:, 1], value_BK)], dim=1)
+
+    def _physical_quantiles(self, task: Task, config: TaskConfig, out_BRK: Tensor) -> Tensor:
+        """The median, then the others; put in rising order, since nothing forbids a network to cross them."""
+        rising_BRK = self.standardization.physical(task.name, out_BRK.sort(dim=1).values)
+        median = config.quantiles.index(0.5)
+        value_BK = rising_BRK[:, median]
+        if task.kind == "unit_vector":
+            value_BK = F.normalize(value_BK, dim=1)
+        others = [rising_BRK[:, i] for i in range(len(config.quantiles)) if i != median]
+        return torch.cat([value_BK, *others], dim=1)
+
+    def in_training_range(self, x_BN2: Tensor, mask_BN: Tensor | None, predictions: Mapping[str, Tensor]) -> Tensor:
+        """Whether each event's input and predictions lie within what the model was trained on: bool (B,)."""
+        return self.ranges.inside(input_summaries(x_BN2, mask_BN, self.normalization), predictions)
