@@ -1,0 +1,122 @@
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from shards.base import CorruptError, InputError, OutputError
+from xectrain.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    find_checkpoint,
+    newest_valid,
+    read_checkpoint,
+    write_checkpoint,
+    write_last,
+)
+
+STATE = {"weights": torch.arange(3000.0), "epoch": 3, "names": ["a", "b"], "best": 0.5}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c.pt", STATE)
+    state = read_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(state["weights"], STATE["weights"])  # type: ignore[arg-type]
+    assert (state["epoch"], state["names"], state["best"]) == (3, ["a", "b"], 0.5)
+
+
+def test_every_flipped_byte_of_the_payload_is_detected(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, STATE)
+    good = path.read_bytes()
+    start = good.index(torch.arange(3000.0).numpy().tobytes()[4:40])
+    for offset in range(start, start + 8000, 997):
+        damaged = bytearray(good)
+        damaged[offset] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptError, match="fails its checksum"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+def test_truncation_is_detected(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if keep >= 1 or keep == 0 else keep * len(whole))])
+    with pytest.raises(CorruptError, match="is not a whole checkpoint"):
+        read_checkpoint(path)
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.marker,))
+
+
+def test_crafted_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    torch.save({"format": "xec-checkpoint-1", "bomb": Bomb(marker)}, tmp_path / "c.pt")
+    with pytest.raises(CorruptError, match="holds more than tensors and plain values"):
+        read_checkpoint(tmp_path / "c.pt")
+    assert not marker.exists()
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(CorruptError, match="is not a whole checkpoint"):
+        read_checkpoint(tmp_path / "raw.pt")
+    assert not marker.exists()
+
+
+def test_foreign_files_are_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match="is not a checkpoint of this project"):
+        read_checkpoint(tmp_path / "c.pt")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "none.pt")
+
+
+def test_damaged_newest_falls_back_to_the_previous_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert newest_valid(tmp_path) is None
+    write_last(tmp_path, {**STATE, "epoch": 1})
+    write_last(tmp_path, {**STATE, "epoch": 2})
+    found = newest_valid(tmp_path)
+    assert found is not None
+    assert found[1]["epoch"] == 2
+    (tmp_path / LAST).write_bytes(b"half")
+    with caplog.at_level(logging.WARNING):
+        found = newest_valid(tmp_path)
+    assert found is not None
+    assert (found[0].name, found[1]["epoch"]) == (PREVIOUS, 1)
+    assert "trying the previous checkpoint" in caplog.text
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    with pytest.raises(CorruptError):
+        newest_valid(tmp_path)
+
+
+def test_a_failing_save_leaves_a_valid_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_last(tmp_path, {**STATE, "epoch": 1})
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        write_last(tmp_path, {**STATE, "epoch": 2})
+    found = newest_valid(tmp_path)
+    assert found is not None
+    assert found[1]["epoch"] == 1
+
+
+def test_find_checkpoint_prefers_the_best(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    write_last(tmp_path, STATE)
+    assert find_checkpoint(tmp_path).name == LAST
+    write_checkpoint(tmp_path / BEST, STATE)
+    assert find_checkpoint(tmp_path).name == BEST
+    assert find_checkpoint(tmp_path / LAST).name == LAST
+    with pytest.raises(InputError, match="no such run folder"):
+        find_checkpoint(tmp_path / "nothing")

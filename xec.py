@@ -1,0 +1,110 @@
+"""The `xec` command and its notebook twin.
+
+On the command line every package brings one Typer app, imported when it is used. In a notebook the same things are
+functions: `xec.open` a dataset, `xec.load` a model, `xec.display` an event.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shards.base.cli import LazyCommand, LazyGroup, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from shards.dataset import Dataset
+    from xectrain.predictor import Predictor
+    from xectrain.sensor_predictor import Filler
+
+__version__ = "0.1.0"
+__all__ = ["app", "display", "load", "main", "open"]
+
+
+class _Root(LazyGroup):
+    commands_table = {  # noqa: RUF012
+        "demo": LazyCommand("xectrain.demo:app", "The whole chain on toy data, in minutes."),
+        "toymc": LazyCommand("ingest.toymc.cli:app", "Simulate photons with honest detector physics, as ROOT files."),
+        "ingest": LazyCommand("ingest.cli:app", "Convert ROOT files to shards; look into ROOT files."),
+        "shards": LazyCommand("shards.cli:app", "Look at, check and cut datasets."),
+        "train": LazyCommand("xectrain.train_cli:app", "Train a network: regression, pre-training or inpainting."),
+        "evaluate": LazyCommand("xectrain.evaluate_cli:app", "Metrics, plots, classical baselines and a report."),
+        "infer": LazyCommand("xectrain.infer_cli:app", "Predict: shards or ROOT in, ROOT out."),
+        "export": LazyCommand("xectrain.export_cli:app", "Write a network as ONNX: raw sensors in, physics out."),
+        "plots": LazyCommand("xectrain.plots_cli:app", "Redraw every plot from saved tables."),
+        "compare": LazyCommand("xectrain.compare_cli:app", "Several inpainters on the same hidden sensors."),
+        "model": LazyCommand("xectrain.model_cli:app", "Describe a network: parts, parameters, FLOPs, tokens."),
+        "display": LazyCommand("xectrain.display_cli:app", "Draw an event."),
+        "track": LazyCommand("xectrain.track_cli:app", "Bring runs to MLflow."),
+        "doctor": LazyCommand("xectrain.doctor:app", "Say what this machine can do: GPU, DALI, ONNX, versions."),
+    }
+
+
+app = typer.Typer(
+    cls=_Root,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reconstruct photons in the MEG II liquid-xenon detector: ROOT → shards → network → predictions in ROOT.",
+    epilog="Every command has --help with examples.",
+)
+
+
+@app.callback()
+def _root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and debug messages; accepted anywhere on the line.")
+    ] = False,
+) -> None:
+    """`run` has taken --debug off the line already; it is declared here for `--help`."""
+
+
+def main() -> None:
+    """Entry point of the `xec` script."""
+    run(app)
+
+
+def open(path: Path | str) -> Dataset:
+    """Open a shard dataset: `.table()` is a Polars frame of its columns, `.read(rows)` its sensors and truth as arrays,
+    `pipelines.open_loader` feeds it as torch batches.
+
+    Raises:
+        InputError: no complete dataset there.
+    """
+    from shards.dataset import Dataset
+
+    return Dataset.open(path)
+
+
+def load(model: Path | str, **options: Any) -> Predictor | Filler:
+    """Load a trained model: a regressor for `.predict(npho, time, dead=None)` in physical units, an inpainter for
+    `.fill(npho, time, dead=None)`.
+
+    Args:
+        model: run folder, checkpoint file or `.onnx` file.
+        options: `device`, `precision` and `batch_size`, as of `xectrain.predictor.load`.
+    """
+    from xectrain.predictor import load as load_predictor
+
+    return load_predictor(model, **options)
+
+
+def display(npho: Any, time: Any, **options: Any) -> Figure:
+    """Draw one event, npho (4760,) photons and time (4760,) s, as a matplotlib figure.
+
+    Args:
+        npho: float (4760,), photons at each sensor, NaN where unknown.
+        time: float (4760,), s, NaN where unknown.
+        options: as of `xectrain.display.event_figure` (`dead`, `truth`, `prediction`, `title`).
+    """
+    from xectrain.display import event_figure
+
+    return event_figure(npho, time, **options)
+
+
+if __name__ == "__main__":
+    main()

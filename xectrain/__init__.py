@@ -1,0 +1,1 @@
+"""Models and what is done with them: three training modes, the trainer, evaluation, inference into ROOT, ONNX."""

@@ -1,0 +1,33 @@
+"""ONNX: raw sensors in, physical units out, compared with PyTorch before anything is published."""
+
+from xectrain.exporting.facts import FACTS_KEY, facts_from_metadata, metadata
+from xectrain.exporting.gate import GATE_BATCHES, TOLERANCE, Deviation, GateEvents, compare
+from xectrain.exporting.graph import Exported, export, restricted
+from xectrain.exporting.modules import (
+    EARLIEST,
+    NORMALIZED_INPUT,
+    RAW_INPUTS,
+    SensorInput,
+    module_for,
+    sensor_module_for,
+)
+
+__all__ = [
+    "EARLIEST",
+    "FACTS_KEY",
+    "GATE_BATCHES",
+    "NORMALIZED_INPUT",
+    "RAW_INPUTS",
+    "TOLERANCE",
+    "Deviation",
+    "Exported",
+    "GateEvents",
+    "SensorInput",
+    "compare",
+    "export",
+    "facts_from_metadata",
+    "metadata",
+    "module_for",
+    "restricted",
+    "sensor_module_for",
+]

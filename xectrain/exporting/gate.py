@@ -1,0 +1,134 @@
+"""The parity gate: onnxruntime against PyTorch on real events, before anything is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards.normalization import normalize
+from xectrain.exporting.modules import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS, ExportModule, SensorInput
+from xectrain.facts import IN_RANGE
+from xectrain.tasks import TASKS
+
+GATE_BATCHES = (1, 2, 7, 64)
+TOLERANCE = 1e-4
+"""Largest deviation, in units of a quantity's spread over the training set (of 1 for probabilities)."""
+
+SENSOR_TOLERANCE = {"npho": 1e-4, "time": 1e-12}
+"""Largest deviation of a predicted sensor: of photons relative to their number plus `npho_scale`, of time in s."""
+
+
+@dataclass(frozen=True, eq=False)
+class GateEvents:
+    """Raw events to compare on, as they come from a file: with dead, negative and missing values."""
+
+    npho: NDArray[np.float32]
+    """(n, 4760), photons."""
+    time: NDArray[np.float32]
+    """(n, 4760), s."""
+    dead: NDArray[np.bool_]
+    """(n, 4760)."""
+
+    def __len__(self) -> int:
+        return len(self.npho)
+
+    @classmethod
+    def spoiled(cls, npho: NDArray[Any], time: NDArray[Any], seed: int = 0) -> GateEvents:
+        """Events with every kind of bad value put into some of their sensors: the graph must clean them alike."""
+        rng = np.random.default_rng(seed)
+        npho, time = npho.astype(np.float32), time.astype(np.float32)
+        for code in (np.nan, np.inf, -np.inf, 1e10, -3.0, -5000.0, 0.0):
+            npho[rng.random(npho.shape) < 0.004] = code
+        for code in (np.nan, np.inf, 1e10, -1e10):
+            time[rng.random(time.shape) < 0.004] = code
+        return cls(npho, time, rng.random(npho.shape) < 0.01)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the exported graph is from PyTorch in one output."""
+
+    output: str
+    largest: float
+    """Largest absolute deviation over all gate batches, in the output's unit; of photons of a sensor, relative."""
+    allowed: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is small enough; a NaN on one side is not."""
+        return self.largest <= self.allowed
+
+
+def compare(path: Path, module: ExportModule | SensorInput, events: GateEvents) -> list[Deviation]:
+    """The largest deviation in each output, over batches of 1, 2, 7 and 64 events, with and without optional inputs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = list(module.outputs)
+    largest = dict.fromkeys(names, 0.0)
+    for size in GATE_BATCHES:
+        for feed in _feeds(module, events, size):
+            with torch.inference_mode():
+                arguments = [feed.get(name, np.zeros(1)) for name in module.inputs]
+                expected = [value.numpy() for value in module(*map(torch.from_numpy, arguments))]
+            found = session.run(names, feed)
+            for name, a, b in zip(names, found, expected, strict=True):
+                scale = _relative_to(name, module, b)
+                largest[name] = max(largest[name], _largest_difference(a / scale, b / scale))
+    return [Deviation(name, value, _allowed(name, module)) for name, value in largest.items()]
+
+
+def _feeds(module: ExportModule | SensorInput, events: GateEvents, size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Inputs of `size` events; the events are repeated if they are fewer."""
+    rows = np.resize(np.arange(len(events)), size)
+    npho, time, dead = (values[rows] for values in (events.npho, events.time, events.dead))
+    if module.inputs == (NORMALIZED_INPUT,):
+        yield {NORMALIZED_INPUT: normalize(npho, time, module.facts.normalization, dead).sensors}
+        return
+    raw = dict(zip(RAW_INPUTS, (npho, time, dead), strict=True))
+    yield raw
+    if EARLIEST in module.inputs:
+        yield {**raw, EARLIEST: np.linspace(-7e-7, 1e-6, size)}
+
+
+def _relative_to(output: str, module: ExportModule | SensorInput, expected: NDArray[Any]) -> NDArray[Any] | float:
+    """What deviations of an output are measured in: 1, or for photons of a sensor about their own number."""
+    if isinstance(module, SensorInput) and output.endswith("npho"):
+        return np.asarray(np.nan_to_num(np.abs(expected), posinf=0.0) + module.facts.normalization.npho_scale)
+    return 1.0
+
+
+def _largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Largest |a − b|; equal NaNs agree, other NaNs and other shapes are infinitely far apart."""
+    if a.shape != b.shape:
+        return np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # equal infinities agree as well
+        difference = np.where((np.isnan(a) & np.isnan(b)) | (a == b), 0.0, np.abs(a - b))
+    return float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
+
+
+def _allowed(output: str, module: ExportModule | SensorInput) -> float:
+    """The tolerance of an output in its own unit; the training range must agree in every event."""
+    if output == IN_RANGE:
+        return 0.0
+    if isinstance(module, SensorInput):
+        return 0.0 if output == "filled" else SENSOR_TOLERANCE[output.rpartition("_")[2]]
+    network = module.network
+    for name, config in network.tasks.items():
+        if TASKS[name].kind == "classes":
+            continue
+        for k, column in enumerate(TASKS[name].columns):
+            if output == f"pred_{column}" or output.startswith((f"pred_{column}_q", f"sigma_{column}")):
+                spread = float(network.standardization.spread(name)[k])
+                mean = float(network.standardization.mean(name)[k])
+                return TOLERANCE * spread * (float(np.exp(mean)) if config.log_transform else 1.0)
+    return TOLERANCE

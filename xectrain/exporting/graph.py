@@ -1,0 +1,158 @@
+"""From a network to an ONNX file that has been compared with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from shards.base import ConfigError, CorruptError, OutputError, published
+from xectrain.exporting.facts import metadata
+from xectrain.exporting.gate import Deviation, GateEvents, compare
+from xectrain.exporting.modules import EARLIEST, ExportModule, NormalizedInput, SensorInput
+from xectrain.facts import ModelFacts
+from xectrain.tasks import TASKS, find_task, output_columns
+
+if TYPE_CHECKING:
+    from xectrain.models.regressor import Regressor
+
+logger = logging.getLogger(__name__)
+
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote."""
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    deviations: tuple[Deviation, ...]
+    """Empty when the file was there already."""
+
+
+def restricted(network: Regressor, facts: ModelFacts, tasks: Sequence[str]) -> tuple[Regressor, ModelFacts]:
+    """The network with only some of its heads (changed in place), and facts to match.
+
+    Raises:
+        ConfigError: a task that the model does not have.
+    """
+    wanted = [find_task(task).name for task in tasks]
+    for task in wanted:
+        if task not in network.tasks:
+            raise ConfigError(f"the model does not predict {task!r}", found=", ".join(network.tasks))
+    kept = {name: task for name, task in network.tasks.items() if name in wanted}
+    for name in set(network.tasks) - set(kept):
+        del network.heads[name]
+    network.tasks, network.ranges.tasks = kept, tuple(kept)
+    columns = tuple(c for name, task in kept.items() for c in output_columns(TASKS[name], task))
+    return network, dataclasses.replace(facts, tasks=tuple(kept), columns=columns)
+
+
+def export(module: ExportModule | SensorInput, output: Path, events: GateEvents) -> Exported:
+    """Export a model, compare it with PyTorch, and publish it if it agrees; a file of the same model is left as it is.
+
+    Args:
+        module: of `module_for` or `sensor_module_for`.
+        output: the file to write.
+        events: what the comparison is made on.
+
+    Raises:
+        OutputError: some output deviates by more than the tolerance (nothing is published), or the file exists and
+            holds something else.
+    """
+    if output.exists():
+        _check_same(output, metadata(module.facts, isinstance(module, NormalizedInput)))
+        return Exported(output, module.inputs, module.outputs, ())
+    with published(output) as part:
+        part.write_bytes(onnx_bytes(module))
+        deviations = compare(part, module, events)
+        bad = [d for d in deviations if not d.passes]
+        if bad:
+            worst = ", ".join(f"{d.output} by {d.largest:.3g} (allowed {d.allowed:.3g})" for d in bad)
+            raise OutputError(f"is not published: onnxruntime deviates from PyTorch in {worst}", file=output)
+    return Exported(output, module.inputs, module.outputs, tuple(deviations))
+
+
+def _check_same(output: Path, wanted: dict[str, str]) -> None:
+    """Refuse a file that is not what would be exported."""
+    from xectrain.exporting.runtime import open_session
+
+    try:
+        properties = open_session(output, "cpu").get_modelmeta().custom_metadata_map
+    except CorruptError as error:
+        raise OutputError(f"exists and is no ONNX file: {error.problem}", file=output, remedy="remove it") from error
+    different = sorted(key for key in wanted if properties.get(key) != wanted[key])
+    if different:
+        raise OutputError(
+            f"exists and holds another model, which differs in {', '.join(different)}",
+            file=output,
+            remedy="remove it or choose another --output",
+        )
+
+
+def onnx_bytes(module: ExportModule | SensorInput) -> bytes:
+    """The module as an ONNX model with its metadata, any number of events a batch."""
+    import onnx
+
+    batch = torch.export.Dim("N", min=1)
+    example = module.example()
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(module.inputs),
+            output_names=list(module.outputs),
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    if EARLIEST in module.inputs:
+        _make_optional(model, EARLIEST)
+    onnx.helper.set_model_props(model, metadata(module.facts, isinstance(module, NormalizedInput)))
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _make_optional(model: Any, name: str) -> None:
+    """Give a float64 (N,) input the default 0: an initializer of one element, which an input may override.
+
+    The exporter noted the shape (N,) for everything computed from it; onnxruntime would believe that and reuse buffers
+    of the wrong size, so the notes go.
+    """
+    import onnx
+
+    (value,) = (i for i in model.graph.input if i.name == name)
+    value.type.tensor_type.shape.dim[0].dim_param = "N_or_1"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1), name))
+    del model.graph.value_info[:]
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Attention's fast path switched off (it cannot be exported), and the exporter's remarks about itself unheard."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    remarks = logging.getLogger("torch.onnx")
+    level = remarks.level
+    torch.backends.mha.set_fastpath_enabled(False)
+    remarks.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        remarks.setLevel(level)

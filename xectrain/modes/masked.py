@@ -1,0 +1,151 @@
+"""The modes that predict hidden sensors: masked-autoencoder pre-training and dead-channel inpainting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from shards import geometry as geo
+from shards.base import ConfigError
+from shards.dead import read_dead
+from shards.normalization import Normalization
+from xectrain.losses import Balance
+from xectrain.losses_sensors import SensorLoss, channel_weights, event_loss, sensor_loss
+from xectrain.masking import Masker, MaskInput
+from xectrain.models.config import ModelConfig
+from xectrain.models.inpainter import Inpainter
+from xectrain.models.mae import MaskedAutoencoder
+from xectrain.models.sensor_config import MaskingConfig
+from xectrain.models.sensors import hide
+from xectrain.modes.base import EventBatch, Mode, StepResult
+
+if TYPE_CHECKING:
+    from xectrain.config import Config
+    from xectrain.datasets import TrainingData
+    from xectrain.inputs import InputRules
+
+SUMS = ("count", "error", "absolute", "square")
+"""What is summed over an event's scored sensors of a face, with the error in photons."""
+
+
+class MaskedSensors(Mode):
+    """Hides sensors of an event and scores the predictions of exactly those."""
+
+    model: MaskedAutoencoder | Inpainter
+    face_N: Tensor
+
+    def __init__(
+        self,
+        mode: Literal["mae", "inpaint"],
+        config: ModelConfig,
+        masking: MaskingConfig,
+        normalization: Normalization,
+        columns: list[str],
+        seed: int,
+        patterns: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.masking, self.normalization = mode, masking, normalization
+        self.channels = masking.channels(mode)
+        build = MaskedAutoencoder if mode == "mae" else Inpainter
+        self.model = build(config, self.channels, normalization)
+        self.balance = Balance(channel_weights(masking, self.channels), learned=masking.auto_channel_weight)
+        ratio = masking.ratios(mode)
+        by_face = {str(face): value for face, value in ratio.items()} if isinstance(ratio, dict) else ratio
+        self.masker = Masker(masking, by_face, normalization, seed, patterns)
+        self.columns = columns
+        self.register_buffer("face_N", torch.from_numpy(geo.nominal().face.astype(np.int64)), persistent=False)
+
+    @classmethod
+    def build(cls, config: Config, data: TrainingData, rules: InputRules) -> MaskedSensors:
+        """The mode for a training set.
+
+        Raises:
+            ConfigError: masks of a kind that the data cannot serve, or a pattern file that cannot be read.
+        """
+        assert config.mode != "regress"
+        columns = list(data.first.columns)
+        for needed in ("run", "event"):
+            if needed not in columns:
+                raise ConfigError(f"masks are drawn from {needed!r}, which the data does not have", item="mode")
+        files = config.masking.patterns
+        patterns = torch.stack([torch.from_numpy(read_dead(Path(f)).sensors()) for f in files]) if files else None
+        return cls(config.mode, config.model, config.masking, rules.model, columns, config.train.seed, patterns)
+
+    def forward(self, batch: EventBatch) -> StepResult:
+        npho_valid_BN = ~batch.mask_BN
+        time_valid_BN = npho_valid_BN & (batch.x_BN2[..., 1] != self.normalization.sentinel_time)
+        hidden_BN = self.masker.draw(self._mask_input(batch, npho_valid_BN, time_valid_BN), batch.epoch).hidden_BN
+        seen_BN2, mask_BN = hide(batch.x_BN2, hidden_BN, self.normalization)
+        predicted_BNX = self.model(seen_BN2, mask_BN)
+        with torch.autocast(batch.x_BN2.device.type, enabled=False):
+            loss = sensor_loss(
+                *(self.masking, self.channels, self.normalization, predicted_BNX),
+                *(batch.x_BN2, hidden_BN, time_valid_BN),
+            )
+            loss_B, _ = event_loss(loss, self.balance.factors() if self.training else dict(self.balance.weights))
+            if self.training and self.balance.learned:
+                loss_B = loss_B + 0.5 * self.balance.log_variance.sum()
+        outputs = {} if self.training else self._photon_sums(predicted_BNX, batch.x_BN2, hidden_BN)
+        return StepResult(loss_B, _parts(loss, npho_valid_BN), outputs)
+
+    def _mask_input(self, batch: EventBatch, npho_valid_BN: Tensor, time_valid_BN: Tensor) -> MaskInput:
+        def pick(*names: str) -> Tensor:
+            return batch.truth_BC[:, [self.columns.index(n) for n in names]]
+
+        uvw_B3 = pick("u", "v", "w") if {"u", "v", "w"} <= set(self.columns) else None
+        run_B, event_B = pick("run", "event").long().unbind(dim=1)
+        return MaskInput(batch.x_BN2, npho_valid_BN, time_valid_BN, run_B, event_B, uvw_B3)
+
+    def _photon_sums(self, predicted_BNX: Tensor, x_BN2: Tensor, hidden_BN: Tensor) -> dict[str, Tensor]:
+        """Sums over the scored sensors of each face, (B,) each; empty unless npho is predicted."""
+        if "npho" not in self.channels:
+            return {}
+        norm = self.normalization
+        predicted_BN = predicted_BNX[..., self.channels.index("npho")].double()
+        true_BN = torch.where(hidden_BN, x_BN2[..., 0].double(), predicted_BN)
+        error_BN = torch.where(hidden_BN, norm.inverse_npho(predicted_BN) - norm.inverse_npho(true_BN), 0.0)
+        terms = (hidden_BN.double(), error_BN, error_BN.abs(), error_BN.square())
+        sums: dict[str, Tensor] = {}
+        for code, face in enumerate(geo.FACE_NAMES):
+            on_face_N = torch.eq(self.face_N, code).double()
+            sums |= {f"{name}_{face}": term_BN @ on_face_N for name, term_BN in zip(SUMS, terms, strict=True)}
+        return sums
+
+    def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+        """Photon errors of the hidden sensors, per face and over all: `bias_*`, `mae_*`, `rmse_*` [photons]."""
+        metrics: dict[str, float] = {}
+        total = np.zeros(len(SUMS))
+        for face in geo.FACE_NAMES if outputs else ():
+            sums = np.array([outputs[f"{name}_{face}"].sum() for name in SUMS])
+            total += sums
+            metrics |= _errors(face, sums)
+        return {**metrics, **_errors("all", total), "n_masked_total": float(total[0])} if outputs else {}
+
+
+def _errors(where: str, sums: npt.NDArray[np.float64]) -> dict[str, float]:
+    count, error, absolute, square = sums
+    if not count:
+        return {}
+    return {
+        f"bias_{where}": error / count,
+        f"mae_{where}": absolute / count,
+        f"rmse_{where}": float(np.sqrt(square / count)),
+    }
+
+
+def _parts(loss: SensorLoss, npho_valid_BN: Tensor) -> dict[str, Tensor]:
+    """What is logged, by name: per channel, per face and channel, and the fraction of valid sensors hidden."""
+    ratio_B = loss.scored / npho_valid_BN.sum(dim=1).clamp(min=1)
+    return {
+        **{f"loss_{channel}": value.detach() for channel, value in loss.channels.items()},
+        **{f"loss_{name}": value.detach() for name, value in loss.extra.items()},
+        **{f"loss_{name}": value for name, value in loss.faces.items()},
+        "actual_mask_ratio": ratio_B,
+    }

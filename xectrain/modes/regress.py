@@ -1,0 +1,160 @@
+"""Regression: event quantities from the light pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from shards import geometry as geo
+from shards.normalization import Normalization
+from xectrain.losses import Balance, task_loss
+from xectrain.losses_physics import VERTEX, angle_position, check_physics, energy_light
+from xectrain.metrics import task_metrics
+from xectrain.models.config import ModelConfig, TasksConfig
+from xectrain.models.ranges import input_summaries
+from xectrain.models.regressor import Regressor
+from xectrain.modes.base import EventBatch, Mode, StepResult
+from xectrain.reweight import fit_weights
+from xectrain.tasks import (
+    TASKS,
+    TargetOptions,
+    check_columns,
+    fit_statistics,
+    required_columns,
+    targets,
+)
+
+if TYPE_CHECKING:
+    from xectrain.config import Config
+    from xectrain.datasets import TrainingData
+    from xectrain.inputs import InputRules
+
+RANGE_SAMPLE = 4096
+"""Training events whose sensors are looked at for the range of inputs."""
+
+
+class Regress(Mode):
+    """A regressor, its targets and its losses."""
+
+    name = "regress"
+    model: Regressor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: TasksConfig,
+        normalization: Normalization,
+        columns: list[str],
+        options: TargetOptions,
+        geometry: geo.Geometry | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = Regressor(config, settings.enabled(), normalization, geometry)
+        weights = {name: task.weight for name, task in self.model.tasks.items()}
+        self.balance = Balance(weights, learned=settings.balance == "auto")
+        self.reweight = nn.ModuleDict()
+        self.settings, self.columns, self.options = settings, columns, options
+
+    @classmethod
+    def build(cls, config: Config, data: TrainingData, rules: InputRules) -> Regress:
+        """The mode for a training set: target statistics and ranges are taken from it.
+
+        Raises:
+            ConfigError: a task's truth column is absent, empty or without spread.
+        """
+        columns = list(data.first.columns)
+        options = target_options(config, data)
+        check_columns(config.tasks.enabled(), columns, options)
+        check_physics(config.tasks, columns)
+        mode = cls(config.model, config.tasks, rules.model, columns, options)
+        statistics = {}
+        for name, task in mode.model.tasks.items():
+            values = training_targets(data, name, options)
+            statistics[name] = fit_statistics(TASKS[name], values, task.log_transform)
+            if config.reweight.by == "loss" and name in config.reweight.tasks:
+                mode.reweight[name] = fit_weights(name, values, config.reweight.limit)
+        mode.model.standardization.load(statistics)
+        mode.model.ranges.load(statistics, _summaries(data, rules))
+        return mode
+
+    def forward(self, batch: EventBatch) -> StepResult:
+        out = self.model(batch.x_BN2, batch.mask_BN)
+        device = batch.x_BN2.device.type
+        with torch.autocast(device, enabled=False):
+            return self._losses(out, batch)
+
+    def _losses(self, out: Mapping[str, Tensor], batch: EventBatch) -> StepResult:
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+        for name, config in self.model.tasks.items():
+            target_BK = targets(TASKS[name], batch.truth_BC, self.columns, self.options)
+            losses[name], good_B = task_loss(TASKS[name], config, self.model.standardization, out[name], target_BK)
+            parts[f"loss_{name}"] = losses[name].detach().masked_fill(~good_B, float("nan"))
+            if self.training and name in self.reweight:
+                losses[name] = losses[name] * self.reweight[name](target_BK).float()
+            if not self.training:
+                predicted_BK = self.model.physical(name, out[name])
+                for k, column in enumerate(TASKS[name].columns):
+                    outputs[f"pred_{column}"], outputs[f"true_{column}"] = predicted_BK[:, k], target_BK[:, k]
+        if self.training:
+            loss_B = self.balance(losses)
+        else:  # comparable between epochs: the learned weights change
+            loss_B = torch.stack([w * losses[name] for name, w in self.balance.weights.items()]).sum(dim=0)
+        for name, penalty_B in self._physics(out, batch).items():
+            parts[f"loss_{name}"], loss_B = penalty_B.detach(), loss_B + penalty_B
+        return StepResult(loss_B, parts, outputs)
+
+    def _physics(self, out: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
+        """The physics terms that are on, (B,) each, weights included."""
+        config, terms = self.settings, dict[str, Tensor]()
+        if not (config.angle_position or config.energy_light):
+            return terms
+        predicted = {name: self.model.physical(name, value)[:, : TASKS[name].size] for name, value in out.items()}
+        if config.angle_position:
+            vertex_B3 = batch.truth_BC[:, [self.columns.index(c) for c in VERTEX]]
+            terms["angle_position"] = config.angle_position * angle_position(predicted, vertex_B3)[0]
+        if config.energy_light:
+            energy_B = predicted["energy"][:, 0]
+            excess_B = energy_light(config, energy_B, batch.x_BN2, batch.mask_BN, self.model.normalization)
+            terms["energy_light"] = config.energy_light * excess_B
+        return terms
+
+    def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name in self.model.tasks:
+            columns = TASKS[name].columns
+            predicted = {c: outputs[f"pred_{c}"] for c in columns}
+            true = {c: outputs[f"true_{c}"] for c in columns}
+            metrics |= task_metrics(name, predicted, true, resamples=0).values()
+        return metrics
+
+
+def training_targets(data: TrainingData, task: str, options: TargetOptions) -> npt.NDArray[np.float64]:
+    """Physical targets of a task over all training events, float64 (n, K), NaN where unknown."""
+    needed = list(required_columns(TASKS[task], options))
+    truth = torch.from_numpy(data.table(needed).to_numpy().astype(np.float64))
+    return targets(TASKS[task], truth, needed, options).numpy()
+
+
+def target_options(config: Config, data: TrainingData) -> TargetOptions:
+    """How targets are made of a training set's columns."""
+    relative = data.first.manifest.settings.time_reference == "relative"
+    return TargetOptions(relative_time=relative, timing_at=config.tasks.timing_at)
+
+
+def _summaries(data: TrainingData, rules: InputRules) -> npt.NDArray[Any]:
+    """Input summaries of a sample of the training events, taken evenly over the datasets."""
+    parts = []
+    for view in data.train:
+        rows = view.rows[:: max(1, len(view.rows) * len(data.train) // RANGE_SAMPLE)]
+        for part in np.array_split(rows, max(1, len(rows) // 512)):
+            sensors, _ = view.dataset.read(part)
+            x_BN2, mask_BN = rules.apply(torch.from_numpy(sensors.astype(np.float32)))
+            parts.append(input_summaries(x_BN2, mask_BN, rules.model).numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,99 @@
+"""One look for every figure, and how figures become files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.base import published
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NETWORK_COLOUR = "#0b5fa5"
+STRONG_COLOUR = "#d1495b"
+OTHER_COLOURS = ("#7a7a7a", "#3d9970", "#b07aa1", "#e1a730", "#5c4d7d")
+PNG_DPI = 110
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's look, without touching what the caller has set. No pyplot, hence no backend and no global state."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure (inches); call within `style`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
+    """Publish figures as the pages of one PDF, and each as a PNG beside it (`name.png`, then `name_2.png` …).
+
+    Args:
+        path: of the PDF.
+
+    Returns:
+        The PDF and the PNGs.
+    """
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    written = [path]
+    with style():
+        for number, page in enumerate(pages, 1):
+            png = path.with_name(f"{path.stem}{'' if number == 1 else f'_{number}'}.png")
+            with published(png) as part:
+                page.savefig(part, format="png", dpi=PNG_DPI)
+            page.set_layout_engine("none")  # keeps the layout just made, which costs as much as drawing
+            written.append(png)
+        with published(path) as part, PdfPages(part, metadata={"CreationDate": None}) as pdf:
+            for page in pages:
+                pdf.savefig(page)
+    return written
+
+
+def data_uri(image: Path | Figure) -> str:
+    """A PNG file, or a figure drawn as one, as a `data:` URI for pages that must stand alone."""
+    if isinstance(image, Path):
+        content = image.read_bytes()
+    else:
+        buffer = io.BytesIO()
+        with style():
+            image.savefig(buffer, format="png", dpi=PNG_DPI)
+        content = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

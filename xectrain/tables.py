@@ -1,0 +1,147 @@
+"""Prediction tables: truth, network and classical predictions of each event, saved so that plots need no model.
+
+Columns: `run`, `event`, `true_*`, `pred_*`, `sigma_*`, `in_training_range`, `base_<method>_<column>`, carried columns.
+Values are in canonical units (degree, GeV, ns, cm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.base import CorruptError, InputError, published
+from xectrain.metrics import TaskMetrics, task_metrics
+from xectrain.tasks import find_task
+
+if TYPE_CHECKING:
+    import polars as pl
+
+NETWORK = "network"
+BASELINE = "base_"
+BINNING = ("energy", "u", "v", "w", "theta", "phi")
+"""Truth that resolutions are drawn against, where the data have it."""
+ALWAYS = ("run", "event", "in_training_range")
+
+
+@dataclass(frozen=True, eq=False)
+class TaskTable:
+    """The predictions of one task."""
+
+    task: str
+    columns: Mapping[str, NDArray[Any]]
+    """(n,) each."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The task's truth columns."""
+        return find_task(self.task).columns
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """`network` and the classical methods that predict every column of the task."""
+        first = self.names[0]
+        found = [n[len(BASELINE) : -len(first) - 1] for n in self.columns if _is_baseline(n, first)]
+        return (NETWORK, *(m for m in found if all(f"{BASELINE}{m}_{c}" in self.columns for c in self.names)))
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is truth to compare with in any event."""
+        return all(f"true_{c}" in self.columns and np.isfinite(self.columns[f"true_{c}"]).any() for c in self.names)
+
+    def truth(self) -> dict[str, NDArray[np.float64]]:
+        """Truth by column."""
+        return {c: self.columns[f"true_{c}"] for c in self.names}
+
+    def prediction(self, method: str = NETWORK) -> dict[str, NDArray[np.float64]]:
+        """A method's predictions by column."""
+        prefix = "pred_" if method == NETWORK else f"{BASELINE}{method}_"
+        return {c: self.columns[prefix + c] for c in self.names}
+
+    def sigma(self) -> dict[str, NDArray[np.float64]]:
+        """The network's uncertainties, of the columns that have one."""
+        return {c: self.columns[f"sigma_{c}"] for c in self.names if f"sigma_{c}" in self.columns}
+
+    def selected(self, mask: NDArray[np.bool_]) -> TaskTable:
+        """The events in `mask`."""
+        return TaskTable(self.task, {name: values[mask] for name, values in self.columns.items()})
+
+    def metrics(self, method: str = NETWORK, **options: Any) -> TaskMetrics:
+        """`metrics.task_metrics` of a method."""
+        sigma = self.sigma() if method == NETWORK else None
+        return task_metrics(self.task, self.prediction(method), self.truth(), sigma, **options)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Publish `predictions_<task>.parquet` and `.csv` in `folder`."""
+        frame = _frame(self.columns)
+        paths = [folder / f"predictions_{self.task}{suffix}" for suffix in (".csv", ".parquet")]
+        with published(paths[0]) as part:
+            frame.write_csv(part)
+        with published(paths[1]) as part:
+            frame.write_parquet(part)
+        return paths
+
+
+def _is_baseline(name: str, column: str) -> bool:
+    return name.startswith(BASELINE) and name.endswith(f"_{column}")
+
+
+def task_table(task: str, columns: Mapping[str, NDArray[Any]], carry: Sequence[str] = ()) -> TaskTable:
+    """The part of a whole table that belongs to one task.
+
+    Args:
+        columns: of all tasks.
+        carry: further columns to keep.
+    """
+    own = find_task(task).columns
+    kept = [n for n in (*ALWAYS, *(f"true_{c}" for c in (*own, *BINNING)), *carry) if n in columns]
+    for name in columns:
+        is_own = any(name in (f"pred_{c}", f"sigma_{c}") or name.startswith(f"pred_{c}_q") for c in own)
+        if is_own or any(_is_baseline(name, c) for c in own) or name.startswith(f"prob_{own[0]}_"):
+            kept.append(name)
+    return TaskTable(task, {name: columns[name] for name in dict.fromkeys(kept)})
+
+
+def read_table(path: Path) -> TaskTable:
+    """Read `predictions_<task>.parquet`.
+
+    Raises:
+        InputError: not there. CorruptError: damaged.
+    """
+    import polars as pl
+
+    if not path.is_file():
+        raise InputError("no such prediction table", file=path, remedy="`xec evaluate` writes it")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CorruptError(f"cannot be read: {error}", file=path) from error
+    task = path.stem.removeprefix("predictions_")
+    return TaskTable(find_task(task).name, {name: frame[name].to_numpy() for name in frame.columns})
+
+
+def _frame(columns: Mapping[str, NDArray[Any]]) -> pl.DataFrame:
+    """Run and event numbers as integers where every event has one."""
+    import polars as pl
+
+    table = {}
+    for name, values in columns.items():
+        whole = name in ("run", "event") and values.dtype.kind == "f" and bool(np.all(np.isfinite(values)))
+        table[name] = values.astype(np.int64) if whole else values
+    return pl.DataFrame(table)
+
+
+def selected_by(table: TaskTable, expression: str | None) -> TaskTable:
+    """The rows that pass an expression on the table's columns; all without one."""
+    if expression is None:
+        return table
+    from shards.selection import evaluate
+
+    return table.selected(evaluate(expression, _frame(table.columns)))

@@ -1,0 +1,279 @@
+"""The regression tasks: which truth columns they learn, in which unit, how targets are made of them, and what comes
+out.
+
+Truth arrives as float64 (B, columns) in the dataset's column order; targets stay float64 until they are standardized,
+because a run's absolute times need more digits than float32 has. B events, K values of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.base import ConfigError, nearest
+from xectrain.models.config import TaskConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPEED_OF_LIGHT_CM_PER_NS = 29.9792458
+N_GAMMA_CLASSES = 5
+RANGE_QUANTILES = (0.0, 0.001, 0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999, 1.0)
+"""Quantiles of the targets and input summaries that a model keeps of its training set."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a head predicts."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Truth columns, one per value; predictions are `pred_` + these."""
+    units: tuple[str, ...]
+    kind: Literal["values", "unit_vector", "classes"]
+    description: str
+
+    @property
+    def size(self) -> int:
+        """K, values per event before a loss multiplies them: logits for `classes`."""
+        return N_GAMMA_CLASSES if self.kind == "classes" else len(self.columns)
+
+
+def _task(name: str, columns: str, unit: str, description: str, kind: str = "values") -> Task:
+    names = tuple(columns.split())
+    assert kind in ("values", "unit_vector", "classes")
+    return Task(name, names, (unit,) * len(names), kind, description)  # type: ignore[arg-type]
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _task("angle", "theta phi", "degree", "emission angles"),
+        _task("energy", "energy", "GeV", "gamma energy"),
+        _task("timing", "timing", "ns", "gamma time"),
+        _task("uvwFI", "u v w", "cm", "first interaction, detector coordinates"),
+        _task("xyzFI", "x y z", "cm", "first interaction"),
+        _task("direction", "emi_x emi_y emi_z", "", "emission unit vector", "unit_vector"),
+        _task("n_gamma", "n_gamma", "", "number of gammas, 0-4", "classes"),
+    )
+}
+ALIASES = {"angleVec": "direction"}
+
+
+def find_task(name: str) -> Task:
+    """The task of this name or alias.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    canonical = ALIASES.get(name, name)
+    if canonical not in TASKS:
+        raise ConfigError("is not a task", item=name, remedy=nearest(name, [*TASKS, *ALIASES]))
+    return TASKS[canonical]
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What the targets of a dataset depend on beside its columns."""
+
+    relative_time: bool = True
+    """Sensor times are relative to `time_min_used` (the manifest says so): then so is the target of `timing`."""
+    timing_at: Literal["conversion", "vertex"] = "conversion"
+    """The time to learn: at the conversion point, or at the vertex."""
+
+
+def required_columns(task: Task, options: TargetOptions, absolute: bool = False) -> tuple[str, ...]:
+    """Truth columns that the target of `task` is made of (`absolute`: the value that `true_*` shows)."""
+    if task.name != "timing":
+        return task.columns
+    relative = ("time_min_used",) if options.relative_time and not absolute else ()
+    flight = ("x", "y", "z", "vtx_x", "vtx_y", "vtx_z") if options.timing_at == "conversion" else ()
+    return (*task.columns, *relative, *flight)
+
+
+def check_columns(tasks: Iterable[str], columns: Sequence[str], options: TargetOptions) -> None:
+    """Refuse tasks whose truth a dataset does not have.
+
+    Raises:
+        ConfigError: naming the first column that is missing.
+    """
+    for name in tasks:
+        task = find_task(name)
+        for column in required_columns(task, options):
+            if column not in columns:
+                flight = column.startswith("vtx_") or (task.name == "timing" and column in ("x", "y", "z"))
+                raise ConfigError(
+                    f"needs the truth column {column!r}, which the data does not have",
+                    item=f"tasks.{task.name}",
+                    remedy="set tasks.timing_at=vertex"
+                    if flight
+                    else f"switch the task off, or add {column} to the schema",
+                )
+
+
+def targets(task: Task, truth_BX: Tensor, columns: Sequence[str], options: TargetOptions) -> Tensor:
+    """What the network is to learn, in physical units.
+
+    Args:
+        truth_BX: float64 (B, columns).
+        columns: their names.
+
+    Returns:
+        float64 (B, K), or (B, 1) class numbers for `n_gamma`; a row with a missing value is NaN throughout. The
+        target of `timing` is relative to `time_min_used` where the sensor times are.
+    """
+    return _values(task, truth_BX, columns, options, options.relative_time)
+
+
+def true_values(task: Task, truth_BX: Tensor, columns: Sequence[str], options: TargetOptions) -> Tensor:
+    """As `targets`, but the time as an absolute one: what the `true_*` columns of predictions show."""
+    return _values(task, truth_BX, columns, options, relative=False)
+
+
+def _values(task: Task, truth_BX: Tensor, columns: Sequence[str], options: TargetOptions, relative: bool) -> Tensor:
+    import torch
+
+    where = {name: i for i, name in enumerate(columns)}
+    for column in required_columns(task, options, absolute=not relative):
+        if column not in where:
+            raise ConfigError(
+                f"needs the truth column {column!r}", item=f"tasks.{task.name}", remedy=nearest(column, columns)
+            )
+
+    def pick(*names: str) -> Tensor:
+        return truth_BX[:, [where[name] for name in names]].double()
+
+    value_BK = pick(*task.columns)
+    if task.name == "timing":
+        if relative:
+            value_BK = value_BK - 1e9 * pick("time_min_used")
+        if options.timing_at == "conversion":
+            value_BK = value_BK + _flight_time(pick("x", "y", "z"), pick("vtx_x", "vtx_y", "vtx_z"))
+    good_B1 = value_BK.isfinite().all(dim=1, keepdim=True)
+    if task.kind == "classes":
+        known = (value_BK >= 0) & (value_BK < N_GAMMA_CLASSES) & (value_BK == value_BK.round())
+        good_B1 = good_B1 & known
+    return torch.where(good_B1, value_BK, torch.full_like(value_BK, float("nan")))
+
+
+def _flight_time(point_B3: Tensor, vertex_B3: Tensor) -> Tensor:
+    """Time of light from the vertex to the conversion point: (B, 1), ns."""
+    distance_B1 = (point_B3 - vertex_B3).square().sum(dim=1, keepdim=True).sqrt()
+    return distance_B1 / SPEED_OF_LIGHT_CM_PER_NS
+
+
+def absolute_time(
+    relative_B: npt.NDArray[np.float64], time_min_used_B: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """A predicted relative time (ns) as an absolute one (ns), given `time_min_used` (s); float64."""
+    return np.asarray(relative_B, np.float64) + 1e9 * np.asarray(time_min_used_B, np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetStatistics:
+    """What standardizes a task's targets."""
+
+    mean: npt.NDArray[np.float64]
+    """(K,), of the logarithms with `log_transform`."""
+    spread: npt.NDArray[np.float64]
+    """(K,), standard deviation."""
+    quantiles: npt.NDArray[np.float64]
+    """(K, len(RANGE_QUANTILES)), in physical units."""
+    count: int
+    """Events with truth for the task."""
+
+
+def fit_statistics(task: Task, target_NK: npt.NDArray[np.float64], log_transform: bool = False) -> TargetStatistics:
+    """Mean, spread and quantiles of a training set's targets; events without truth (NaN) are left out.
+
+    Raises:
+        ConfigError: no event has truth, a target has no spread, or a logarithm is asked of a value that is not
+            positive.
+    """
+    good = target_NK[np.isfinite(target_NK).all(axis=1)]
+    item = f"tasks.{task.name}"
+    if not len(good):
+        raise ConfigError("no event has truth for this task", item=item, remedy="switch the task off")
+    for column, values in zip(task.columns, good.T, strict=True):
+        if log_transform and values.min() <= 0:
+            raise ConfigError(
+                f"log_transform needs positive values of {column!r}", item=item, found=f"{values.min():g}"
+            )
+        if np.ptp(values) <= 1e-6 * max(abs(values).max(), 1e-12):
+            raise ConfigError(
+                f"the truth column {column!r} has no spread, there is nothing to learn",
+                item=item,
+                found=f"{values[0]:g} in all {len(values)} events",
+                remedy="switch the task off, or train on a sample where it varies",
+            )
+    scaled = np.log(good) if log_transform else good
+    quantiles = np.quantile(good, RANGE_QUANTILES, axis=0).T
+    if task.kind != "values" and task.kind != "unit_vector":
+        return TargetStatistics(np.zeros(task.size), np.ones(task.size), quantiles, len(good))
+    return TargetStatistics(scaled.mean(axis=0), scaled.std(axis=0), quantiles, len(good))
+
+
+def quantile_suffix(quantile: float) -> str:
+    """Column suffix of a quantile: 0.16 → "q16", 0.025 → "q2p5"."""
+    return f"q{100 * quantile:g}".replace(".", "p")
+
+
+def parameters_per_value(task: Task, config: TaskConfig) -> int:
+    """Outputs per value: 2 with `gaussian_nll`, one per quantile with `quantile`, else 1."""
+    if task.kind == "classes":
+        return 1
+    return {"gaussian_nll": 2, "quantile": len(config.quantiles)}.get(config.loss, 1)
+
+
+def output_columns(task: Task, config: TaskConfig) -> list[str]:
+    """Names of the prediction columns of a task, in the order `Regressor.predict` gives them."""
+    names = [f"pred_{column}" for column in task.columns]
+    if task.kind == "classes":
+        return names + [f"prob_{task.columns[0]}_{k}" for k in range(task.size)]
+    if config.loss == "gaussian_nll":
+        names += [f"sigma_{column}" for column in task.columns]
+    if config.loss == "quantile":
+        others = [q for q in config.quantiles if q != 0.5]
+        names += [f"pred_{column}_{quantile_suffix(q)}" for q in others for column in task.columns]
+    return names
+
+
+def check_loss(task: Task, config: TaskConfig) -> None:
+    """Refuse a loss that a task cannot have.
+
+    Raises:
+        ConfigError: `angular` without a direction, or `cross_entropy` without classes (and the reverse).
+    """
+    directional = task.name in ("angle", "direction")
+    fits = {"angular": directional, "cross_entropy": task.kind == "classes"}.get(config.loss, task.kind != "classes")
+    if not fits:
+        expected = "cross_entropy" if task.kind == "classes" else "a loss for values"
+        raise ConfigError(
+            "does not suit this task", item=f"tasks.{task.name}.loss", found=config.loss, expected=expected
+        )
+    if config.log_transform and task.kind != "values":
+        raise ConfigError("does not suit this task", item=f"tasks.{task.name}.log_transform", found=True)
+
+
+def resolve_tasks(tasks: Mapping[str, TaskConfig] | Sequence[str]) -> dict[str, TaskConfig]:
+    """Task settings by canonical name; plain names take the defaults. Settings are checked.
+
+    Raises:
+        ConfigError: an unknown task, one named twice, none at all, or a loss that does not suit one.
+    """
+    given = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
+    resolved: dict[str, TaskConfig] = {}
+    for name, config in given.items():
+        task = find_task(name)
+        if task.name in resolved:
+            raise ConfigError("is named twice", item=f"tasks.{task.name}")
+        default = TaskConfig(enabled=True, loss="cross_entropy" if task.kind == "classes" else "smooth_l1")
+        resolved[task.name] = config or default
+        check_loss(task, resolved[task.name])
+    if not resolved:
+        raise ConfigError("no task is enabled", item="tasks", remedy=f"enable one of {', '.join(TASKS)}")
+    return resolved

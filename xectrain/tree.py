@@ -1,0 +1,18 @@
+"""Nested mappings of options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay `over` on `base` in place, mapping by mapping; anything that is no mapping replaces what was there."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        elif isinstance(value, Mapping):
+            base[key] = {}
+            merge(base[key], value)
+        else:
+            base[key] = value
