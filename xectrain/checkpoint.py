@@ -35,13 +35,22 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **state}, part)
 
 
-def write_last(folder: Path, state: dict[str, Any]) -> None:
-    """Publish `checkpoint_last.pt` and keep the one it replaces as `checkpoint_previous.pt`.
+def previous_names(keep: int) -> list[str]:
+    """Names of the `keep` checkpoints before the last, newest first."""
+    return [PREVIOUS, *(f"checkpoint_previous_{k}.pt" for k in range(2, keep + 1))]
 
-    At every instant at least one of the two names a whole checkpoint.
+
+def write_last(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
+    """Publish `checkpoint_last.pt` and keep the `keep` before it (`previous_names`).
+
+    At every instant at least one of the names is a whole checkpoint.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     if last.exists():
+        names = previous_names(keep)
+        for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
+            if (folder / newer).exists():
+                (folder / newer).replace(folder / older)
         link = folder / f".{PREVIOUS}.link"
         link.unlink(missing_ok=True)
         os.link(last, link)
@@ -86,8 +95,8 @@ def newest_valid(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         CorruptError: checkpoints exist and none can be read.
     """
     problem: CorruptError | None = None
-    for name in (LAST, PREVIOUS):
-        path = folder / name
+    older = sorted(folder.glob("checkpoint_previous_*.pt"), key=lambda p: int(p.stem.rpartition("_")[2]))
+    for path in (folder / LAST, folder / PREVIOUS, *older):
         if path.exists():
             try:
                 return path, read_checkpoint(path)

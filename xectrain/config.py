@@ -196,6 +196,8 @@ class CheckpointConfig(Group):
 
     every: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps between checkpoints besides the one after each epoch; null: only those."""
+    keep: Annotated[int, Field(ge=1)] = 1
+    """Earlier checkpoints kept besides the newest and the best."""
     resume: str = "auto"
     """auto: continue the newest valid checkpoint of the run folder if there is one; off: refuse to continue a folder
     that holds a run; a path: continue that checkpoint."""
@@ -204,7 +206,13 @@ class CheckpointConfig(Group):
     init_parts: Literal["encoder", "all"] = "encoder"
     """What `init_from` takes: the encoder, or every tensor and the target standardization."""
     refresh_lr: bool = False
-    """On resume, a fresh schedule over the remaining epochs."""
+    """On resume, a fresh schedule over the remaining epochs. This and the two below act once: a checkpoint written
+    under the same options for the same number of epochs is simply continued."""
+    reset_epoch: bool = False
+    """On resume, keep only the weights and their average: epochs, optimizer, schedule and curves begin anew (earlier
+    curves stay in `metrics.1.jsonl`, `metrics.2.jsonl` …)."""
+    new_run: bool = False
+    """On resume, log to a new MLflow run."""
 
 
 class TrackingConfig(Group):
@@ -218,6 +226,8 @@ class TrackingConfig(Group):
     """MLflow experiment."""
     run_name: str | None = None
     """MLflow run name; null: the run folder's name."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard event files, too, into the run's folder `tensorboard` (needs `xec[tensorboard]`)."""
 
 
 class NetworkConfig(ModelConfig):

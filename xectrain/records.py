@@ -95,36 +95,38 @@ class Sums:
 class Recorder:
     """Writes records to `metrics.jsonl` and mirrors them; on ranks that do not write, nothing."""
 
-    def __init__(self, log: MetricsLog | None, mirror: Mirror | None) -> None:
-        self._log, self._mirror = log, mirror
+    def __init__(self, log: MetricsLog | None, mirrors: Sequence[Mirror]) -> None:
+        self._log, self._mirrors = log, mirrors
         self.last_loss = math.nan
 
     def write(self, kind: str, at: Position, values: dict[str, Any]) -> None:
         """Write one record."""
-        if self._log is None or self._mirror is None:
+        if self._log is None:
             return
         record = {"kind": kind, "epoch": at.epoch, "step": at.global_step, "time": time.time(), **values}
         self._log.write(record)
-        self._mirror.log(record)
+        for mirror in self._mirrors:
+            mirror.log(record)
 
     def offset(self) -> int:
         """Length of `metrics.jsonl`."""
         return self._log.offset() if self._log else 0
 
     def replay(self) -> None:
-        """Send MLflow what `metrics.jsonl` holds already: a killed run may not have come to it."""
-        if self._log is not None and self._mirror is not None:
-            for record in read_metrics(self._log.path):
-                self._mirror.log(record)
-            self._mirror.flush()
+        """Give mirrors what `metrics.jsonl` holds already: a killed run may not have come to it."""
+        for record in read_metrics(self._log.path) if self._log is not None else ():
+            for mirror in self._mirrors:
+                mirror.log(record)
+        self.checkpointed()
 
     def checkpointed(self) -> None:
-        """A checkpoint holds everything written so far: MLflow may have it."""
-        if self._mirror is not None:
-            self._mirror.flush()
+        """A checkpoint holds everything written so far: mirrors may have it."""
+        for mirror in self._mirrors:
+            mirror.flush()
 
     def close(self, status: str) -> None:
-        """Close the log and mark the MLflow run FINISHED, KILLED or FAILED."""
-        if self._log is not None and self._mirror is not None:
+        """Close the log and tell mirrors how the run ended: FINISHED, KILLED or FAILED."""
+        if self._log is not None:
             self._log.close()
-            self._mirror.finish(status)
+        for mirror in self._mirrors:
+            mirror.finish(status)

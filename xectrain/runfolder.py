@@ -31,6 +31,14 @@ class RunFolder:
         """One JSON line per step group and per epoch."""
         return self.path / "metrics.jsonl"
 
+    def set_metrics_aside(self) -> None:
+        """Rename `metrics.jsonl` to the first free of `metrics.1.jsonl`, `metrics.2.jsonl` …"""
+        if self.metrics.exists():
+            number = 1
+            while (aside := self.path / f"metrics.{number}.jsonl").exists():
+                number += 1
+            self.metrics.rename(aside)
+
     @property
     def lock(self) -> Path:
         """Held while a process trains here."""

@@ -23,6 +23,7 @@ from xectrain.distributed import Ranks, joined_ranks
 from xectrain.inputs import InputRules
 from xectrain.modes import build_mode
 from xectrain.modes.base import Mode
+from xectrain.profiling import StepProfiler
 from xectrain.reweight import fit_weights
 from xectrain.runfolder import RunFolder, State
 from xectrain.tasks import find_task
@@ -31,8 +32,13 @@ from xectrain.trainer import Stopped, Trainer
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, path: Path) -> None:
+def train(config: Config, path: Path, profile: bool = False) -> None:
     """Train in the run folder `path`, or continue there, or say that all is done.
+
+    Args:
+        config: what to train.
+        path: the run folder, made if missing.
+        profile: also profile a few steps (`xectrain.profiling`).
 
     Raises:
         ConfigError: the folder holds another run, or the configuration does not fit the data.
@@ -42,13 +48,15 @@ def train(config: Config, path: Path) -> None:
     with joined_ranks() as ranks:
         lock = locked(run.lock, f"training in {path}") if ranks.is_main else nullcontext()
         with lock:
-            _train(config.resolved(gpu=torch.cuda.is_available()), run, ranks)
+            _train(config.resolved(gpu=torch.cuda.is_available()), run, ranks, profile)
 
 
-def _train(config: Config, run: RunFolder, ranks: Ranks) -> None:
+def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
     found = _find_checkpoint(config, run)
     before = run.read_state()
-    if before.get("state") == "done" and found is not None and before.get("epochs") == config.train.epochs:
+    begin_anew = found is not None and _acts_now(config, found[1], "reset_epoch")
+    finished = before.get("state") == "done" and before.get("epochs") == config.train.epochs
+    if finished and found is not None and not begin_anew:
         logger.info("%s: already trained for %d epochs", run.path, config.train.epochs)
         return
     data = _sampled(config, open_training_data(config.data, config.train.seed))
@@ -58,10 +66,18 @@ def _train(config: Config, run: RunFolder, ranks: Ranks) -> None:
     mode = build_mode(config, data, rules)
     if config.checkpoint.init_from is not None and found is None:
         _initialize(mode, Path(config.checkpoint.init_from), config.checkpoint.init_parts)
-    trainer = Trainer(config, mode, data, rules, compute, run, ranks, _facts(config, data, mode))
+    profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
+    trainer = Trainer(config, mode, data, rules, compute, run, ranks, _facts(config, data, mode), profiler)
     if found is not None:
         source, state = found
-        trainer.restore(state, config.checkpoint.refresh_lr)
+        trainer.restore(
+            state,
+            refresh_lr=_acts_now(config, state, "refresh_lr"),
+            reset_epoch=begin_anew,
+            new_run=_acts_now(config, state, "new_run"),
+        )
+        if begin_anew and ranks.is_main:
+            run.set_metrics_aside()
         logger.info("continuing %s at epoch %d, step %d", source, trainer.at.epoch + 1, trainer.at.step)
     if ranks.is_main:
         publish_text(run.config, to_yaml(config))
@@ -84,6 +100,13 @@ def _fit(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
     finally:
         if ranks.is_main:
             run.write_state(state, **facts)
+
+
+def _acts_now(config: Config, state: dict[str, Any], option: str) -> bool:
+    """Whether an option of `checkpoint` that acts once on resume has not acted on this checkpoint yet."""
+    same_length = state["config"]["train"]["epochs"] == config.train.epochs
+    acted = state["config"]["checkpoint"].get(option, False) and same_length
+    return bool(getattr(config.checkpoint, option)) and not acted
 
 
 def _find_checkpoint(config: Config, run: RunFolder) -> tuple[Path, dict[str, Any]] | None:

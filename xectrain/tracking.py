@@ -1,16 +1,19 @@
-"""MLflow as a mirror of the run folder: it can be late, locked, read-only or gone, and training goes on.
+"""Mirrors of the run folder: TensorBoard, and MLflow, which can be late, locked or gone while training goes on.
 
-Only records up to a checkpoint are sent, and sending one twice changes nothing (MLflow keeps one row per run, key,
-step, time and value), so a continued run has no repeated and no missing step.
+Only records up to a checkpoint are sent. Sending one twice changes nothing (MLflow keeps one row per run, key, step,
+time and value; event files are written anew), so a continued run has no repeated and no missing step.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from shards.base import ConfigError
 from xectrain.config import Config
 from xectrain.runfolder import RunFolder, read_metrics
 
@@ -21,15 +24,85 @@ BATCH = 1000
 """Metrics per request, the most that MLflow takes."""
 
 
-class Mirror:
+class Mirror(ABC):
+    """Takes the records of `metrics.jsonl` to another place."""
+
+    run_id: str | None = None
+    """The run's name there, for a checkpoint to remember."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Mapping[str, Any]] = []
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Keep a record for the next `flush`."""
+        self._waiting.append(record)
+
+    def flush(self) -> None:
+        """Send what was logged; called when a checkpoint holds it."""
+        records, self._waiting = self._waiting, []
+        self._send(records)
+
+    @abstractmethod
+    def _send(self, records: Iterable[Mapping[str, Any]]) -> None: ...
+
+    @abstractmethod
+    def finish(self, status: str) -> None:
+        """The run has ended: FINISHED, FAILED or KILLED. What no checkpoint holds is not sent."""
+
+
+def open_mirrors(config: Config, run: RunFolder, run_id: str | None) -> list[Mirror]:
+    """The mirrors that a configuration asks for.
+
+    Args:
+        config: the run's configuration.
+        run: its folder.
+        run_id: the MLflow run to continue; None: a new one.
+    """
+    mirrors: list[Mirror] = []
+    if config.tracking.mlflow:
+        mirrors.append(MlflowMirror(config, run, run_id))
+    if config.tracking.tensorboard:
+        mirrors.append(TensorBoardMirror(run))
+    return mirrors
+
+
+class TensorBoardMirror(Mirror):
+    """Writes event files into the run's folder `tensorboard`, anew each time the run is started.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                "TensorBoard is not installed", item="tracking.tensorboard", remedy="pip install 'xec[tensorboard]'"
+            )
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run.path / "tensorboard"
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(folder))
+
+    def _send(self, records: Iterable[Mapping[str, Any]]) -> None:
+        for record, key, value in _values(records):
+            self._writer.add_scalar(key, value, record["step"], record["time"])
+        self._writer.flush()
+
+    def finish(self, status: str) -> None:
+        self._writer.close()
+
+
+class MlflowMirror(Mirror):
     """Sends records to MLflow until it fails once; then warns, stops, and leaves the rest to `xec track sync`."""
 
     def __init__(self, config: Config, run: RunFolder, run_id: str | None = None) -> None:
+        super().__init__()
         self.run_id = run_id
+        self._run = run
         self._client: Any = None
-        self._waiting: list[Mapping[str, Any]] = []
-        if not config.tracking.mlflow:
-            return
         try:
             from mlflow import MlflowClient
 
@@ -46,7 +119,11 @@ class Mirror:
     def _experiment(self, config: Config) -> str:
         name = config.tracking.experiment
         found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self._client.create_experiment(name))
+        if found:
+            return str(found.experiment_id)
+        store = tracking_uri(config, self._run.path).removeprefix("sqlite:///")
+        files = (Path(store).parent / "mlartifacts").as_uri() if Path(store).is_absolute() else None
+        return str(self._client.create_experiment(name, artifact_location=files))
 
     def _find(self, config: Config, run: RunFolder) -> str | None:
         """The MLflow run of this run folder, if the store has it."""
@@ -66,25 +143,12 @@ class Mirror:
             self._client.log_batch(run_id, params=params[start : start + 100])
         return run_id
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Keep a record of `metrics.jsonl` for the next `flush`."""
-        self._waiting.append(record)
-
-    def flush(self) -> None:
-        """Send what was logged; called when a checkpoint holds it."""
-        records, self._waiting = self._waiting, []
-        if self._client is not None:
-            self._send(records)
-
     def _send(self, records: Iterable[Mapping[str, Any]]) -> None:
+        if self._client is None:
+            return
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(key, float(value), int(record["time"] * 1000), int(record["step"]))
-            for record in records
-            for key, value in record.items()
-            if "/" in key and isinstance(value, int | float)
-        ]
+        metrics = [Metric(k, v, int(record["time"] * 1000), int(record["step"])) for record, k, v in _values(records)]
         try:
             for start in range(0, len(metrics), BATCH):
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH])
@@ -92,10 +156,11 @@ class Mirror:
             self._give_up(error)
 
     def finish(self, status: str) -> None:
-        """Mark the MLflow run FINISHED, FAILED or KILLED; what no checkpoint holds is not sent."""
         if self._client is None:
             return
         try:
+            for file in (self._run.config, self._run.metrics):
+                self._client.log_artifact(self.run_id, str(file))
             self._client.set_terminated(self.run_id, status)
         except Exception as error:  # noqa: BLE001  as above
             self._give_up(error)
@@ -120,7 +185,7 @@ def sync(run: RunFolder, config: Config, run_id: str | None) -> int:
     Returns:
         Number of records, or -1 when MLflow did not take them (the log says why).
     """
-    mirror = Mirror(config, run, run_id or "any")
+    mirror = MlflowMirror(config, run, run_id or "any")
     records = list(read_metrics(run.metrics))
     for record in records:
         mirror.log(record)
@@ -129,6 +194,14 @@ def sync(run: RunFolder, config: Config, run_id: str | None) -> int:
     if state in ("done", "failed"):
         mirror.finish("FINISHED" if state == "done" else "FAILED")
     return len(records) if mirror.answers else -1
+
+
+def _values(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str, float]]:
+    """Every metric of some records, with its record, name and value."""
+    for record in records:
+        for key, value in record.items():
+            if "/" in key and isinstance(value, int | float):
+                yield record, key, float(value)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -19,6 +19,8 @@ Examples:
 
   xec train --config energy.yaml --set optim.lr=1e-4 --set train.epochs=40 --out runs/energy
 
+  xec train --data shards/train --profile --out runs/profiled
+
   torchrun --nproc-per-node 4 --signals-to-handle SIGTERM,SIGUSR1 -m xec train --data shards/train --out runs/ddp
 
 The same command again continues an interrupted run at the very step. `--print-config` shows every option.
@@ -41,6 +43,7 @@ def train(
     resume: Annotated[str | None, Option("--resume", help="auto, off, or a checkpoint.")] = None,
     init_from: Annotated[str | None, Option("--init-from", help="Begin from this run's weights.")] = None,
     assignments: Annotated[list[str] | None, Option("--set", help="key.path=value, over all else.")] = None,
+    profile: Annotated[bool, Option("--profile", help="Profile a few steps: a trace and a summary.")] = False,
     print_config: Annotated[bool, Option("--print-config", help="Print the effective options and stop.")] = False,
 ) -> None:
     """Train a network on shards, or continue a run."""
@@ -67,7 +70,7 @@ def train(
         return
     from xectrain.session import train as run_training
 
-    run_training(settings, out)
+    run_training(settings, out, profile)
     typer.echo(f"trained: {out} holds the checkpoints, metrics.jsonl and config.yaml")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -31,13 +31,20 @@ from xectrain.distributed import Ranks
 from xectrain.inputs import InputRules
 from xectrain.modes.base import EventBatch, Mode, StepResult
 from xectrain.optimization import MovingAverage, Plateau, build_optimizer, clip_gradients, learning_rate
+from xectrain.profiling import StepProfiler, phase
 from xectrain.records import Position, Recorder, Sums
 from xectrain.runfolder import MetricsLog, RunFolder
 from xectrain.signals import StopRequest
-from xectrain.tracking import Mirror
+from xectrain.tracking import open_mirrors
 from xectrain.usage import Usage
 
 logger = logging.getLogger(__name__)
+
+
+SAME_WEIGHTS = ("model", "tasks", "masking")
+"""Parts of the configuration that the weights of a run belong to."""
+SAME_STEPS = ("data.batch_size", "data.epoch_events", "train.seed", "augment.curriculum", "reweight")
+"""What the order of events and the meaning of a step rest on."""
 
 
 class Stopped(XecError):
@@ -57,6 +64,7 @@ class Trainer:
         run: RunFolder,
         ranks: Ranks,
         facts: Mapping[str, Any],
+        profiler: StepProfiler | None = None,
     ) -> None:
         self.config, self.mode, self.data, self.rules = config, mode.to(compute.device), data, rules
         self.compute, self.run, self.ranks, self.facts = compute, run, ranks, dict(facts)
@@ -71,6 +79,7 @@ class Trainer:
         self.epoch_steps = math.ceil(data.epoch_events(config.data.epoch_events) / self.batch_size)
         self.augmentation = Augmentation(config.augment, rules.model, data.first.columns, config.train.seed)
         self.usage = Usage(compute.device)
+        self.profiler = profiler
 
     # ---------------------------------------------------------------- the run
 
@@ -82,13 +91,14 @@ class Trainer:
         if self.ranks.world > 1:
             stepper = DistributedDataParallel(self.mode, broadcast_buffers=False)
         main = self.ranks.is_main
+        mirrors = open_mirrors(self.config, self.run, self.run_id) if main else []
         log = MetricsLog(self.run.metrics, self.metrics_offset) if main else None
-        mirror = Mirror(self.config, self.run, self.run_id) if main else None
-        self.run_id = mirror.run_id if mirror else None
-        with StopRequest() as stop:
-            recorder, status = Recorder(log, mirror), "FAILED"
+        self.run_id = next((m.run_id for m in mirrors if m.run_id), self.run_id)
+        with StopRequest() as stop, self.profiler or nullcontext():
+            recorder, status = Recorder(log, mirrors), "FAILED"
             try:
                 recorder.replay()
+                self._announce_duration()
                 self._epochs(stepper, recorder, stop)
                 status = "FINISHED"
             except Stopped:
@@ -96,6 +106,28 @@ class Trainer:
                 raise
             finally:
                 recorder.close(status)
+
+    def _announce_duration(self) -> None:
+        """Say how long an epoch will take, from one micro-batch trained twice and forgotten."""
+        if self.at.epoch >= self.config.train.epochs:
+            return
+        with closing(self._steps(self.at.epoch, self.at.step)) as steps:
+            first = next(steps, None)
+        if first is None:  # stopped right after an epoch's last step
+            return
+        seconds = 0.0
+        for _ in range(2):  # the first one compiles, allocates and warms caches
+            started = time.perf_counter()
+            result, weight_B = self._forward(self.mode, first[0], self.at.epoch)
+            (result.loss_B * weight_B).sum().backward()
+            if self.compute.device.type == "cuda":
+                torch.cuda.synchronize(self.compute.device)
+            seconds = time.perf_counter() - started
+        self.optimizer.zero_grad(set_to_none=True)
+        self.usage = Usage(self.compute.device)
+        epoch = seconds * self.config.optim.grad_accum * self.epoch_steps
+        left = self.config.train.epochs - self.at.epoch - self.at.step / self.epoch_steps
+        logger.info("expecting %s per epoch and %s in all, besides validation", _span(epoch), _span(epoch * left))
 
     def _epochs(self, stepper: nn.Module, recorder: Recorder, stop: StopRequest) -> None:
         patience = self.config.train.early_stop
@@ -118,12 +150,17 @@ class Trainer:
         with progress(title, min(remaining, self.data.epoch_events(self.config.data.epoch_events))) as bar:
             for micro_batches in self._steps(self.at.epoch, self.at.step):
                 stop_now = self._step(stepper, micro_batches, sums, stop)
+                if self.profiler is not None:
+                    self.profiler.step()
                 every = self.config.checkpoint.every
                 group_ends = self.at.global_step % self.config.train.log_every == 0 or self.at.step == self.epoch_steps
                 if group_ends:
                     self._record_steps(recorder, sums)
                     sums = Sums()
-                bar.advance(self._step_events(self.at.step - 1), f"loss {sums.loss or recorder.last_loss:.4g}")
+                bar.advance(
+                    self._step_events(self.at.step - 1),
+                    f"loss {sums.loss or recorder.last_loss:.4g}, {self.usage.live()}",
+                )
                 if stop_now:
                     self._save_last(recorder, sums)
                     raise Stopped(
@@ -134,7 +171,7 @@ class Trainer:
                 if every and self.at.global_step % every == 0 and self.at.step < self.epoch_steps:
                     self._save_last(recorder, sums)
 
-    def _steps(self, epoch: int, start_step: int) -> Iterator[list[Batch]]:
+    def _steps(self, epoch: int, start_step: int) -> Generator[list[Batch], None, None]:
         """The micro-batches of each remaining optimizer step of an epoch, on this rank."""
         order = self.data.order(self.config.train.seed, epoch, self.config.data.epoch_events)
         accum = self.config.optim.grad_accum
@@ -175,9 +212,11 @@ class Trainer:
             last = position == len(micro_batches) - 1
             delayed = nullcontext() if last or self.ranks.world == 1 else stepper.no_sync()  # type: ignore[operator]
             with delayed:
-                result, weight_B = self._forward(stepper, batch, at.epoch)
-                loss = (result.loss_B * weight_B).sum() / global_events
-                (loss * self.ranks.world).backward()  # DDP averages over ranks
+                with phase("forward"):
+                    result, weight_B = self._forward(stepper, batch, at.epoch)
+                    loss = (result.loss_B * weight_B).sum() / global_events
+                with phase("backward"):
+                    (loss * self.ranks.world).backward()  # DDP averages over ranks
             mine.add(result, weight_B)
         sums.norm = clip_gradients(
             (p for p in self.mode.parameters() if p.grad is not None), self.config.optim.grad_clip
@@ -187,9 +226,10 @@ class Trainer:
         if bad:
             self._bad_step(micro_batches, sums.norm, mine.loss)
         else:
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update(self.mode)
+            with phase("optimizer"):
+                self.optimizer.step()
+                if self.average is not None:
+                    self.average.update(self.mode)
             sums.merge(mine)
         at.step, at.global_step = at.step + 1, at.global_step + 1
         return stop_asked > 0
@@ -296,7 +336,8 @@ class Trainer:
     def _save_last(self, recorder: Recorder, pending: Sums | None = None) -> None:
         sums = pending.reduced(self.ranks) if pending is not None else {}
         if self.ranks.is_main:
-            write_last(self.run.path, {**self.state(recorder.offset()), "pending": sums})
+            state = {**self.state(recorder.offset()), "pending": sums}
+            write_last(self.run.path, state, self.config.checkpoint.keep)
             recorder.checkpointed()
         self.ranks.barrier()
 
@@ -317,12 +358,40 @@ class Trainer:
             **self.facts,
         }
 
-    def restore(self, state: dict[str, Any], refresh_lr: bool = False) -> None:
+    def restore(
+        self, state: dict[str, Any], *, refresh_lr: bool = False, reset_epoch: bool = False, new_run: bool = False
+    ) -> None:
         """Continue from a checkpoint of the same configuration.
 
+        Args:
+            state: the checkpoint.
+            refresh_lr: begin the learning-rate schedule here.
+            reset_epoch: take the weights and their average only, and begin at epoch 0.
+            new_run: do not continue the MLflow run.
+
         Raises:
-            ConfigError: model, normalization or dataset differ, with both values.
+            ConfigError: model, normalization, dataset or anything that an exact continuation rests on differs, with
+                both values.
         """
+        self._check_same_run(state, SAME_WEIGHTS if reset_epoch else SAME_WEIGHTS + SAME_STEPS)
+        self.mode.load_state_dict(state["model"])
+        if self.average is not None and state["ema"] is not None:
+            self.average.module.load_state_dict(state["ema"])
+        if reset_epoch:
+            return
+        if self.average is not None:
+            self.average.updates = state["ema_updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        position = dict(state["position"])
+        self.at = Position(**{**position, "plateau": Plateau(**position["plateau"])})
+        if refresh_lr:
+            self.at.schedule_start = self.at.global_step
+        if self.ranks.is_main:
+            self.pending = Sums.from_reduced(state.get("pending", {}))
+        self.metrics_offset = state["metrics_offset"]
+        self.run_id = None if new_run else state["tracking_run_id"]
+
+    def _check_same_run(self, state: dict[str, Any], paths: tuple[str, ...]) -> None:
         expected = self.state(0)
         for key in ("mode", "normalization", "npho_threshold", "fingerprint"):
             if state[key] != expected[key]:
@@ -333,9 +402,10 @@ class Trainer:
                     expected=expected[key],
                     remedy="use another run folder, or checkpoint.init_from to start a new run from these weights",
                 )
-        for key in ("model", "tasks"):
-            if state["config"][key] != expected["config"][key]:
-                different = _first_difference(state["config"][key], expected["config"][key], key)
+        for path in paths:
+            old, new = (_at(tree["config"], path) for tree in (state, expected))
+            if old != new:
+                different = _first_difference(old, new, path)
                 raise ConfigError(
                     "is not what the run began with",
                     file=self.run.path,
@@ -343,23 +413,24 @@ class Trainer:
                     found=different[2],
                     expected=different[1],
                 )
-        self.mode.load_state_dict(state["model"])
-        if self.average is not None and state["ema"] is not None:
-            self.average.module.load_state_dict(state["ema"])
-            self.average.updates = state["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        position = dict(state["position"])
-        self.at = Position(**{**position, "plateau": Plateau(**position["plateau"])})
-        if refresh_lr:
-            self.at.schedule_start = self.at.global_step
-        if self.ranks.is_main:
-            self.pending = Sums.from_reduced(state.get("pending", {}))
-        self.metrics_offset, self.run_id = state["metrics_offset"], state["tracking_run_id"]
 
 
 def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     """A 63-bit seed for everything random in a step on a rank."""
     return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _span(seconds: float) -> str:
+    """A duration for reading: 34 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _at(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree[key]
+    return tree
 
 
 def _first_difference(old: Any, new: Any, path: str) -> tuple[str, Any, Any]:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
+from xectrain.profiling import phase
+
 T = TypeVar("T")
 GIB = 1024**3
 
@@ -21,6 +23,7 @@ class Usage:
         self.device = device
         self._restart()
         self._epoch_wait, self._epoch_batches = 0.0, 0
+        self._shown = ""
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass `batches` on, measuring how long each one makes the loop wait."""
@@ -28,7 +31,8 @@ class Usage:
         while True:
             started = time.perf_counter()
             try:
-                batch = next(iterator)
+                with phase("data"):
+                    batch = next(iterator)
             except StopIteration:
                 return
             self._wait += time.perf_counter() - started
@@ -55,6 +59,13 @@ class Usage:
         self._epoch_batches += self._batches
         self._restart()
         return rates
+
+    def live(self) -> str:
+        """Rate and waiting share since the last `of_steps`, for the progress display."""
+        seconds = max(time.perf_counter() - self._started, 1e-9)
+        if self._events:
+            self._shown = f"{self._events / seconds:.0f} events/s, {self._wait / seconds:.1%} waiting for data"
+        return self._shown
 
     def of_epoch(self, seconds: float, events: int) -> dict[str, float]:
         """System metrics of an epoch of `events` events over all ranks that took `seconds`."""

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from support.synthetic import make_dataset
 
+from shards.base import ConfigError
 from shards.dataset import Dataset
 from xectrain import session
 from xectrain.config import Config
@@ -80,6 +81,40 @@ def test_a_continued_run_has_no_repeated_and_no_missing_step(
     assert steps == recorded(tmp_path / "run", "train/loss")
 
 
+def test_the_config_and_the_metrics_are_artifacts(dataset: Dataset, tmp_path: Path) -> None:
+    session.train(config(dataset), tmp_path / "run")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("xec").experiment_id])
+    assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["config.yaml", "metrics.jsonl"]
+    stored = tmp_path / "mlartifacts" / run.info.run_id / "artifacts" / "metrics.jsonl"
+    assert stored.read_bytes() == RunFolder(tmp_path / "run").metrics.read_bytes()
+
+
+def test_a_new_mlflow_run_on_request(dataset: Dataset, tmp_path: Path) -> None:
+    session.train(config(dataset, train__epochs=1), tmp_path / "run")
+    for _ in range(2):  # the second time it has nothing to do
+        session.train(config(dataset, checkpoint__new_run="true"), tmp_path / "run")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("xec").experiment_id])
+    counts = sorted(len(client.get_metric_history(r.info.run_id, "train/loss")) for r in runs)
+    assert counts == [4, 8]
+
+
+def test_event_files_hold_each_step_once(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for epochs in (1, 2):
+        session.train(config(dataset, train__epochs=epochs, tracking__tensorboard="true"), tmp_path / "run")
+    accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    accumulator.Reload()
+    written = [(e.step, e.value) for e in accumulator.Scalars("train/loss")]
+    assert len(written) == 8
+    assert dict(written) == pytest.approx(dict(recorded(tmp_path / "run", "train/loss")), rel=1e-6)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"TensorBoard is not installed; pip install"):
+        session.train(config(dataset, train__epochs=3, tracking__tensorboard="true"), tmp_path / "run")
+
+
 def break_store(store: Path, how: str) -> Any:
     if how == "deleted":
         store.unlink()
@@ -139,14 +174,14 @@ def test_a_call_after_stopping_is_the_same_mlflow_run(
 ) -> None:
     import signal
 
-    original = Trainer._forward
+    original = Trainer._step
 
-    def forward(self: Trainer, module: Any, batch: Any, epoch: int | None) -> Any:
-        if epoch is not None and self.at.global_step == 3:
+    def stepping(self: Trainer, *arguments: Any) -> bool:
+        if self.at.global_step == 3:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return original(self, module, batch, epoch)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_forward", forward)
+    monkeypatch.setattr(Trainer, "_step", stepping)
     with pytest.raises(Stopped, match="SIGUSR1"):
         session.train(config(dataset), tmp_path / "run")
     monkeypatch.undo()

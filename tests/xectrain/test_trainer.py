@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +24,10 @@ from support.synthetic import make_dataset
 from shards.base import ConfigError, XecError
 from shards.dataset import Dataset
 from xectrain import session
-from xectrain.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint
+from xectrain.checkpoint import BEST, LAST, PREVIOUS, newest_valid, previous_names, read_checkpoint
 from xectrain.config import Config
 from xectrain.config_io import load_config
+from xectrain.profiling import ACTIVE, PHASES
 from xectrain.runfolder import RunFolder, read_metrics
 from xectrain.trainer import Stopped, Trainer
 
@@ -83,14 +86,14 @@ def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
     """Send this process a signal during optimizer step `step`."""
-    original = Trainer._forward
+    original = Trainer._step
 
-    def forward(self: Trainer, module: Any, batch: Any, epoch: int | None) -> Any:
-        if epoch is not None and self.at.global_step == step:
+    def stepping(self: Trainer, *arguments: Any) -> bool:
+        if self.at.global_step == step:
             os.kill(os.getpid(), number)
-        return original(self, module, batch, epoch)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_forward", forward)
+    monkeypatch.setattr(Trainer, "_step", stepping)
 
 
 @pytest.mark.parametrize("step", [0, 2, 3, 6, 7, 13])
@@ -181,6 +184,8 @@ def test_accumulation_gives_the_same_losses(dataset: Dataset, tmp_path: Path, un
         ({"data__normalization": "sqrt"}, "the checkpoint's normalization is not this run's"),
         ({"data__select": "w > 3"}, "the checkpoint's fingerprint is not this run's"),
         ({"tasks__energy.weight": 2}, r"tasks\.energy\.weight: is not what the run began with"),
+        ({"data__batch_size": 5}, r"data\.batch_size: is not what the run began with \(found 5, expected 4\)"),
+        ({"train__seed": 1}, r"train\.seed: is not what the run began with \(found 1, expected 0\)"),
         ({"checkpoint__resume": "off"}, "holds a run already"),
     ],
 )
@@ -189,6 +194,75 @@ def test_what_does_not_fit_the_run_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         session.train(config(dataset, train__epochs=3, **change), undisturbed)
+
+
+def test_a_reset_run_begins_anew_from_the_weights_once(
+    dataset: Dataset, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    reset = config(dataset, checkpoint__reset_epoch="true", optim__lr=1e-12, train__ema_decay=0)
+    stop_at(monkeypatch, 9)
+    with pytest.raises(Stopped):
+        session.train(reset, run)
+    monkeypatch.undo()
+    session.train(reset, run)  # continues, and does not begin a third time
+    before, after = read_checkpoint(undisturbed / LAST), read_checkpoint(run / LAST)
+    assert all(torch.allclose(after["model"][n], t, atol=1e-7) for n, t in before["model"].items())
+    assert after["position"]["global_step"] == before["position"]["global_step"]
+    assert [r["step"] for r in curve(run) if r["kind"] == "epoch"] == [7, 14]
+    assert (run / "metrics.1.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    assert not (run / "metrics.2.jsonl").exists()
+
+
+def test_a_fresh_schedule_begins_once_where_the_run_goes_on(
+    dataset: Dataset, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    longer = config(dataset, train__epochs=4, checkpoint__refresh_lr="true")
+    stop_at(monkeypatch, 23)
+    with pytest.raises(Stopped):
+        session.train(longer, run)
+    monkeypatch.undo()
+    session.train(longer, run)
+    assert read_checkpoint(run / LAST)["position"]["schedule_start"] == 14
+    rates = [r["train/lr"] for r in curve(run) if r["kind"] == "steps"]
+    first = [r["train/lr"] for r in curve(undisturbed) if r["kind"] == "steps"]
+    assert rates[len(first)] == pytest.approx(first[0])
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+    session.train(config(dataset, checkpoint__every=2, checkpoint__keep=3), tmp_path)
+    names = [LAST, *previous_names(3)]
+    steps = [read_checkpoint(tmp_path / name)["position"]["global_step"] for name in names]
+    assert steps == [14, 12, 10, 8]
+    for name in names[:2]:
+        (tmp_path / name).write_bytes(b"damaged")
+    found = newest_valid(tmp_path)
+    assert found is not None
+    assert found[1]["position"]["global_step"] == 10
+
+
+def test_a_profile_has_every_phase_and_changes_nothing(
+    dataset: Dataset, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        session.train(config(dataset), tmp_path, profile=True)
+    text = (tmp_path / "profile" / "summary.txt").read_text()
+    assert text in caplog.text
+    assert [line.split()[0] for line in text.splitlines()[1:5]] == list(PHASES)
+    assert "aten::" in text
+    events = json.loads((tmp_path / "profile" / "trace.json").read_text())["traceEvents"]
+    assert sum(e.get("name") == "xec.optimizer" and e.get("cat") == "user_annotation" for e in events) == ACTIVE
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_the_expected_duration_is_said_before_the_first_step(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("a step came first"))
+    with caplog.at_level(logging.INFO), pytest.raises(pytest.fail.Exception):
+        session.train(config(dataset), tmp_path)
+    assert re.search(r"expecting [\d.e-]+ s per epoch and [\d.e-]+ s in all", caplog.text)
 
 
 def test_missing_truth_is_refused_by_name(dataset: Dataset, tmp_path: Path) -> None:
