@@ -118,7 +118,7 @@ def _read(name: str) -> dict[str, Any]:
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"no schema {name!r}", remedy=f"{nearest(name, PRESETS)}; or give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not YAML: {error}", file=name) from None
+        raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", file=name) from None
     if not isinstance(values, dict):
         raise ConfigError("holds no schema", file=name, found=type(values).__name__, expected="a mapping")
     return values

@@ -51,20 +51,28 @@ class DaliLoader:
         self.device = device
         self._plan, self._views = plan, views
         self._folder = tempfile.TemporaryDirectory(prefix="xec-plan-")
-        target = torch.device(device)
         self._pipe: Any = None
         if len(self):
-            tars, indexes = write_indexes(plan, views, Path(self._folder.name))
-            self._pipe = shard_pipeline(
-                [str(t) for t in tars],
-                [str(i) for i in indexes],
-                gpu=target.type == "cuda",
-                batch_size=plan.micro_batch,
-                num_threads=threads,
-                device_id=(target.index or 0) if target.type == "cuda" else None,
-                prefetch_queue_depth=prefetch,
-            )
-            self._pipe.build()
+            try:
+                self._pipe = self._build(threads, prefetch)
+            except BaseException:
+                self.close()
+                raise
+
+    def _build(self, threads: int, prefetch: int) -> Any:
+        tars, indexes = write_indexes(self._plan, self._views, Path(self._folder.name))
+        target = torch.device(self.device)
+        pipe = shard_pipeline(
+            [str(t) for t in tars],
+            [str(i) for i in indexes],
+            gpu=target.type == "cuda",
+            batch_size=self._plan.micro_batch,
+            num_threads=threads,
+            device_id=(target.index or 0) if target.type == "cuda" else None,
+            prefetch_queue_depth=prefetch,
+        )
+        pipe.build()
+        return pipe
 
     def __len__(self) -> int:
         return len(self._plan.row) // self._plan.micro_batch

@@ -268,6 +268,8 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
         "normalization": Normalization.from_dict(value["normalization"]),
         "split": None if split is None else Split(**split),
     }
+    if strange := [d["name"] for d in value["shards"] if Path(d["name"]).name != d["name"]]:
+        raise ValueError(f"shard {strange[0]!r} is not in the dataset's folder")
     counts = {name: np.array(value["counts"][name]["per_sensor"], np.int64) for name in _count_names()}
     files = ("tar", "idx", "parquet")
     return Manifest(

@@ -14,6 +14,7 @@ any shard is a fair sample already.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -247,11 +248,12 @@ def write_indexes(plan: RankPlan, views: Sequence[View], folder: Path | str) -> 
 
 @lru_cache(maxsize=4 * WINDOW)
 def _index_lines(file: Path, digest: str) -> list[bytes]:
-    """The sample lines of a shard's index, each with its newline; `digest` tells rewritten files apart."""
+    """The sample lines of a shard's index, each with its newline, if the file's SHA-256 is the manifest's."""
     try:
-        lines = file.read_bytes().splitlines(keepends=True)
+        content = file.read_bytes()
     except OSError as error:
         raise CorruptError(f"cannot be read: {error.strerror}", file=file) from error
-    if not lines or lines[0].split() != [INDEX_VERSION.encode(), str(len(lines) - 1).encode()]:
-        raise CorruptError("is not the index of as many samples as it says", file=file, expected=len(lines) - 1)
-    return lines[1:]
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise CorruptError("is not the index that the manifest names", file=file, found=found, expected=digest)
+    return content.splitlines(keepends=True)[1:]

@@ -98,7 +98,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=file) from None
     except yaml.YAMLError as error:
-        raise InputError(f"is not YAML: {error}", file=file) from None
+        raise InputError(f"is not YAML: {' '.join(str(error).split())}", file=file) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
