@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from shards.base import ConfigError
 
@@ -73,6 +74,18 @@ def choose_compute(
         why_compiled,
     )
     return Compute(place, bf16, compiled)
+
+
+def compile_in_place(module: nn.Module, mode: str = "default") -> None:
+    """`module.compile`, without the pass of torch 2.13 that loses gradients.
+
+    Its scheduler moves reads of a buffer before the scatter that fills it when it reorders for peak memory: compiled, the
+    masked autoencoder's decoders got gradients of exactly zero (see `test_models_precision.py`).
+    """
+    import torch._inductor.config as inductor
+
+    inductor.reorder_for_peak_memory = False
+    module.compile(mode=mode)
 
 
 def _device(device: str, local_rank: int) -> torch.device:

@@ -24,7 +24,7 @@ from shards.base import ConfigError, XecError, progress
 from shards.plan import epoch_order, rank_plan
 from xectrain.augment import Augmentation
 from xectrain.checkpoint import bare_state, write_checkpoint, write_last
-from xectrain.compute import Compute
+from xectrain.compute import Compute, compile_in_place
 from xectrain.config import Config
 from xectrain.datasets import TrainingData
 from xectrain.distributed import Ranks
@@ -86,7 +86,7 @@ class Trainer:
     def fit(self) -> None:
         """Train until the epochs are done, or a signal, early stopping or a failure ends it."""
         if self.compute.compile_mode:
-            self.mode.model.compile(mode=self.compute.compile_mode)
+            compile_in_place(self.mode.model, self.compute.compile_mode)
         stepper: nn.Module = self.mode
         if self.ranks.world > 1:
             stepper = DistributedDataParallel(self.mode, broadcast_buffers=False)

@@ -1,10 +1,13 @@
 """float32, bfloat16 autocast and compiled code agree; what must stay in float32 does."""
 
+import copy
+
 import pytest
 import torch
 from support.networks import STANDARD, events, masks, tiny
 from torch import nn
 
+from xectrain.compute import compile_in_place
 from xectrain.models.config import PRESETS, TaskConfig, model_config
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
@@ -95,21 +98,23 @@ def test_gradients_agree_under_autocast() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["regress", "mae", "per_face"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it
+@pytest.mark.parametrize("name", ["regress", "mae", "per_face", "cross_attention"])
 def test_compiled_code_agrees(name: str) -> None:
     model = networks()[name]
     x = events(4)
     mask = masks(x)
     plain = flat(model(x, mask))
-    compiled = torch.compile(model)
+    compiled = copy.deepcopy(model)
+    compile_in_place(compiled)
     torch.testing.assert_close(flat(compiled(x, mask)), plain, rtol=1e-3, atol=1e-4)
     target = plain.detach() + 0.5
     gradients = []
     for run in (model, compiled):
-        model.zero_grad()
         (flat(run(x, mask)) - target).square().mean().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-4)
+        gradients.append(torch.cat([p.grad.flatten() for p in run.parameters() if p.grad is not None]))
+    assert float(gradients[0].norm()) > 0.01
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 1e-4
 
 
 def test_the_same_weights_give_the_same_numbers_after_saving() -> None:

@@ -107,6 +107,8 @@ class PerFaceHead(nn.Module):
             self.cell_score = nn.Linear(inpainter.local_channels, 1)
             init_linear(self.cell_score)
         self.order = SensorOrder([part_channels(part) for part in self.parts])
+        rectangular = [part for part in self.parts if part not in ("top", "bottom", "outer")]
+        self.grid_shapes = {part: geo.face_grid(part).shape for part in rectangular}
         for part in self.parts:
             channels_of = torch.from_numpy(part_channels(part).astype(np.int64))
             self.register_buffer(f"channels_{part}", channels_of, persistent=False)
@@ -130,8 +132,7 @@ class PerFaceHead(nn.Module):
             cells_BPC = self.rectangular(self._outer_cells(visible_BS4))
             features = self.owned.attend(cells_BPC, self.cell_score(cells_BPC).squeeze(-1))
         else:
-            rows, columns = geo.face_grid(part).shape
-            features = self.rectangular(visible_BS4.view(-1, rows, columns, 4))
+            features = self.rectangular(visible_BS4.unflatten(1, self.grid_shapes[part]))
         return features
 
     def _outer_cells(self, visible_BO4: Tensor) -> Tensor:
