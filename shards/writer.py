@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.base import InputError, published
+from shards.base import InputError, published, remove_abandoned
 from shards.directio import DirectFile
 from shards.manifest import N_SENSORS, SHARD_FOLDER, FileInfo, Manifest, Settings, ShardInfo, SourceInfo
 from shards.normalization import SensorCounts
@@ -140,7 +140,7 @@ def finalize(
     uncounted: Sequence[str] = (),
 ) -> Manifest:
     """Publish the manifest of a dataset whose shards are all written, and remove files of its shard folder that are not
-    part of it (left by an interrupted conversion with other numbers of events).
+    part of it (left by an interrupted conversion with other numbers of events, or half-written by a killed process).
 
     Raises:
         InputError: the shards do not follow one another, or the sources are not told apart by their ids.
@@ -228,6 +228,7 @@ def _faces() -> npt.NDArray[np.int8]:
 
 
 def _remove_strangers(folder: Path, names: set[str]) -> None:
+    remove_abandoned(folder)
     for path in folder.glob("*"):
         if path.suffix in (".tar", ".idx", ".parquet") and path.stem.isdigit() and path.stem not in names:
             path.unlink()

@@ -79,8 +79,8 @@ def choose_compute(
 def compile_in_place(module: nn.Module, mode: str = "default") -> None:
     """`module.compile`, without the pass of torch 2.13 that loses gradients.
 
-    Its scheduler moves reads of a buffer before the scatter that fills it when it reorders for peak memory: compiled, the
-    masked autoencoder's decoders got gradients of exactly zero (see `test_models_precision.py`).
+    Its scheduler moves reads of a buffer before the scatter that fills it when it reorders for peak memory: compiled,
+    the masked autoencoder's decoders got gradients of exactly zero (see `test_models_precision.py`).
     """
     import torch._inductor.config as inductor
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -163,9 +164,12 @@ def _write_one(path: Path, blocks: list[Block], options: Options, compression: s
 
     algorithm = {"zstd": uproot.ZSTD(1), "zlib": uproot.ZLIB(1), "lz4": uproot.LZ4(1), "none": None}[compression]
     total = sum(block.count for block in blocks)
+    # The same events are the same source: shards made of them come out in the same order.
+    content = _stamp(blocks, options)
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, content)
     with (
         published(path) as part,
-        uproot.recreate(part, compression=algorithm) as file,
+        uproot.recreate(part, compression=algorithm, uuid_function=lambda: identity) as file,
         progress(path.name, total) as bar,
     ):
         tree = None
@@ -176,7 +180,7 @@ def _write_one(path: Path, blocks: list[Block], options: Options, compression: s
                 tree = file.mktree(TREE, types, title="toy Monte Carlo of the liquid-xenon detector")
             tree.extend(branches)
             bar.advance(len(events))
-        file[STAMP] = _stamp(blocks, options)
+        file[STAMP] = content
 
 
 def _chunks(events: Iterable[ToyEvents]) -> Iterator[ToyEvents]:

@@ -6,7 +6,7 @@ Kept free of heavy imports, so that `xec --help` stays instant.
 from shards.base.errors import ConfigError, CorruptError, InputError, LockedError, OutputError, XecError, nearest
 from shards.base.lock import locked
 from shards.base.log import progress, setup_logging
-from shards.base.publish import publish_json, publish_text, published, sync_directory
+from shards.base.publish import publish_json, publish_text, published, remove_abandoned, sync_directory
 
 __all__ = [
     "ConfigError",
@@ -21,6 +21,7 @@ __all__ = [
     "publish_json",
     "publish_text",
     "published",
+    "remove_abandoned",
     "setup_logging",
     "sync_directory",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -33,7 +34,7 @@ def published(path: Path | str, durable: bool = True) -> Iterator[Path]:
     part = final.with_name(f".{final.name}.{_HOST}-{os.getpid()}.part")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(final)
+        remove_abandoned(final.parent, glob.escape(final.name))
         yield part
         if durable:
             with open(part, "rb") as written:
@@ -72,25 +73,26 @@ def sync_directory(folder: Path) -> None:
         os.close(handle)
 
 
-def _remove_abandoned(final: Path) -> None:
-    """Remove temporary files of `final` left on this host by processes that no longer live."""
-    prefix = f".{final.name}.{_HOST}-"
-    for stale in final.parent.glob(f"{_glob_escape(prefix)}*.part"):
-        pid = stale.name.removeprefix(prefix).removesuffix(".part")
+def remove_abandoned(folder: Path, name: str = "*") -> None:
+    """Remove temporary files left on this host by processes that no longer live.
+
+    Args:
+        folder: where to look.
+        name: of the file that was to be published, as a glob pattern; any when not given.
+    """
+    for stale in folder.glob(f".{name}.{glob.escape(_HOST)}-*.part"):
+        pid = stale.name.removesuffix(".part").rpartition("-")[2]
         if pid.isdigit() and not process_alive(int(pid)):
             stale.unlink(missing_ok=True)
 
 
-def _glob_escape(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
-
-
 def process_alive(pid: int) -> bool:
-    """Whether a process of this number exists on this host."""
+    """Whether a process of this number runs on this host. One that was killed and is waited for by nobody does not."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True

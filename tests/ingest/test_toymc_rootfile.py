@@ -82,6 +82,13 @@ def test_same_command_again_leaves_the_file_alone(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
+def test_the_same_events_are_the_same_source(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write(tmp_path / f"{name}.root", 5, Options(seed=seed))
+    one, same, other = (uproot.open(tmp_path / f"{name}.root").file.uuid for name in "abc")
+    assert one == same != other
+
+
 @pytest.mark.parametrize(
     ("n", "options", "text"),
     [

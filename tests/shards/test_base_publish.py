@@ -1,10 +1,13 @@
 import os
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from shards.base import OutputError, publish_json, publish_text, published
+from shards.base import OutputError, publish_json, publish_text, published, remove_abandoned
+from shards.base.publish import process_alive
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +94,19 @@ def test_kill_while_writing_leaves_old_state(tmp_path: Path) -> None:
     assert target.read_text() == "old"
     publish_text(target, "new")
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_killed_process_that_nobody_waits_for_is_dead(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    assert process_alive(child.pid)
+    child.kill()
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    with published(tmp_path / "a.txt") as part:
+        part.write_text("whole")
+        name = part.name.replace(str(os.getpid()), str(child.pid))
+    (tmp_path / name).write_text("half")
+    remove_abandoned(tmp_path)
+    assert names(tmp_path) == ["a.txt"]
+    child.wait()
+    assert not process_alive(child.pid)
