@@ -10,13 +10,13 @@ from ingest.plan import Plan, split_folder
 from ingest.prepare import Prepared
 from ingest.sorting import settings_of
 from ingest.work import UnitResult, WorkFolder
+from shards.agreement import OTHER_SPLITS
 from shards.base import OutputError
 from shards.dead import DeadEntry, DeadList
 from shards.manifest import MANIFEST, Manifest, Settings, ShardInfo, SourceInfo
 from shards.normalization import SensorCounts
 from shards.writer import finalize
 
-OTHER_SPLITS = "other splits"
 DERIVED = ("dead", "skipped")
 """Keys of a manifest's `conversion` that were found out on the way, not asked for."""
 

@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.base import ConfigError, CorruptError, InputError, nearest, publish_json
+from shards.geometry import FIDUCIAL_U, FIDUCIAL_V
 
 if TYPE_CHECKING:
     import polars as pl
 
     from shards.dataset import Dataset
 
-NAMED_CUTS: dict[str, str] = {"fiducial": "abs(u) < 23.9 and abs(v) < 67.9 and w >= 0"}
+NAMED_CUTS: dict[str, str] = {"fiducial": f"abs(u) < {FIDUCIAL_U} and abs(v) < {FIDUCIAL_V} and w >= 0"}
 """Cuts that can be used by name inside an expression."""
 
 VIEW_FORMAT = "xec-view/1"

@@ -144,6 +144,14 @@ def _check_alike(views: Sequence[View]) -> None:
                 expected=first.normalization,
                 remedy="ingest both with the same --normalization",
             )
+        if other.dtype != first.dtype:
+            raise ConfigError(
+                f"is stored otherwise than {first.path}",
+                file=other.path,
+                found=other.dtype,
+                expected=first.dtype,
+                remedy="ingest both with the same --dtype",
+            )
         if list(other.columns) != list(first.columns):
             raise InputError(
                 f"has other columns than {first.path}",

@@ -1,8 +1,7 @@
 """Losses of the regression tasks, and the balance between terms.
 
-Everything is a pure function of tensors. A loss first gives one value per event; a batch's `Term` is a *sum* over
-events and the number of events in it, so that sums of several ranks or micro-batches can be added and divided once by
-the global count.
+Everything is a pure function of tensors. A loss gives one value per event; the trainer adds events up over micro-
+batches and ranks, and divides once by the global count.
 
 Shape suffixes: B events, K values of a task, R parameters per value, X = R·K outputs.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,28 +18,13 @@ from torch import Tensor, nn
 
 from shards.base import ConfigError, nearest
 from xectrain.models.config import TaskConfig
-from xectrain.tasks import TASKS, Task
+from xectrain.tasks import Task
 
 if TYPE_CHECKING:
-    from xectrain.models.regressor import Regressor, Standardization
+    from xectrain.models.regressor import Standardization
 
 RELATIVE_FLOOR = 1e-6
 """Smallest |truth| that a relative deviation is divided by, in physical units."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of a batch's loss."""
-
-    sum: Tensor
-    """Scalar: Σ over events of weight × the event's loss; carries the gradient."""
-    count: Tensor
-    """Scalar, float32: Σ over events that count of their weight; no gradient."""
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean over this batch's events, 0 if none counts."""
-        return self.sum / self.count.clamp(min=1e-12)
 
 
 def smooth_l1(error: Tensor, beta: Tensor | float) -> Tensor:
@@ -154,31 +137,6 @@ def _physical_loss(config: TaskConfig, value_BK: Tensor, target_BK: Tensor) -> T
     return elementwise(name)(relative_BK, config.loss_beta).mean(dim=1)
 
 
-def regression_terms(
-    model: Regressor,
-    outputs: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor],
-    weight_B: Tensor,
-    reweight: Mapping[str, Tensor] | None = None,
-) -> dict[str, Term]:
-    """The terms of a batch, by task.
-
-    Args:
-        model: for its task settings and standardization (the bare module, not a DDP or compiled wrapper).
-        outputs: what the model returned.
-        targets: physical targets by task, float64 (B, K), from `tasks.targets`, on the outputs' device.
-        weight_B: float32; 0 for padding. Counts events.
-        reweight: factors of the loss by task, float32 (B,), mean 1 over the training set; they do not count events.
-    """
-    terms = {}
-    for name, config in model.tasks.items():
-        loss_B, good_B = task_loss(TASKS[name], config, model.standardization, outputs[name], targets[name])
-        counted_B = weight_B * good_B
-        factor_B = counted_B * reweight[name] if reweight and name in reweight else counted_B
-        terms[name] = Term((loss_B * factor_B).sum(), counted_B.sum())
-    return terms
-
-
 class Balance(nn.Module):
     """How terms add up: fixed weights, or learned ones, ½e^{−s}·L + ½s (Kendall et al., arXiv:1705.07115).
 
@@ -193,16 +151,11 @@ class Balance(nn.Module):
         self.learned = learned
         self.log_variance = nn.Parameter(torch.zeros(len(weights)), requires_grad=learned)
 
-    def forward(self, means: Mapping[str, Tensor], share: float = 1.0) -> Tensor:
-        """The total loss.
-
-        Args:
-            means: each term's mean over the *global* batch, or this rank's or micro-batch's contribution to it.
-            share: the part of the global batch that these contributions are, for what is not a mean over events (½s).
-        """
-        total = sum((w * means[name] for name, w in self.factors().items()), start=torch.zeros(()))
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The total loss: of each event, or of whatever mean over events the terms are."""
+        total = sum((w * losses[name] for name, w in self.factors().items()), start=torch.zeros(()))
         assert isinstance(total, Tensor)
-        return total + 0.5 * share * self.log_variance.sum() if self.learned else total
+        return total + 0.5 * self.log_variance.sum() if self.learned else total
 
     def factors(self) -> dict[str, Tensor | float]:
         """What each term is multiplied by; carries the gradient to s."""
@@ -210,14 +163,3 @@ class Balance(nn.Module):
             return dict(self.weights)
         factors = 0.5 * (-self.log_variance).exp()
         return {name: w * factors[i] for i, (name, w) in enumerate(self.weights.items())}
-
-    def frozen(self) -> Balance:
-        """The same weights as constants: what a validation loss that chooses the best model is computed with."""
-        with torch.no_grad():
-            fixed = {name: float(w) for name, w in self.factors().items()}
-        return Balance(fixed).to(self.log_variance.device)
-
-
-def contributions(terms: Mapping[str, Term], global_counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each term's sum over these events divided by the global number of events: adds up to the global mean."""
-    return {name: term.sum / global_counts[name].clamp(min=1e-12) for name, term in terms.items()}

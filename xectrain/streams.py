@@ -162,10 +162,7 @@ class ShardPart:
         starts = self.dataset.starts
         if select is None:
             return np.arange(starts[first], starts[last], dtype=np.int64)
-        import polars as pl
-
         from shards.selection import columns_of, evaluate
-        from shards.sidecar import read_sidecar
 
         if select.endswith(".json"):
             rows: NDArray[np.int64] = self.dataset.rows(select)
@@ -173,7 +170,7 @@ class ShardPart:
         needed = columns_of(select, self.dataset.table_columns) or ["entry"]
         found = []
         for shard in range(first, last):
-            table = pl.DataFrame(pl.from_arrow(read_sidecar(self.dataset.file(shard, "parquet"), needed)))
+            table = self.dataset.shard_table(shard, needed)
             found.append(starts[shard] + np.flatnonzero(evaluate(select, table)))
         return np.concatenate(found).astype(np.int64)
 

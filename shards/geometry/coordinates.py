@@ -60,7 +60,7 @@ def inside(xyz: ArrayLike) -> NDArray[np.bool_]:
 
 
 def in_fiducial(uvw: ArrayLike) -> NDArray[np.bool_]:
-    """Whether points lie in the usual fiducial volume, |u| < 23.9, |v| < 67.9, 0 ≤ w ≤ 41.30.
+    """Whether points lie in the usual fiducial volume, |u| < 23.9, |v| < 67.9, w ≥ 0.
 
     Args:
         uvw: (..., 3), cm.
@@ -70,7 +70,7 @@ def in_fiducial(uvw: ArrayLike) -> NDArray[np.bool_]:
     """
     points = _points(uvw)
     u, v, w = points[..., 0], points[..., 1], points[..., 2]
-    return np.asarray((np.abs(u) < c.FIDUCIAL_U) & (np.abs(v) < c.FIDUCIAL_V) & (w >= 0) & (w <= c.W_MAX))
+    return np.asarray((np.abs(u) < c.FIDUCIAL_U) & (np.abs(v) < c.FIDUCIAL_V) & (w >= 0))
 
 
 def _points(values: ArrayLike) -> NDArray[Any]:

@@ -144,7 +144,7 @@ def test_inside_and_fiducial_volume() -> None:
     )
     assert geo.inside(geo.xyz_from_uvw(uvw)).tolist() == [True, False, True, False, True, False, False, True]
     uvw = np.array([[23.8, 67.8, 0], [24, 0, 1], [0, -68, 1], [0, 0, -0.1], [0, 0, 42], [-23.8, -67.8, 41]])
-    assert geo.in_fiducial(uvw).tolist() == [True, False, False, False, False, True]
+    assert geo.in_fiducial(uvw).tolist() == [True, False, False, False, True, True]
 
 
 def test_shared_arrays_cannot_be_changed() -> None:

@@ -1,0 +1,151 @@
+"""Which options of the network pay: paired trainings on toy data with a fixed budget, one option changed at a time.
+
+    python benchmarks/ablations.py [--folder build/ablations] [--seeds 3] [--only pool=attention fusion_norm=pre]
+
+Trainings run side by side, one thread each, and are ordinary `xec train` runs: what was interrupted continues, and
+what is there is not trained again. The table goes to the screen and to `FOLDER/table.md` (`docs/ablations.md` holds
+the one that decided a default). A difference is a ratio to the base with the same seed, so that the seed's luck
+cancels; `score` is the geometric mean of the ratios of the four tasks' 68 % figures, below 1 where the option helps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from xectrain.checkpoint import LAST, read_checkpoint
+from xectrain.runfolder import RunFolder, read_metrics
+
+BASE = {
+    "model.preset": "small",
+    "model.encoder.width": 128,
+    "model.encoder.inner_tokens": 1,
+    "model.encoder.fusion_norm": "post",
+    "model.encoder.fusion_dropout": 0,
+    "optim.lr": 1e-3,
+    "schedule.kind": "onecycle",
+    "data.batch_size": 32,
+    "data.num_threads": 1,
+    "tracking.mlflow": "false",
+}
+VARIANTS = {
+    "inner_tokens=8": {"model.encoder.inner_tokens": 8},
+    "fusion_norm=pre": {"model.encoder.fusion_norm": "pre"},
+    "pool=attention": {"model.encoder.pool": "attention"},
+    "pool=bilinear": {"model.encoder.pool": "bilinear"},
+    "invalid_time=zero": {"model.encoder.invalid_time": "zero"},
+    "validity_channel": {"model.encoder.validity_channel": "true"},
+    "multiscale": {"model.encoder.multiscale": "true"},
+    "outer_pool=1x1": {"model.encoder.outer_pool": "[1,1]"},
+    "outer=split": {"model.encoder.outer": "split"},
+    "mixer=attention": {"model.encoder.mixer": "attention"},
+    "position=sinusoidal": {"model.encoder.position": "sinusoidal"},
+    "position=geometric": {"model.encoder.position": "geometric"},
+    "fusion_dropout=0.1": {"model.encoder.fusion_dropout": 0.1},
+    "channel_dropout=0.02": {"augment.channel_dropout": 0.02},
+}
+FIGURES = {
+    "angle [°]": ("val/angle_resolution_68pct", 1),
+    "energy [%]": ("val/energy_relative_effective_sigma", 100),
+    "time [ps]": ("val/timing_res_68pct", 1000),
+    "position [cm]": ("val/uvw_dist_68pct", 1),
+}
+"""The four tasks' figures: key in `metrics.jsonl` and factor to the unit of the heading."""
+
+
+def xec(*arguments: object, threads: int = 2) -> None:
+    command = [sys.executable, "-m", "xec", *(str(a) for a in arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+
+
+def make_data(folder: Path, events: int) -> None:
+    for name, count, first_run, runs in (("train", events, 1, 5), ("val", 1500, 101, 1)):
+        root = folder / f"{name}.root"
+        which = ("--first-run", first_run, "--runs", runs, "--seed", first_run)
+        xec("toymc", "--events", count, "--energy", "flat", "--energy-range", 15, 65, *which, "--out", root)
+        xec("ingest", "root2shards", root, "--out", folder / name)
+
+
+def run_folder(folder: Path, variant: str, seed: int) -> Path:
+    return folder / "runs" / f"{variant.replace('=', '-')}-{seed}"
+
+
+def train(folder: Path, variant: str, seed: int, epochs: int) -> None:
+    values = {**BASE, **VARIANTS.get(variant, {}), "train.seed": seed, "train.epochs": epochs}
+    sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    where = ("--data", folder / "train", "--val", folder / "val", "--out", run_folder(folder, variant, seed))
+    xec("train", "--tasks", "angle,energy,timing,uvwFI", *where, *sets, threads=1)
+    print(f"{variant}, seed {seed}: {dict(zip(FIGURES, figures(folder, variant, seed), strict=True))}", flush=True)
+
+
+def last_epoch(folder: Path, variant: str, seed: int) -> dict[str, float]:
+    records = [r for r in read_metrics(RunFolder(run_folder(folder, variant, seed)).metrics) if r["kind"] == "epoch"]
+    return records[-1]
+
+
+def figures(folder: Path, variant: str, seed: int) -> list[float]:
+    record = last_epoch(folder, variant, seed)
+    return [record[key] * factor for key, factor in FIGURES.values()]
+
+
+def spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def table(folder: Path, variants: list[str], seeds: range) -> str:
+    """The table as Markdown."""
+    heads = ["option", *FIGURES, "score", "σ", "parameters", "events/s"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    base = {seed: figures(folder, "base", seed) for seed in seeds}
+    speed = statistics.mean(last_epoch(folder, "base", s)["system/throughput_events_per_sec"] for s in seeds)
+    for variant in variants:
+        found = {seed: figures(folder, variant, seed) for seed in seeds}
+        cells = [variant]
+        for k in range(len(FIGURES)):
+            column = [found[seed][k] for seed in seeds]
+            cells.append(f"{statistics.mean(column):.3g} ± {spread(column):.2g}")
+        logs = [
+            statistics.mean(math.log(a / b) for a, b in zip(found[seed], base[seed], strict=True)) for seed in seeds
+        ]
+        error = spread(logs) / math.sqrt(len(logs))
+        cells.append("1" if variant == "base" else f"{math.exp(statistics.mean(logs)):.3f} ± {error:.3f}")
+        cells.append("" if variant == "base" else f"{statistics.mean(logs) / error:+.1f}")
+        cells.append(f"{read_checkpoint(run_folder(folder, variant, seeds[0]) / LAST)['parameters']:,}")
+        rate = statistics.mean(last_epoch(folder, variant, s)["system/throughput_events_per_sec"] for s in seeds)
+        cells.append(f"{rate / speed:.2f}×")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("build/ablations"))
+    parser.add_argument("--events", type=int, default=3000, help="training events")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="options to try")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    make_data(options.folder, options.events)
+    seeds, variants = range(options.seeds), ["base", *options.only]
+    with ThreadPoolExecutor(options.processes) as pool:
+        jobs = [pool.submit(train, options.folder, v, seed, options.epochs) for v in variants for seed in seeds]
+        for job in jobs:
+            job.result()
+    text = table(options.folder, variants, seeds)
+    (options.folder / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
