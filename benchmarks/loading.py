@@ -58,7 +58,7 @@ def streamed(path: Path) -> int:
     norm, events = preset("standard"), 0
     with uproot.open(path) as file:
         for arrays in file["tree"].iterate(["npho", "relative_time"], step_size=1000, library="np"):
-            sensors = torch.from_numpy(normalize(arrays["npho"], arrays["relative_time"], norm))
+            sensors = torch.from_numpy(normalize(arrays["npho"], arrays["relative_time"], norm).sensors)
             events += len(sensors)
     return events
 
