@@ -38,7 +38,7 @@ docs: $(READY)  ## remake the generated pages of docs/
 	$(BIN)/python -m xectrain.config_docs
 
 bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for name in model conversion loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 gpu-check: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -27,7 +26,7 @@ from ingest.plan import Plan
 from ingest.prepare import Prepared, RunCounts, count_invalid, read_prepared, selected_keys
 from ingest.sorting import Sorter, boundaries_of
 from ingest.work import UnitResult, WorkFolder
-from shards.base import InputError, OutputError, XecError
+from shards.base import InputError, OutputError, XecError, keep_freed_memory
 from shards.manifest import ShardInfo
 
 logger = logging.getLogger(__name__)
@@ -230,12 +229,3 @@ def _end_with(sentinel: int) -> None:
     """A worker whose parent was killed would wait for work for ever."""
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks up to 32 MB for reuse: giving pages back and getting them anew costs more than the
-    arithmetic done on them. Other C libraries are left as they are."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
-        library.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD

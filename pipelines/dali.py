@@ -17,6 +17,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
 from pipelines.batch import Batch
+from shards.base import keep_freed_memory
 from shards.geometry import N_SENSORS
 from shards.plan import write_indexes
 
@@ -52,6 +53,8 @@ class DaliLoader:
         self._plan, self._views = plan, views
         self._folder = tempfile.TemporaryDirectory(prefix="xec-plan-")
         self._pipe: Any = None
+        if device == "cpu":
+            keep_freed_memory()  # every batch is a fresh tensor of megabytes
         if len(self):
             try:
                 self._pipe = self._build(threads, prefetch)

@@ -6,6 +6,7 @@ Kept free of heavy imports, so that `xec --help` stays instant.
 from shards.base.errors import ConfigError, CorruptError, InputError, LockedError, OutputError, XecError, nearest
 from shards.base.lock import locked
 from shards.base.log import progress, setup_logging
+from shards.base.memory import keep_freed_memory
 from shards.base.publish import publish_json, publish_text, published, remove_abandoned, sync_directory
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LockedError",
     "OutputError",
     "XecError",
+    "keep_freed_memory",
     "locked",
     "nearest",
     "progress",
