@@ -40,7 +40,7 @@ def awakened(model: Any) -> Any:
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("gamma", "beta", "bias")):
+            if name.endswith(("gamma", "beta", "bias", "last.weight")):
                 parameter.normal_(std=0.3)
     return model
 
@@ -145,6 +145,17 @@ def test_the_surroundings_decide_what_attention_fills_in() -> None:
     model.head(visible, mask, tokens)[0, 2000].sum().backward()
     assert visible.grad is not None
     assert set((visible.grad[0, :, 0] != 0).nonzero().flatten().tolist()) == set(near.tolist())
+
+
+@pytest.mark.parametrize("head", ["per_face", "cross_attention"])
+def test_a_fresh_residual_head_gives_the_mean_of_the_ring(head: str) -> None:
+    model = Inpainter(tiny(inpainter={"head": head, "residual": True}), BOTH, STANDARD).eval()
+    x = events(2)
+    npho_valid, time_valid = valid(x, STANDARD)
+    visible = visible_values(x, npho_valid, time_valid & npho_valid)
+    at = ~npho_valid
+    torch.testing.assert_close(model(x)[at], RingMean()(visible)[at])
+    assert sum(bool((p != 0).any()) for p in model.head.parameters()) > 10
 
 
 def test_the_residual_is_taken_to_the_mean_of_the_visible_ring() -> None:

@@ -122,6 +122,10 @@ class PerFaceHead(nn.Module):
         ordered: Tensor = self.order(parts)
         return ordered
 
+    def last_layers(self) -> list[nn.Linear]:
+        """The layers that give values."""
+        return [network.last for network in self.values.values() if isinstance(network, ValueNetwork)]
+
     def _features(self, part: str, visible_BN4: Tensor) -> Tensor:
         """Local features of a part's sensors: (B, sensors, C)."""
         visible_BS4 = visible_BN4[:, self.get_buffer(f"channels_{part}")]
@@ -188,6 +192,10 @@ class CrossAttentionHead(nn.Module):
             value_MX: Tensor = self.last(h_MX.float())
         empty_BNX = value_MX.new_zeros(*mask_BN.shape, self.channels)
         return empty_BNX.index_put((event_M, sensor_M), value_MX)
+
+    def last_layers(self) -> list[nn.Linear]:
+        """The layer that gives values."""
+        return [self.last]
 
     def _near(self, visible_BN4: Tensor, event_M: Tensor, sensor_M: Tensor) -> Tensor:
         """Features of the nearest sensors of each masked one: (M, K, L)."""

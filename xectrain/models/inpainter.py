@@ -45,7 +45,11 @@ class Inpainter(nn.Module):
             self.head = PerFaceHead(config, len(self.channels), normalization, self.encoder.tokens)
         else:
             self.head = CrossAttentionHead(config, len(self.channels), positions)
-        self.reference = RingMean() if config.inpainter.residual else None
+        self.reference: RingMean | None = None
+        if config.inpainter.residual:
+            self.reference = RingMean()
+            for layer in self.head.last_layers():  # training begins at the neighbours' mean and can only improve on it
+                nn.init.zeros_(layer.weight)
 
     def train(self, mode: bool = True) -> Inpainter:
         """As usual, except that a frozen encoder stays in evaluation: its dropout would only be noise."""
