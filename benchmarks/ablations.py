@@ -51,12 +51,12 @@ VARIANTS = {
     "channel_dropout=0.02": {"augment.channel_dropout": 0.02},
 }
 FIGURES = {
-    "angle [°]": ("val/angle_resolution_68pct", 1),
-    "energy [%]": ("val/energy_relative_effective_sigma", 100),
-    "time [ps]": ("val/timing_res_68pct", 1000),
-    "position [cm]": ("val/uvw_dist_68pct", 1),
+    "angle [°]": "val/angle_resolution_68pct",
+    "energy [%]": "val/energy_relative_effective_sigma",
+    "time [ps]": "val/timing_res_68pct",
+    "position [cm]": "val/uvw_dist_68pct",
 }
-"""The four tasks' figures: key in `metrics.jsonl` and factor to the unit of the heading."""
+"""The four tasks' figures: their keys in `metrics.jsonl`."""
 
 
 def xec(*arguments: object, threads: int = 2) -> None:
@@ -94,7 +94,7 @@ def last_epoch(folder: Path, variant: str, seed: int) -> dict[str, float]:
 
 def figures(folder: Path, variant: str, seed: int) -> list[float]:
     record = last_epoch(folder, variant, seed)
-    return [record[key] * factor for key, factor in FIGURES.values()]
+    return [record[key] for key in FIGURES.values()]
 
 
 def spread(values: list[float]) -> float:
