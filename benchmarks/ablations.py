@@ -30,7 +30,7 @@ BASE = {
     "model.encoder.fusion_dropout": 0,
     "optim.lr": 1e-3,
     "schedule.kind": "onecycle",
-    "data.batch_size": 32,
+    "data.batch_size": 16,
     "data.num_threads": 1,
     "tracking.mlflow": "false",
 }
@@ -52,7 +52,7 @@ VARIANTS = {
 }
 FIGURES = {
     "angle [°]": "val/angle_resolution_68pct",
-    "energy [%]": "val/energy_relative_effective_sigma",
+    "energy [MeV]": "val/energy_res_68pct",
     "time [ps]": "val/timing_res_68pct",
     "position [cm]": "val/uvw_dist_68pct",
 }
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("build/ablations"))
     parser.add_argument("--events", type=int, default=3000, help="training events")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="options to try")

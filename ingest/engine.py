@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,9 +16,10 @@ from ingest.boundaries import Boundaries
 from ingest.bucket import Bucketer
 from ingest.plan import Plan
 from ingest.prepare import Prepared, RunCounts, count_invalid, read_prepared, selected_keys
+from ingest.processes import Processes
 from ingest.sorting import Sorter, boundaries_of
 from ingest.work import UnitResult, WorkFolder
-from shards.base import InputError, OutputError, XecError, keep_freed_memory
+from shards.base import InputError, OutputError, keep_freed_memory
 from shards.manifest import ShardInfo
 
 logger = logging.getLogger(__name__)
@@ -131,17 +124,10 @@ class Crew:
     """Runs pieces of work, in this process or in several others, and yields their results as they come."""
 
     def __init__(self, plan: Plan, out: Path, workers: int) -> None:
-        self.workers = workers
         self.engine = Engine(plan, out)
-        self._pool: ProcessPoolExecutor | None = None
-        self._others = _children()
+        self._processes: Processes | None = None
         if workers > 1:
-            self._pool = ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin,
-                initargs=(plan, out, logging.getLogger("ingest").getEffectiveLevel()),
-            )
+            self._processes = Processes(workers, _begin, plan, out, logging.getLogger("ingest").getEffectiveLevel())
         else:
             keep_freed_memory()
 
@@ -151,81 +137,29 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._pool is None:
-            return
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        workers = _children() - self._others
-        for process in workers if kind is None else ():
-            process.join(timeout=10)
-        for process in workers:  # in the middle of something, or waiting for a lock that a killed one held
-            process.terminate()
-            process.join()
+        if self._processes is not None:
+            self._processes.close()
 
     def run(self, method: str, pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Call an `Engine` method with each of `pieces`; yields (index, result) in the order of completion.
 
         The first failure stops the rest; of failures that come together the one of the lowest index is raised.
         """
-        if self._pool is None:
-            for i, piece in enumerate(pieces):
-                yield i, getattr(self.engine, method)(*piece)
+        if self._processes is not None:
+            yield from self._processes.run(_call, [(method, *piece) for piece in pieces])
             return
-        try:
-            yield from self._run(self._pool, method, pieces)
-        except BrokenProcessPool as error:
-            raise _died(method) from error
-
-    def _submitted(self, pool: ProcessPoolExecutor, method: str, piece: tuple[Any, ...]) -> Future[Any]:
-        try:
-            return pool.submit(_call, method, piece)
-        except OSError as error:  # of the pipe to a worker that was killed while it started
-            raise _died(method) from error
-
-    def _run(
-        self, pool: ProcessPoolExecutor, method: str, pieces: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
-        running: dict[Future[Any], int] = {}
-        waiting = iter(enumerate(pieces))
-        while True:
-            while len(running) < 2 * self.workers and (following := next(waiting, None)) is not None:
-                running[self._submitted(pool, method, following[1])] = following[0]
-            if not running:
-                return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda f: running[f]):
-                yield running.pop(future), future.result()
+        for i, piece in enumerate(pieces):
+            yield i, getattr(self.engine, method)(*piece)
 
 
-def _children() -> set[BaseProcess]:
-    return set(multiprocessing.active_children())
-
-
-def _died(method: str) -> XecError:
-    return XecError(
-        "a worker process died",
-        item=method,
-        remedy="most often memory ran out: use fewer --workers; the same command continues where this one stopped",
-    )
-
-
-def _call(method: str, piece: tuple[Any, ...]) -> Any:
+def _call(method: str, *piece: Any) -> Any:
     assert _engine is not None
     return getattr(_engine, method)(*piece)
 
 
 def _begin(plan: Plan, out: Path, level: int) -> None:
-    """Set up a worker: its engine, its log level, and an end with its parent."""
+    """Set up a worker: its engine and its log level."""
     global _engine
     logging.basicConfig(level=level)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     keep_freed_memory()
     _engine = Engine(plan, out)
-
-
-def _end_with(sentinel: int) -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ingest.processes import Processes
 from ingest.toymc.events import Block, ToyEvents, generate_block, join, plan
 from ingest.toymc.options import Options
 from shards import geometry as geo
-from shards.base import ConfigError, OutputError, locked, nearest, progress, published
+from shards.base import ConfigError, OutputError, keep_freed_memory, locked, nearest, progress, published
 
 logger = logging.getLogger(__name__)
 
@@ -201,11 +199,5 @@ def _simulated(blocks: list[Block], options: Options, processes: int) -> Iterato
         for block in blocks:
             yield generate_block(block, options)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        flying: deque[Future[ToyEvents]] = deque()
-        for block in blocks:
-            flying.append(pool.submit(generate_block, block, options))
-            if len(flying) > 2 * processes:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+    with Processes(processes, keep_freed_memory) as crew:
+        yield from crew.in_order(generate_block, [(block, options) for block in blocks])

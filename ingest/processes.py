@@ -1,0 +1,176 @@
+"""Processes that do pieces of work for this one; when one of them dies, so does the work, with one line.
+
+`concurrent.futures.ProcessPoolExecutor` does the same with threads in the parent, which in Python before 3.12.1 race
+with `submit` when a worker is killed: a traceback on the screen, or a result that never comes
+(https://github.com/python/cpython/issues/109047). One pipe per process needs no thread and no lock.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+from shards.base import XecError
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+AHEAD = 2
+"""Pieces a process has at a time: the one it does and the next."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    pieces: list[int] = field(default_factory=list)
+    """Those it was given, in their order, which is that of its answers."""
+
+
+class Processes:
+    """Up to `number` processes, started when first needed, each of which begins with a call of `begin`."""
+
+    def __init__(self, number: int, begin: Callable[..., None], *arguments: Any) -> None:
+        self.number = number
+        self._begin: Call = begin, arguments
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+            worker.pipe.close()
+
+    def run(self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Call `function` with each of `pieces`; yields (index, result) in the order of completion.
+
+        The first failure stops the rest; of failures that come together the one of the lowest index is raised. A
+        piece is handed out only when a result was taken, so that what waits to be taken is bounded.
+
+        Raises:
+            XecError: a process died.
+            XecError, OSError: as `function` raised them.
+            RuntimeError: `function` raised anything else; the text is its traceback.
+        """
+        try:
+            yield from self._run(function, pieces)
+        except BaseException:  # also where nobody wants the rest: what is under way must not answer the next run
+            self.close()
+            raise
+
+    def in_order(self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """The results of `run` in the order of `pieces`."""
+        early: dict[int, Any] = {}
+        following = 0
+        for index, result in self.run(function, pieces):
+            early[index] = result
+            while following in early:
+                yield early.pop(following)
+                following += 1
+
+    def _run(self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        while len(self._workers) < min(self.number, len(pieces)):
+            self._workers.append(self._start())
+        waiting = iter(enumerate(pieces))
+        for _ in range(AHEAD):
+            for worker in self._workers:
+                _give(worker, function, next(waiting, None))
+        while busy := {worker.pipe: worker for worker in self._workers if worker.pieces}:
+            ready = [busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection)]
+            for worker, index, result in sorted(((w, *_take(w)) for w in ready), key=lambda answer: answer[1]):
+                if isinstance(result, _Failure):
+                    raise result.error
+                yield index, result
+                _give(worker, function, next(waiting, None))
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, *self._begin), daemon=True)
+        worker = _Worker(process, ours)
+        try:
+            process.start()
+        except BrokenPipeError as error:  # killed while it started
+            raise _died(worker) from error
+        finally:
+            theirs.close()
+        return worker
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: Exception
+
+
+def _give(worker: _Worker, function: Callable[..., Any], piece: tuple[int, tuple[Any, ...]] | None) -> None:
+    if piece is None:
+        return
+    worker.pieces.append(piece[0])
+    try:
+        worker.pipe.send((function, piece[1]))
+    except OSError as error:
+        raise _died(worker) from error
+
+
+def _take(worker: _Worker) -> tuple[int, Any]:
+    try:
+        return worker.pieces.pop(0), worker.pipe.recv()
+    except (EOFError, OSError) as error:
+        raise _died(worker) from error
+
+
+def _died(worker: _Worker) -> XecError:
+    worker.process.join(timeout=10)
+    code = worker.process.exitcode
+    return XecError(
+        "a worker process died",
+        found=signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}",
+        remedy="most often memory ran out: use fewer of them; the same command continues where this one stopped",
+    )
+
+
+# -- in the worker --------------------------------------------------------------------------------------------------
+
+
+def _work(pipe: Connection, begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(pipe, calls), daemon=True).start()
+    begin(*arguments)
+    while True:
+        function, piece = calls.get()
+        try:
+            answer = function(*piece)
+        except (XecError, OSError) as error:
+            answer = _Failure(error)
+        except Exception:  # noqa: BLE001  not every exception survives pickle: its traceback does
+            answer = _Failure(RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
+        pipe.send(answer)
+
+
+def _read(pipe: Connection, calls: queue.SimpleQueue[Call]) -> None:
+    """Take what is sent as it comes, so that the parent never waits with it, and end with the parent."""
+    try:
+        while True:
+            calls.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(1)
