@@ -55,7 +55,7 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Manifest:
         infos = []
         with progress("merging", len(rows)) as shown:
             for number, part in enumerate(_cut(rows, settings.events_per_shard)):
-                infos.append(write_shard(target, number, _gather(datasets, part), settings, _ids(sources)))
+                infos.append(write_shard(target, number, [_gather(datasets, part)], settings, _ids(sources)))
                 shown.advance(len(part))
         return finalize(target, settings, infos, sources, counts, uncounted)
 

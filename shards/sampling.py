@@ -34,6 +34,7 @@ def resampled(view: View, weights: npt.NDArray[np.floating], seed: int, epoch: i
             found=wanted.shape,
             expected=view.rows.shape,
         )
+    wanted = wanted / wanted.max()  # the smallest float64s have no fractions
     n = len(view.rows) if events is None else events
     salt = (int(seed), epoch, view.dataset.fingerprint)
     shuffled = np.argsort(hash64("resampling order", salt, np.arange(len(wanted))), kind="stable")

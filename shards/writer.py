@@ -1,7 +1,7 @@
 """Write a dataset: shard by shard, each file atomically and reproducibly, the manifest last.
 
     settings = Settings(columns=…, normalization=preset("standard"))
-    infos = [write_shard(out, number, rows, settings, source_ids) for number, rows in enumerate(…)]
+    infos = [write_shard(out, number, [rows], settings, source_ids) for number, rows in enumerate(…)]
     finalize(out, settings, infos, sources, counts)
 
 Shards are independent of one another: any process may write any of them, in any order, again and again.
@@ -10,7 +10,7 @@ Shards are independent of one another: any process may write any of them, in any
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,52 +67,64 @@ def sample_keys(
 
 
 def write_shard(
-    out: Path | str, number: int, rows: ShardRows, settings: Settings, source_ids: Sequence[str]
+    out: Path | str, number: int, parts: Iterable[ShardRows], settings: Settings, source_ids: Sequence[str]
 ) -> ShardInfo:
-    """Write tar, index and Parquet of shard `number` of the dataset folder `out`; equal arguments give equal bytes.
+    """Write tar, index and Parquet of shard `number` of the dataset folder `out`; equal events give equal bytes.
 
     Args:
+        parts: the events, in order, in as many pieces as suits the caller. The sensors of one are not looked at after
+            the next was asked for, so they may share a buffer; all else is kept.
         source_ids: sorted; what `rows.source` counts in.
 
     Raises:
         InputError: shapes, dtypes or sources that do not fit `settings`.
         OutputError: the folder cannot be written.
     """
-    _check(rows, settings, source_ids)
+    _check_names(settings, source_ids)
     folder, name, layout = Path(out) / SHARD_FOLDER, shard_name(number), settings.layout
-    keys = sample_keys(source_ids, rows.source, rows.entry)
     summaries: list[dict[str, npt.NDArray[np.float64]]] = []
+    keys: list[str] = []
+    truths, sources, entries = [], [], []
     tar_digest = hashlib.sha256()
     face = _faces()
     with published(folder / f"{name}.tar") as part, DirectFile(part) as file:
-        for start in range(0, len(rows), BLOCK_EVENTS):
-            block = slice(start, start + BLOCK_EVENTS)
-            sensors = np.asarray(rows.sensors[block])
-            packed = layout.pack(keys[block], sensors, rows.truth[block])
-            summaries.append(summarize(sensors, settings.normalization, face))
-            file.write(packed.data)
-            tar_digest.update(packed.data)
-        tail = bytes(layout.tar_size(len(rows)) - len(rows) * layout.stride)
+        for rows in parts:
+            _check(rows, settings, source_ids)
+            for start in range(0, len(rows), BLOCK_EVENTS):
+                block = rows[start : start + BLOCK_EVENTS]
+                names = sample_keys(source_ids, block.source, block.entry)
+                packed = layout.pack(names, block.sensors, block.truth)
+                summaries.append(summarize(np.asarray(block.sensors), settings.normalization, face))
+                file.write(packed.data)
+                tar_digest.update(packed.data)
+                keys += names
+            truths.append(rows.truth)
+            sources.append(rows.source)
+            entries.append(rows.entry)
+        if not keys:
+            raise InputError("a shard needs events")
+        events = len(keys)
+        tail = bytes(layout.tar_size(events) - events * layout.stride)
         file.write(memoryview(tail))
         tar_digest.update(tail)
     index = index_text(layout.index_lines(keys)).encode("ascii")
     with published(folder / f"{name}.idx") as part:
         part.write_bytes(index)
-    first, second = layout.offsets(len(rows))
+    first, second = layout.offsets(events)
     offsets = {
         "sensors_offset": first,
-        "sensors_size": np.full(len(rows), layout.sensors_size),
+        "sensors_size": np.full(events, layout.sensors_size),
         "truth_offset": second,
-        "truth_size": np.full(len(rows), layout.truth_size),
+        "truth_size": np.full(events, layout.truth_size),
     }
     summary = {key: np.concatenate([s[key] for s in summaries]) for key in summaries[0]}
-    place = {"source": rows.source.astype(np.int64), "entry": rows.entry.astype(np.int64)}
+    place = {"source": np.concatenate(sources).astype(np.int64), "entry": np.concatenate(entries).astype(np.int64)}
     with published(folder / f"{name}.parquet") as part:
-        write_sidecar(part, settings.columns, rows.truth, place, summary, offsets)
+        write_sidecar(part, settings.columns, np.concatenate(truths), place, summary, offsets)
     return ShardInfo(
         name=name,
-        events=len(rows),
-        tar=FileInfo(layout.tar_size(len(rows)), tar_digest.hexdigest()),
+        events=events,
+        tar=FileInfo(layout.tar_size(events), tar_digest.hexdigest()),
         idx=FileInfo(len(index), hashlib.sha256(index).hexdigest()),
         parquet=file_info(folder / f"{name}.parquet"),
     )
@@ -192,19 +204,20 @@ class DatasetWriter:
         return finalize(self.out, self.settings, self.infos, sources, counts, uncounted)
 
     def _write(self) -> None:
-        rows = ShardRows(*(np.concatenate(parts) for parts in zip(*map(_parts, self._waiting), strict=True)))
-        self._waiting = []
-        self.infos.append(write_shard(self.out, len(self.infos), rows, self.settings, self.source_ids))
+        parts, self._waiting = self._waiting, []
+        self.infos.append(write_shard(self.out, len(self.infos), parts, self.settings, self.source_ids))
 
 
-def _parts(rows: ShardRows) -> Iterator[npt.NDArray[np.generic]]:
-    yield from (rows.sensors, rows.truth, rows.source, rows.entry)
+def _check_names(settings: Settings, source_ids: Sequence[str]) -> None:
+    if list(source_ids) != sorted(set(source_ids)):
+        raise InputError("source ids must be sorted and different", found=list(source_ids))
+    taken = sorted(RESERVED & set(settings.names))
+    if taken:
+        raise InputError("a column has a reserved name", found=taken, remedy="rename it in the schema")
 
 
 def _check(rows: ShardRows, settings: Settings, source_ids: Sequence[str]) -> None:
     n = len(rows)
-    if n == 0:
-        raise InputError("a shard needs events")
     for name, found, expected in (
         ("sensors", (rows.sensors.shape, str(rows.sensors.dtype)), ((n, N_SENSORS, 2), settings.dtype)),
         ("truth", (rows.truth.shape, str(rows.truth.dtype)), ((n, len(settings.columns)), "float64")),
@@ -212,13 +225,8 @@ def _check(rows: ShardRows, settings: Settings, source_ids: Sequence[str]) -> No
     ):
         if found != expected:
             raise InputError("has the wrong shape or type", item=name, found=found, expected=expected)
-    if list(source_ids) != sorted(set(source_ids)):
-        raise InputError("source ids must be sorted and different", found=list(source_ids))
-    if rows.source.min() < 0 or rows.source.max() >= len(source_ids):
+    if n and (rows.source.min() < 0 or rows.source.max() >= len(source_ids)):
         raise InputError("rows name a source that is not in the list", found=int(rows.source.max()))
-    taken = sorted(RESERVED & set(settings.names))
-    if taken:
-        raise InputError("a column has a reserved name", found=taken, remedy="rename it in the schema")
 
 
 def _faces() -> npt.NDArray[np.int8]:

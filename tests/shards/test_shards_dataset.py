@@ -95,7 +95,7 @@ def test_an_event_of_dead_sensors_has_no_brightest_one(tmp_path: Path) -> None:
     settings = Settings(columns=(COLUMNS["run"],))
     sensors = normalize(np.full((1, 4760), np.nan), np.zeros((1, 4760)), preset("standard")).sensors
     rows = ShardRows(sensors, np.array([[np.nan]]), np.array([0]), np.array([0]))
-    info = write_shard(tmp_path, 0, rows, settings, ["s"])
+    info = write_shard(tmp_path, 0, [rows], settings, ["s"])
     finalize(tmp_path, settings, [info], [SourceInfo("s", "s.root", "tree", "", 0, 1, 1)], SensorCounts.zero())
     row = Dataset.open(tmp_path).table([*SUMMARY_COLUMNS, "run"]).row(0, named=True)
     assert row["brightest"] is row["brightest_face"] is row["run"] is None
@@ -275,18 +275,18 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (good, ["s", "a"], "source ids must be sorted"),
     ):
         with pytest.raises(InputError, match=message):
-            write_shard(tmp_path, 0, rows, settings, ids)
+            write_shard(tmp_path, 0, [rows], settings, ids)
     with pytest.raises(InputError, match=r"reserved name .found .'entry'"):
-        write_shard(tmp_path, 0, good, Settings(columns=(Column("entry", "", "carried"),)), ["s"])
+        write_shard(tmp_path, 0, [good], Settings(columns=(Column("entry", "", "carried"),)), ["s"])
     fraction = ShardRows(good.sensors, good.truth + 0.5, good.source, good.entry)
     with pytest.raises(InputError, match=r"run: is not a whole number .found 0\.5"):
-        write_shard(tmp_path, 0, fraction, Settings(columns=(COLUMNS["run"],)), ["s"])
+        write_shard(tmp_path, 0, [fraction], Settings(columns=(COLUMNS["run"],)), ["s"])
     assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_a_dataset_is_not_finished_with_shards_missing_or_miscounted(tmp_path: Path) -> None:
     settings = Settings(columns=(COLUMNS["energy"],), events_per_shard=4)
-    infos = [write_shard(tmp_path, i, rows_of(n), settings, ["s"]) for i, n in enumerate((4, 4, 2))]
+    infos = [write_shard(tmp_path, i, [rows_of(n)], settings, ["s"]) for i, n in enumerate((4, 4, 2))]
 
     def source(used: int, name: str = "s") -> SourceInfo:
         return SourceInfo(name, "s.root", "tree", "", 0, 10, used)
@@ -300,7 +300,7 @@ def test_a_dataset_is_not_finished_with_shards_missing_or_miscounted(tmp_path: P
     ):
         with pytest.raises(InputError, match=message):
             finalize(tmp_path, settings, shards, sources, counts)
-    uneven = [write_shard(tmp_path, i, rows_of(n), settings, ["s"]) for i, n in enumerate((3, 4))]
+    uneven = [write_shard(tmp_path, i, [rows_of(n)], settings, ["s"]) for i, n in enumerate((3, 4))]
     with pytest.raises(InputError, match="all shards but the last must be full"):
         finalize(tmp_path, settings, uneven, [source(7)], counts)
     assert not (tmp_path / MANIFEST).exists()
@@ -309,7 +309,7 @@ def test_a_dataset_is_not_finished_with_shards_missing_or_miscounted(tmp_path: P
 def test_finishing_removes_shards_of_an_earlier_attempt(tmp_path: Path) -> None:
     settings = Settings(columns=(COLUMNS["energy"],), events_per_shard=4)
     for number in (0, 1, 7):
-        write_shard(tmp_path, number, rows_of(4), settings, ["s"])
+        write_shard(tmp_path, number, [rows_of(4)], settings, ["s"])
     writer = DatasetWriter(tmp_path, settings, ["s"])
     writer.append(rows_of(4))
     writer.close([SourceInfo("s", "s.root", "tree", "", 0, 4, 4)], SensorCounts.zero())

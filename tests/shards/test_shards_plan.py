@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.synthetic import make_dataset
 
@@ -244,6 +244,7 @@ def test_dali_reads_exactly_the_plan(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=60).filter(lambda w: sum(w) > 0), st.integers(0, 5))
+@example([5e-324, 5e-324], 0)
 def test_resampling_gives_each_row_its_expected_multiplicity(weights: list[float], epoch: int) -> None:
     dataset = on_paper([len(weights)])
     got = resampled(View(dataset, dataset.rows()), np.array(weights), seed=1, epoch=epoch, events=100)
