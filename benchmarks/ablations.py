@@ -49,6 +49,12 @@ VARIANTS = {
     "position=geometric": {"model.encoder.position": "geometric"},
     "fusion_dropout=0.1": {"model.encoder.fusion_dropout": 0.1},
     "channel_dropout=0.02": {"augment.channel_dropout": 0.02},
+    "inner_tokens=8 pool=attention": {"model.encoder.inner_tokens": 8, "model.encoder.pool": "attention"},
+    "inner_tokens=8 pool=attention multiscale": {
+        "model.encoder.inner_tokens": 8,
+        "model.encoder.pool": "attention",
+        "model.encoder.multiscale": "true",
+    },
 }
 FIGURES = {
     "angle [°]": "val/angle_resolution_68pct",
@@ -76,7 +82,7 @@ def make_data(folder: Path, events: int) -> None:
 
 
 def run_folder(folder: Path, variant: str, seed: int) -> Path:
-    return folder / "runs" / f"{variant.replace('=', '-')}-{seed}"
+    return folder / "runs" / f"{variant.replace('=', '-').replace(' ', '-')}-{seed}"
 
 
 def train(folder: Path, variant: str, seed: int, epochs: int) -> None:
