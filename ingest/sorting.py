@@ -48,7 +48,7 @@ class Sorter:
         self._plan, self._work, self._out, self._results, self._bounds = plan, work, out, results, bounds
         used = sorted({plan.units[number].source for number in results})
         self.source_ids = [plan.sources[source].id for source in used]
-        self._rank = {source: i for i, source in enumerate(used)}
+        self._source = np.searchsorted(used, [unit.source for unit in plan.units])  # by unit, of those that are used
         self._index = {number: work.read_index(number) for number in results}
         self._buffer = np.zeros(PORTION, dtype=plan.record)
 
@@ -80,12 +80,9 @@ class Sorter:
         bounds = self._bounds[split]
         pieces = list(self._pieces(split, shard))
         index = np.concatenate([self._index[p.unit][p.first : p.stop] for p in pieces])
-        units, rows = (
-            np.concatenate([np.full(p.stop - p.first, p.unit) for p in pieces]),
-            np.concatenate([np.arange(p.first, p.stop) for p in pieces]),
-        )
-        ranks = np.array([self._rank.get(unit.source, -1) for unit in self._plan.units])  # −1: not used
-        source = ranks[units]
+        units = np.concatenate([np.full(p.stop - p.first, p.unit) for p in pieces])
+        rows = np.concatenate([np.arange(p.first, p.stop) for p in pieces])
+        source = self._source[units]
         order = np.lexsort((index["entry"], source, index["key"]))
         skip, count = bounds.skip_of(shard), bounds.rows_of(shard)
         order = order[skip : skip + count]
@@ -101,12 +98,12 @@ class Sorter:
         """Records of these rows of these units, in a buffer that the next call uses again."""
         records = self._buffer[: len(rows)]
         raw = records.view(np.uint8).reshape(len(rows), -1)
+        size = raw.shape[1]
         for unit in np.unique(units).tolist():
             places = np.flatnonzero(units == unit)
             places = places[np.argsort(rows[places])]
             with _opened(self._work.rows(unit)) as handle:
                 for together in np.split(places, np.flatnonzero(np.diff(rows[places]) != 1) + 1):
-                    size = raw.shape[1]
                     got = os.preadv(handle, [raw[i].data for i in together.tolist()], int(rows[together[0]]) * size)
                     if got != size * len(together):
                         raise self._damaged(unit, "rows are missing")
