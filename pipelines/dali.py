@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.plugin.pytorch import feed_ndarray
 
 from pipelines.batch import Batch
 from shards.base import keep_freed_memory
-from shards.geometry import N_SENSORS
 from shards.plan import write_indexes
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ MEMBERS = ("sensors.npy", "truth.npy")
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def shard_pipeline(tars: list[str], indexes: list[str], gpu: bool) -> Any:
+def shard_pipeline(tars: list[str], indexes: list[str], gpu: bool, cast: bool) -> Any:
     """Tar members to (sensors float32 (4760, 2) on the device, truth float64 (columns,) on the CPU)."""
     sensors_raw, truth_raw = fn.readers.webdataset(  # type: ignore[misc]  # its stub says None
         paths=tars,
@@ -40,7 +38,9 @@ def shard_pipeline(tars: list[str], indexes: list[str], gpu: bool) -> Any:
     sensors = fn.decoders.numpy(sensors_raw)
     if gpu:
         sensors = sensors.gpu()
-    return fn.cast(sensors, dtype=types.FLOAT), fn.decoders.numpy(truth_raw)
+    if cast:  # DALI copies even where there is nothing to cast
+        sensors = fn.cast(sensors, dtype=types.FLOAT)
+    return sensors, fn.decoders.numpy(truth_raw)
 
 
 class DaliLoader:
@@ -54,7 +54,7 @@ class DaliLoader:
         self._folder = tempfile.TemporaryDirectory(prefix="xec-plan-")
         self._pipe: Any = None
         if device == "cpu":
-            keep_freed_memory()  # every batch is a fresh tensor of megabytes
+            keep_freed_memory()  # every batch is a fresh buffer of megabytes
         if len(self):
             try:
                 self._pipe = self._build(threads, prefetch)
@@ -69,10 +69,12 @@ class DaliLoader:
             [str(t) for t in tars],
             [str(i) for i in indexes],
             gpu=target.type == "cuda",
+            cast=any(view.dataset.dtype != "float32" for view in self._views),
             batch_size=self._plan.micro_batch,
             num_threads=threads,
             device_id=(target.index or 0) if target.type == "cuda" else None,
             prefetch_queue_depth=prefetch,
+            exec_dynamic=True,
         )
         pipe.build()
         return pipe
@@ -81,14 +83,11 @@ class DaliLoader:
         return len(self._plan.row) // self._plan.micro_batch
 
     def __iter__(self) -> Iterator[Batch]:
-        size, columns = self._plan.micro_batch, len(self._views[0].dataset.columns)
+        size = self._plan.micro_batch
         with self:
             for k in range(len(self)):
-                sensors_list, truth_list = self._pipe.run()
-                sensors = torch.empty((size, N_SENSORS, 2), dtype=torch.float32, device=self.device)
-                truth = torch.empty((size, columns), dtype=torch.float64)
-                feed_ndarray(sensors_list.as_tensor(), sensors, cuda_stream=_stream(sensors))
-                feed_ndarray(truth_list.as_tensor(), truth)
+                # The tensors share DALI's memory, which it gives to no other batch while they live (exec_dynamic).
+                sensors, truth = (torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in self._pipe.run())
                 part = slice(k * size, (k + 1) * size)
                 yield Batch(sensors, truth, torch.from_numpy(self._plan.weight[part]), self._plan.global_row[part])
 
@@ -103,8 +102,3 @@ class DaliLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _stream(tensor: torch.Tensor) -> torch.cuda.Stream | None:
-    """Copy on torch's current stream, so that torch needs no further synchronization to use the batch."""
-    return torch.cuda.current_stream(tensor.device) if tensor.is_cuda else None

@@ -42,6 +42,22 @@ def test_batches_are_the_plan_with_the_stored_values(dataset: Dataset, backend: 
     assert all(b.truth.dtype == torch.float64 for b in batches)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_the_callers_to_keep_and_to_write_into(dataset: Dataset, backend: str) -> None:
+    views = [View(dataset, dataset.rows())]
+    plan = rank_plan(epoch_order(views, seed=3, epoch=1), batch_size=8)
+    kept = []
+    with open_loader(views, plan, backend=backend) as loader:
+        for batch in loader:
+            kept.append((batch, batch.sensors.clone()))
+            batch.truth.fill_(-7.0)
+            batch.sensors.neg_()
+    for batch, before in kept:
+        assert torch.equal(batch.sensors, -before)
+        assert (batch.truth == -7.0).all()
+        assert torch.equal(before, torch.from_numpy(dataset.read(batch.rows)[0]))
+
+
 def test_readers_agree_on_two_datasets_selections_and_ranks(dataset: Dataset, tmp_path: Path) -> None:
     other = make_dataset(tmp_path / "b", events=30, events_per_shard=8, seed=5)
     views = [View(dataset, dataset.rows()[::3]), View(other, other.rows()[5:])]
