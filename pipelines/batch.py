@@ -18,7 +18,8 @@ class Batch:
     """One micro-batch of one rank, always of the plan's full size B; padding repeats a real event with weight 0."""
 
     sensors: torch.Tensor
-    """float32 (B, 4760, 2) on the loader's device: normalized [npho, time], sentinel-marked."""
+    """float32 (B, 4760, 2) on the loader's device: normalized [npho, time], sentinel-marked. Each event is
+    contiguous, the batch need not be: there may be a gap between events."""
     truth: torch.Tensor
     """float64 (B, columns) on the CPU: the dataset's columns, in the manifest's order and units."""
     weight: torch.Tensor
@@ -39,7 +40,7 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
     def close(self) -> None:
-        """Free the reader's buffers, threads and temporary index files."""
+        """Free the reader's buffers and threads."""
         ...
 
     def __enter__(self) -> Loader: ...

@@ -6,41 +6,51 @@ stay off: order, rank share, selection and resume are all in the plan.
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, pipeline_def
 
 from pipelines.batch import Batch
-from shards.base import keep_freed_memory
+from shards.base import CorruptError, keep_freed_memory
 from shards.plan import write_indexes
 
 if TYPE_CHECKING:
     from shards.plan import RankPlan, View
 
 MEMBERS = ("sensors.npy", "truth.npy")
+MEMORY = Path("/dev/shm")
+LINE, PAGE = 256, 4096
+"""Bytes that an event takes in an index, at most, and what a file takes at least."""
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def shard_pipeline(tars: list[str], indexes: list[str], gpu: bool, cast: bool) -> Any:
-    """Tar members to (sensors float32 (4760, 2) on the device, truth float64 (columns,) on the CPU)."""
-    sensors_raw, truth_raw = fn.readers.webdataset(  # type: ignore[misc]  # its stub says None
+def shard_pipeline(tars: list[str], indexes: list[str], headers: tuple[int, int], gpu: bool) -> Any:
+    """The bytes of both tar members, uint8 (size,), the sensors' on the device, and those of their `.npy` headers.
+
+    Args:
+        headers: bytes in the header of each member.
+
+    Nothing is decoded: the manifest says what follows the header, and DALI's decoder would copy it once more.
+    """
+    sensors, truth = fn.readers.webdataset(  # type: ignore[misc]  # its stub says None
         paths=tars,
         index_paths=indexes,
         ext=list(MEMBERS),
         missing_component_behavior="error",
         name="shards",
     )
-    sensors = fn.decoders.numpy(sensors_raw)
+    heads = sensors[: headers[0]], truth[: headers[1]]
     if gpu:
-        sensors = sensors.gpu()
-    if cast:  # DALI copies even where there is nothing to cast
-        sensors = fn.cast(sensors, dtype=types.FLOAT)
-    return sensors, fn.decoders.numpy(truth_raw)
+        sensors = fn.copy(sensors).gpu()  # from the mapped file into pinned memory, and on
+    return sensors, truth, *heads
 
 
 class DaliLoader:
@@ -51,32 +61,29 @@ class DaliLoader:
     ) -> None:
         self.device = device
         self._plan, self._views = plan, views
-        self._folder = tempfile.TemporaryDirectory(prefix="xec-plan-")
+        self._layout = views[0].dataset.manifest.settings.layout  # datasets that are read together have the same
         self._pipe: Any = None
         if device == "cpu":
             keep_freed_memory()  # every batch is a fresh buffer of megabytes
         if len(self):
-            try:
-                self._pipe = self._build(threads, prefetch)
-            except BaseException:
-                self.close()
-                raise
+            self._pipe = self._build(threads, prefetch)
 
     def _build(self, threads: int, prefetch: int) -> Any:
-        tars, indexes = write_indexes(self._plan, self._views, Path(self._folder.name))
         target = torch.device(self.device)
-        pipe = shard_pipeline(
-            [str(t) for t in tars],
-            [str(i) for i in indexes],
-            gpu=target.type == "cuda",
-            cast=any(view.dataset.dtype != "float32" for view in self._views),
-            batch_size=self._plan.micro_batch,
-            num_threads=threads,
-            device_id=(target.index or 0) if target.type == "cuda" else None,
-            prefetch_queue_depth=prefetch,
-            exec_dynamic=True,
-        )
-        pipe.build()
+        with tempfile.TemporaryDirectory(prefix="xec-plan-", dir=_index_parent(self._plan)) as folder:
+            tars, indexes = write_indexes(self._plan, self._views, folder)
+            pipe = shard_pipeline(
+                [str(t) for t in tars],
+                [str(i) for i in indexes],
+                headers=(len(self._layout.sensors_npy), len(self._layout.truth_npy)),
+                gpu=target.type == "cuda",
+                batch_size=self._plan.micro_batch,
+                num_threads=threads,
+                device_id=(target.index or 0) if target.type == "cuda" else None,
+                prefetch_queue_depth=prefetch,
+                exec_dynamic=True,
+            )
+            pipe.build()  # which reads the indexes, for good
         return pipe
 
     def __len__(self) -> int:
@@ -86,14 +93,40 @@ class DaliLoader:
         size = self._plan.micro_batch
         with self:
             for k in range(len(self)):
-                # The tensors share DALI's memory, which it gives to no other batch while they live (exec_dynamic).
-                sensors, truth = (torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in self._pipe.run())
+                sensors, truth = self._arrays(k * size, self._pipe.run())
                 part = slice(k * size, (k + 1) * size)
                 yield Batch(sensors, truth, torch.from_numpy(self._plan.weight[part]), self._plan.global_row[part])
 
+    def _arrays(self, first: int, outputs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sensors and truth of a batch, from what the pipeline gives.
+
+        The tensors share DALI's memory, which it uses for nothing else while they live (the `exec_dynamic` model).
+
+        Args:
+            first: place in the plan of the batch's first event.
+
+        Raises:
+            CorruptError: a member does not begin as the manifest says.
+        """
+        sensors, truth = (torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs[:2])
+        expected = self._layout.sensors_npy, self._layout.truth_npy
+        for name, heads, header in zip(MEMBERS, outputs[2:], expected, strict=True):
+            wrong = (np.asarray(heads.as_tensor()) != np.frombuffer(header, np.uint8)).any(axis=1)
+            if wrong.any():
+                place = first + int(wrong.argmax())
+                raise CorruptError(
+                    "a member is not the array that the manifest describes",
+                    file=self._views[self._plan.dataset[place]].dataset.file(int(self._plan.shard[place]), "tar"),
+                    item=f"sample {self._plan.row[place]}, {name}",
+                    expected=header[10:].decode().strip(),
+                    remedy="see what xec shards verify says",
+                )
+        values = sensors[:, len(expected[0]) :].view(getattr(torch, self._layout.dtype))
+        values = values.unflatten(1, (self._layout.sensors, 2)).to(torch.float32)
+        return values, truth[:, len(expected[1]) :].view(torch.float64)
+
     def close(self) -> None:
         self._pipe = None
-        self._folder.cleanup()
 
     def __enter__(self) -> DaliLoader:
         return self
@@ -102,3 +135,15 @@ class DaliLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _index_parent(plan: RankPlan) -> Path | None:
+    """Where the indexes of a plan go until DALI has read them: into memory, if it has room, since making and removing
+    thousands of small files on a disk can take longer than reading the shards; None: wherever files go."""
+    stretches = 1 + np.count_nonzero((np.diff(plan.shard) != 0) | (np.diff(plan.dataset) != 0))
+    needed = LINE * len(plan.row) + PAGE * stretches
+    try:
+        room = shutil.disk_usage(MEMORY).free if os.access(MEMORY, os.W_OK) else 0
+    except OSError:
+        room = 0
+    return MEMORY if room > 2 * needed else None

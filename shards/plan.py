@@ -223,7 +223,8 @@ def write_indexes(plan: RankPlan, views: Sequence[View], folder: Path | str) -> 
 
     Args:
         views: those of the plan's order.
-        folder: where the index files go; node-local and temporary, about 130 bytes an event.
+        folder: where the index files go, about 130 bytes an event. DALI reads them when it builds the pipeline, and
+            never again.
 
     **Returns** (tars, indexes), lists of equal length to be read in this order; the same tar may be listed many times.
     """

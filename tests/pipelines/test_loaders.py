@@ -11,7 +11,7 @@ from support.synthetic import make_dataset
 
 from pipelines import open_loader
 from pipelines.loader import choose_backend
-from shards.base import ConfigError
+from shards.base import ConfigError, CorruptError
 from shards.dataset import Dataset
 from shards.plan import View, epoch_order, rank_plan
 
@@ -86,16 +86,37 @@ def test_float16_shards_arrive_as_float32(tmp_path: Path, backend: str) -> None:
     assert np.array_equal(sensors.numpy(), half.read(half.rows())[0])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_member_that_is_another_array_is_refused(tmp_path: Path) -> None:
+    """What the headers say is compared, although nothing is decoded."""
+    data = make_dataset(tmp_path / "data", events=12, events_per_shard=6)
+    path, layout = data.file(1, "tar"), data.manifest.settings.layout
+    content = bytearray(path.read_bytes())
+    begin = int(data.index(1).truth_offset[2])
+    at = content.index(b"<f8", begin)
+    assert at < begin + len(layout.truth_npy)
+    content[at : at + 3] = b">f8"
+    path.write_bytes(content)
+    views = [View(data, data.rows())]
+    plan = rank_plan(epoch_order(views, seed=0, epoch=0, shuffle=False), batch_size=4)
+    loader = iter(open_loader(views, plan, backend="dali"))
+    assert len(next(loader).rows) == len(next(loader).rows) == 4
+    with pytest.raises(CorruptError, match=r"000001.tar.*sample 2, truth.npy"):
+        next(loader)
+
+
+@pytest.mark.parametrize(("backend", "memory"), [("webdataset", "memory"), ("dali", "memory"), ("dali", "missing")])
 def test_a_loader_can_be_left_early_and_leaves_no_files(
-    dataset: Dataset, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, backend: str, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("disk", "memory"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
+    monkeypatch.setattr("pipelines.dali.MEMORY", tmp_path / memory)
     views = [View(dataset, dataset.rows())]
     plan = rank_plan(epoch_order(views, seed=0, epoch=0), batch_size=8)
     with open_loader(views, plan, backend=backend) as loader:
         next(iter(loader))
-    assert list(tmp_path.iterdir()) == []
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "memory"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
