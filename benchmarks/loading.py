@@ -45,8 +45,8 @@ def rate(read: Callable[[], int]) -> float:
     return events / (time.perf_counter() - began)
 
 
-def dali(dataset: Dataset) -> int:
-    views = [View(dataset, np.arange(dataset.n_events))] * COPIES
+def dali(dataset: Dataset, copies: int = 1) -> int:
+    views = [View(dataset, np.arange(dataset.n_events))] * copies
     plan = rank_plan(epoch_order(views, 0, 0), BATCH, 0, 1)
     events = 0
     with open_loader(views, plan, threads=2) as loader:
@@ -86,7 +86,7 @@ def main() -> None:
             out = folder / dtype
             options = Options(schema=load_schema("mc"), dtype=dtype)
             convert(open_sources([folder / "lz4.root"]), out, options, workers=2)
-            readers[f"DALI, {dtype} shards"] = lambda out=out: dali(Dataset.open(out))
+            readers[f"DALI, {dtype} shards"] = lambda out=out: dali(Dataset.open(out), COPIES)
         readers["webdataset"] = lambda: stock(Dataset.open(folder / "float32"))
         readers |= {name: lambda name=name: streamed(folder / f"{name}.root") for name in COMPRESSIONS}
         for read in readers.values():
