@@ -62,6 +62,7 @@ def write_file(path: Path, events: int, compression: uproot.compression.Compress
 def read_alone(task: tuple[str, int, int]) -> int:
     """uproot reading two branches of a range of entries, chunk by chunk."""
     path, start, stop = task
+    uproot.ZLIB.library = "zlib"  # as uproot comes; `ingest` chooses a faster one
     with uproot.open(path) as file:
         tree = file["tree"]
         branches = ["npho", "relative_time"]
