@@ -1,20 +1,22 @@
 """How fast the network computes: events/s forward and forward + backward, against a plain implementation, in one run.
 
-    python benchmarks/model.py --preset reference --batch 32 --threads 2
+    python benchmarks/model.py --preset reference --batch 128 --threads 2
 
 The plain implementation is the same network (its outputs are compared first) as one would write it down: float32,
 eager, channels first with permutes around every linear layer, faces one by one, neighbours added up by scatter,
-response normalization applied to the hidden tensor. All times are of this process on this machine; only the ratios mean
-something.
+response normalization applied to the hidden tensor. Every row has a process of its own, and they take turns; only the
+ratios mean something.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards import geometry as geo
+from shards.base import keep_freed_memory
 from shards.normalization import Normalization, preset, valid
 from xectrain.compute import compile_in_place
 from xectrain.models.backbone import ConvNeXtBlock
@@ -140,17 +143,6 @@ def events(count: int) -> tuple[Tensor, Tensor]:
     return torch.stack((npho, time_BN), dim=-1), torch.rand(npho.shape, generator=draw) < 0.02
 
 
-def timed(run: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call, after two warm-up calls."""
-    run(), run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
 def forward(model: nn.Module, x: Tensor, mask: Tensor, bf16: bool) -> Callable[[], Tensor]:
     def run() -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -170,49 +162,107 @@ def both(model: nn.Module, x: Tensor, mask: Tensor, bf16: bool) -> Callable[[], 
     return run
 
 
+CALLS = 3
+"""In a turn, after one that does not count."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    plain: bool = False
+    bf16: bool = False
+    compiled: bool = False
+    keep: bool = True
+    """Keep freed memory, as every `xec` command that computes on a CPU does."""
+
+
+ROWS = (
+    Row("plain float32", plain=True, keep=False),
+    Row("plain float32, memory kept", plain=True),
+    Row("float32"),
+    Row("bf16", bf16=True),
+    Row("float32, compiled", compiled=True),
+    Row("bf16, compiled", bf16=True, compiled=True),
+)
+
+
+def encoders(name: str) -> tuple[Encoder, PlainEncoder]:
+    torch.manual_seed(0)
+    norm = preset("standard")
+    fast = Encoder(PRESETS["reference"].encoder if name == "reference" else _plain_options(name), norm)
+    return fast, PlainEncoder(fast, norm)
+
+
+def work(row: Row, options: argparse.Namespace, pipe: Connection) -> None:
+    """What a row's process does: for every `training` that comes it computes, and its seconds go back."""
+    if row.keep:
+        keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    fast, plain = encoders(options.preset)
+    model: nn.Module = plain if row.plain else fast
+    if row.compiled:
+        compile_in_place(model)
+    x, mask = events(options.batch)
+    steps = {training: (both if training else forward)(model, x, mask, row.bf16) for training in (False, True)}
+    while (training := pipe.recv()) is not None:
+        model.train(training)
+        steps[training]()  # finds its memory and its cache again
+        seconds = []
+        for _ in range(CALLS):
+            began = time.perf_counter()
+            steps[training]()
+            seconds.append(time.perf_counter() - began)
+        pipe.send(seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="reference", choices=PRESETS)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--skip", nargs="*", default=[], help="rows to leave out")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--skip", nargs="*", default=[], choices=[row.name for row in ROWS], help="rows to leave out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    norm = preset("standard")
-    fast = Encoder(
-        PRESETS["reference"].encoder if options.preset == "reference" else _plain_options(options.preset), norm
-    )
-    plain = PlainEncoder(fast, norm)
     x, mask = events(options.batch)
     with torch.no_grad():
-        deviation = float((fast.eval()(x, mask) - plain.eval()(x, mask)).abs().max())
+        outputs = [model.eval()(x, mask) for model in encoders(options.preset)]
+    deviation = float((outputs[0] - outputs[1]).abs().max())
     print(
         f"{options.preset}, batch {options.batch}, {options.threads} threads; plain and fast differ by {deviation:.1e}"
     )
-    compiled = copy.deepcopy(fast)
-    compile_in_place(compiled)
-    rows: dict[str, tuple[nn.Module, bool]] = {
-        "plain float32": (plain, False),
-        "fast float32": (fast, False),
-        "fast bf16": (fast, True),
-        "fast float32 compiled": (compiled, False),
-        "fast bf16 compiled": (compiled, True),
-    }
-    base: list[float] = []
-    print(f"{'':24}{'forward ev/s':>14}{'ratio':>8}{'fwd+bwd ev/s':>14}{'ratio':>8}")
-    for name, (model, bf16) in rows.items():
-        if name in options.skip:
-            continue
-        rates = []
-        for step, training in ((forward, False), (both, True)):
-            model.train(training)
-            rates.append(options.batch / timed(step(model, x, mask, bf16), options.repeats))
-        base = base or rates
-        print(
-            f"{name:24}{rates[0]:14.1f}{rates[0] / base[0]:8.2f}{rates[1]:14.1f}{rates[1] / base[1]:8.2f}", flush=True
-        )
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[Row, Connection] = {}
+    for row in ROWS:
+        if row.name not in options.skip:
+            pipes[row], theirs = context.Pipe()
+            context.Process(target=work, args=(row, options, theirs), daemon=True).start()
+    rates = {row: [options.batch / seconds for seconds in taken] for row, taken in measure(pipes, options.repeats)}
+    base = next(iter(rates.values()))
+    print(f"{'':28}{'forward ev/s':>14}{'ratio':>8}{'fwd+bwd ev/s':>14}{'ratio':>8}")
+    for row, (one, two) in rates.items():
+        print(f"{row.name:28}{one:14.1f}{one / base[0]:8.2f}{two:14.1f}{two / base[1]:8.2f}")
+
+
+def measure(pipes: dict[Row, Connection], repeats: int) -> Iterator[tuple[Row, list[float]]]:
+    """Median seconds of forward and of forward + backward of every row, after one turn that does not count; the rows
+    take turns, so that what the machine does beside hits all alike."""
+    taken: dict[Row, list[list[float]]] = {row: [] for row in pipes}
+    for training in (False, True):
+        for column in taken.values():
+            column.append([])
+        for turn in range(1 + repeats):
+            for row, pipe in pipes.items():
+                pipe.send(training)
+                seconds = pipe.recv()
+                if turn:
+                    taken[row][-1] += seconds
+    for pipe in pipes.values():
+        pipe.send(None)
+    for row, columns in taken.items():
+        yield row, [statistics.median(column) for column in columns]
 
 
 def _plain_options(name: str) -> object:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from shards.base import ConfigError
+from shards.base import ConfigError, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ def choose_compute(
         raise ConfigError("deterministic training is float32 and eager", found=f"{precision}, compile {compile_}")
     compiled, why_compiled = _compile(compile_, place, event_passes, deterministic)
     bf16, why_bf16 = _precision(precision, place, compiled is not None, deterministic)
-    if place.type == "cuda" and not deterministic:
+    if place.type == "cpu":
+        keep_freed_memory()
+    elif not deterministic:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     logger.info(

@@ -78,11 +78,11 @@ class FaceBackbone(nn.Module):
         with full_precision(x_BHWI):
             x_BHWC = conv_channels_last(self.stem, x_BHWI)
         first_keep = keep_BHW1[:, :-1, :-1]
-        x_BHWC = self.stem_norm(x_BHWC) * first_keep
+        x_BHWC = self.stem_norm(x_BHWC).mul_(first_keep)
         for block in self.first:
             x_BHWC = block(x_BHWC, first_keep)
         second_keep = F.max_pool2d(first_keep.squeeze(-1), 2).unsqueeze(-1)
-        y_BHWC = conv_channels_last(self.down, self.down_norm(x_BHWC) * first_keep) * second_keep
+        y_BHWC = conv_channels_last(self.down, self.down_norm(x_BHWC).mul_(first_keep)) * second_keep
         for block in self.second:
             y_BHWC = block(y_BHWC, second_keep)
         return Stages(x_BHWC, first_keep, y_BHWC, second_keep)

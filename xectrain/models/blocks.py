@@ -84,9 +84,11 @@ class PointwiseBranch(nn.Module):
         return branch_BPC * survival_BP1.to(branch_BPC.dtype)
 
     def _fits_cache_path(self, x_BPC: Tensor) -> bool:
-        """Eager float32 on a CPU: elsewhere the compiler, or the GPU's bandwidth, does better than our own chunks."""
+        """Eager on a CPU, in float32 or without gradients: elsewhere the compiler, or the GPU's bandwidth, does better
+        than our own chunks."""
         busy = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-        return x_BPC.device.type == "cpu" and not busy and not torch.is_autocast_enabled("cpu")
+        backward = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        return x_BPC.device.type == "cpu" and not busy and not backward
 
     def _weights(self) -> Weights:
         return Weights(

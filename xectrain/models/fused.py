@@ -1,8 +1,11 @@
-"""The pointwise branch of a block as one autograd function that keeps its widest tensors in the cache (CPU, float32).
+"""The pointwise branch of a block, written to keep its widest tensors in the cache of a CPU.
 
 Written out op by op, the 4× wide hidden tensor of a batch goes through memory a dozen times forward and backward, and
 that is where a CPU spends most of the network's time. Nothing in the branch crosses events, so events can be taken a
-few at a time, and what the backward pass needs can be computed again from the narrow input instead of being stored.
+few at a time, in buffers that are used again (memory that is asked for anew costs more than the arithmetic on it), and
+what the backward pass needs can be computed again from the narrow input instead of being stored.
+
+Without gradients this works in any type that matrices are multiplied in; with them in float32 only.
 
 Shape suffixes: see `xectrain.models.blocks`.
 """
@@ -51,17 +54,50 @@ def pointwise_branch(x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor, weig
     """LayerNorm → Linear → GELU → response normalization → Linear, times `survival`.
 
     Args:
-        x_BPC: float32, contiguous.
+        x_BPC: contiguous; float32 where gradients are wanted.
         keep_BP1: float32, 1 at visible positions.
         survival_BP1: float32, `keep` times the factor of stochastic depth.
+
+    Returns:
+        (B, P, C) in the type of matrix products: autocast's, else that of `x_BPC`.
     """
-    out: Tensor = _Branch.apply(x_BPC, keep_BP1, survival_BP1, *weights)
-    return out
+    if torch.is_grad_enabled():
+        out: Tensor = _Branch.apply(x_BPC, keep_BP1, survival_BP1, *weights)
+        return out
+    return _forward(x_BPC, keep_BP1, survival_BP1, weights)
 
 
-def _chunks(x_BPC: Tensor, hidden: int) -> range:
-    events = max(1, CHUNK_BYTES // (4 * x_BPC.shape[1] * hidden))
+def _chunks(x_BPC: Tensor, hidden: int, itemsize: int) -> range:
+    events = max(1, CHUNK_BYTES // (itemsize * x_BPC.shape[1] * hidden))
     return range(0, x_BPC.shape[0], events)
+
+
+def _forward(x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor, w: Weights) -> Tensor:
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BPC.dtype
+    positions, hidden = x_BPC.shape[1], len(w.gamma_F)
+    keep_BP1, survival_BP1 = keep_BP1.to(dtype), survival_BP1.to(dtype)
+    expand_weight_CF, expand_bias_F = w.expand_weight_FC.t().to(dtype), w.expand_bias_F.to(dtype)
+    out_BPC = torch.empty_like(x_BPC, dtype=dtype)
+    chunks = _chunks(x_BPC, hidden, dtype.itemsize)
+    after, squared = (x_BPC.new_empty(chunks.step, positions, hidden, dtype=dtype) for _ in range(2))
+    for start in chunks:
+        part = slice(start, start + chunks.step)
+        normed_BPC = F.layer_norm(x_BPC[part], [x_BPC.shape[-1]], w.norm_weight_C, w.norm_bias_C, EPSILON).to(dtype)
+        after_BPF, squared_BPF = after[: len(normed_BPC)], squared[: len(normed_BPC)]
+        torch.addmm(expand_bias_F, normed_BPC.flatten(0, 1), expand_weight_CF, out=after_BPF.flatten(0, 1))
+        torch.ops.aten.gelu_(after_BPF)
+        torch.mul(after_BPF, after_BPF, out=squared_BPF)
+        energy_BF = torch.bmm(keep_BP1[part].transpose(1, 2), squared_BPF).squeeze(1)
+        weight_BFC, bias_C = _event_weights(_response(energy_BF)[1], w)
+        torch.bmm(after_BPF, weight_BFC.to(dtype), out=out_BPC[part])
+        out_BPC[part].add_(bias_C.to(dtype)).mul_(survival_BP1[part])
+    return out_BPC
+
+
+def _response(energy_BF: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm of each hidden channel over the visible positions, and that relative to the mean of the channels."""
+    norm_BF = (energy_BF.to(torch.promote_types(energy_BF.dtype, torch.float32)) + EPSILON**2).sqrt()
+    return norm_BF, norm_BF / (norm_BF.mean(dim=-1, keepdim=True) + EPSILON)
 
 
 def _hidden(x_BPC: Tensor, keep_BP1: Tensor, w: Weights) -> Hidden:
@@ -70,31 +106,21 @@ def _hidden(x_BPC: Tensor, keep_BP1: Tensor, w: Weights) -> Hidden:
     before = F.linear(normed, w.expand_weight_FC, w.expand_bias_F)
     after = F.gelu(before)
     energy_BF = torch.bmm(keep_BP1.transpose(1, 2), after * after).squeeze(1)
-    norm_BF = (energy_BF + EPSILON**2).sqrt()
-    response_BF = norm_BF / (norm_BF.mean(dim=-1, keepdim=True) + EPSILON)
-    return Hidden(normed, mean, rstd, before, after, norm_BF, response_BF)
+    return Hidden(normed, mean, rstd, before, after, *_response(energy_BF))
 
 
-def _event_weights(h: Hidden, w: Weights) -> tuple[Tensor, Tensor]:
+def _event_weights(response_BF: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
     """The second linear layer's weights with each event's response folded in, (B, F, C), and its bias, (C,)."""
     weight_FC = w.contract_weight_CF.t()
-    return (1 + w.gamma_F * h.response_BF)[:, :, None] * weight_FC, w.beta_F @ weight_FC + w.contract_bias_C
+    return (1 + w.gamma_F * response_BF)[:, :, None] * weight_FC, w.beta_F @ weight_FC + w.contract_bias_C
 
 
 class _Branch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor, *parameters: Tensor) -> Tensor:
-        w = Weights(*parameters)
-        out = torch.empty_like(x_BPC)
-        chunks = _chunks(x_BPC, len(w.gamma_F))
-        for start in chunks:
-            part = slice(start, start + chunks.step)
-            h = _hidden(x_BPC[part], keep_BP1[part], w)
-            weight_BFC, bias_C = _event_weights(h, w)
-            torch.bmm(h.after_BPF, weight_BFC, out=out[part])
-            out[part].add_(bias_C).mul_(survival_BP1[part])
+        out_BPC = _forward(x_BPC, keep_BP1, survival_BP1, Weights(*parameters))
         ctx.save_for_backward(x_BPC, keep_BP1, survival_BP1, *parameters)
-        return out
+        return out_BPC
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,7 +128,7 @@ class _Branch(torch.autograd.Function):
         w = Weights(*parameters)
         totals = Weights(*(torch.zeros_like(p) for p in w))
         grad_x_BPC = torch.empty_like(x_BPC)
-        chunks = _chunks(x_BPC, len(w.gamma_F))
+        chunks = _chunks(x_BPC, len(w.gamma_F), x_BPC.itemsize)
         for start in chunks:
             part = slice(start, start + chunks.step)
             grad_out = grads[0][part] * survival_BP1[part]
@@ -113,7 +139,7 @@ class _Branch(torch.autograd.Function):
 def _chunk_backward(x_BPC: Tensor, keep_BP1: Tensor, grad_BPC: Tensor, w: Weights, totals: Weights) -> Tensor:
     """Gradient of the input; the parameters' gradients are added to `totals`. `grad_BPC` is 0 at masked positions."""
     h = _hidden(x_BPC, keep_BP1, w)
-    weight_BFC, _ = _event_weights(h, w)
+    weight_BFC, _ = _event_weights(h.response_BF, w)
     grad_weight_BFC = torch.bmm(h.after_BPF.transpose(1, 2), grad_BPC)
     grad_norm_BF = _response_backward(h, w, grad_weight_BFC, grad_BPC.sum(dim=(0, 1)), totals)
     grad_after = torch.bmm(grad_BPC, weight_BFC.transpose(1, 2))

@@ -1,6 +1,7 @@
 """The encoder of the hexagonal faces (top and bottom): seven-tap mixing between a sensor and its six neighbours.
 
-Shape suffixes: see `xectrain.models.blocks`; here P = 73 nodes and K = 7 taps, the node itself first.
+Shape suffixes: see `xectrain.models.blocks`; here P = 73 nodes (Q: those that are read) and K = 7 taps, the node itself
+first.
 """
 
 from __future__ import annotations
@@ -31,24 +32,33 @@ def hexagon_taps() -> Tensor:
 
 
 class HexMixer(nn.Module):
-    """Seven learned taps per channel: self and six directions. Nodes beyond the rim read as 0."""
+    """Seven learned taps per channel: self and six directions. Nodes beyond the rim read as 0.
+
+    The lattice is small enough to write a channel's taps as one dense matrix, nodes × nodes; multiplying by it is
+    several times as fast as gathering neighbours, above all backward.
+    """
 
     taps_PK: Tensor
+    reads_KQP: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(7, channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         spread_init(self.weight, 7)
-        self.register_buffer("taps_PK", hexagon_taps(), persistent=False)
+        taps_PK = hexagon_taps()
+        reads_PKQ = F.one_hot(taps_PK, len(taps_PK) + 1)[..., :-1].float()
+        self.register_buffer("taps_PK", taps_PK, persistent=False)
+        self.register_buffer("reads_KQP", reads_PKQ.permute(1, 2, 0).contiguous(), persistent=False)
 
     def forward(self, x_BPC: Tensor, keep_BP1: Tensor) -> Tensor:
         """Args:
         x_BPC: node features, 0 at masked nodes.
         keep_BP1: float, 1 at visible nodes.
         """
-        mixed_BPC = (self.gather(x_BPC) * self.weight.to(x_BPC.dtype)).sum(dim=2)
-        return mixed_BPC + self.bias.to(x_BPC.dtype)
+        matrix_CQP = (self.weight.t() @ self.reads_KQP.flatten(1)).unflatten(1, self.reads_KQP.shape[1:])
+        mixed_BPC: Tensor = (x_BPC.permute(2, 0, 1) @ matrix_CQP).permute(1, 2, 0)
+        return mixed_BPC + self.bias.to(mixed_BPC.dtype)
 
     def gather(self, x_BPC: Tensor) -> Tensor:
         """The seven values each node reads: (B, P, 7, C)."""
