@@ -55,6 +55,37 @@ def test_the_cache_path_has_the_gradients_of_the_plain_one(monkeypatch: pytest.M
     assert (gradients[0][0][keep.expand_as(x) == 0] == 0).all()
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_without_gradients_the_cache_path_takes_bf16_and_is_no_less_exact(
+    stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = randomized(PointwiseBranch(6))
+    monkeypatch.setattr(fused, "CHUNK_BYTES", 2 * 11 * 24 * 2)  # two events at a time; the last is alone
+    x = torch.randn(5, 11, 6).to(stored)
+    keep = (torch.rand(5, 11, 1) > 0.3).float()
+    deviation = {}
+    with torch.no_grad():
+        exact = textbook_branch(branch, x.float(), keep)
+        for cache in (True, False):
+            monkeypatch.setattr(branch, "_fits_cache_path", lambda x, cache=cache: cache)
+            with torch.autocast("cpu", torch.bfloat16):
+                out = branch(x, keep)
+            assert out.dtype == torch.bfloat16
+            assert (out[keep.expand_as(x) == 0] == 0).all()
+            deviation[cache] = float((out - exact).norm() / exact.norm())
+    assert 0 < deviation[True] < 0.02
+    assert deviation[True] < 1.5 * deviation[False]
+
+
+def test_under_bf16_the_cache_path_is_taken_only_without_gradients() -> None:
+    branch, x = PointwiseBranch(6), torch.randn(2, 11, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not branch._fits_cache_path(x)
+        with torch.no_grad():
+            assert branch._fits_cache_path(x)
+    assert branch._fits_cache_path(x)
+
+
 def test_an_event_with_nothing_visible_has_finite_gradients() -> None:
     block = ConvNeXtBlock(4)
     x = torch.zeros(2, 5, 5, 4, requires_grad=True)
