@@ -50,11 +50,8 @@ VARIANTS = {
     "fusion_dropout=0.1": {"model.encoder.fusion_dropout": 0.1},
     "channel_dropout=0.02": {"augment.channel_dropout": 0.02},
     "inner_tokens=8 pool=attention": {"model.encoder.inner_tokens": 8, "model.encoder.pool": "attention"},
-    "inner_tokens=8 pool=attention multiscale": {
-        "model.encoder.inner_tokens": 8,
-        "model.encoder.pool": "attention",
-        "model.encoder.multiscale": "true",
-    },
+    "inner_tokens=8 multiscale": {"model.encoder.inner_tokens": 8, "model.encoder.multiscale": "true"},
+    "inner_tokens=8 channel_dropout=0.02": {"model.encoder.inner_tokens": 8, "augment.channel_dropout": 0.02},
 }
 FIGURES = {
     "angle [°]": "val/angle_resolution_68pct",
