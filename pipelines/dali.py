@@ -140,8 +140,7 @@ class DaliLoader:
 def _index_parent(plan: RankPlan) -> Path | None:
     """Where the indexes of a plan go until DALI has read them: into memory, if it has room, since making and removing
     thousands of small files on a disk can take longer than reading the shards; None: wherever files go."""
-    stretches = 1 + np.count_nonzero((np.diff(plan.shard) != 0) | (np.diff(plan.dataset) != 0))
-    needed = LINE * len(plan.row) + PAGE * stretches
+    needed = LINE * len(plan.row) + PAGE * len(plan.stretches()[0])
     try:
         room = shutil.disk_usage(MEMORY).free if os.access(MEMORY, os.W_OK) else 0
     except OSError:

@@ -84,6 +84,12 @@ class RankPlan:
     batch_events: Int64
     """(steps,): real events of each *global* batch, over all ranks."""
 
+    def stretches(self) -> tuple[Int64, Int64]:
+        """Where stretches of consecutive events of the same shard begin and end; none in an empty plan."""
+        cuts = np.flatnonzero((np.diff(self.shard) != 0) | (np.diff(self.dataset) != 0)) + 1
+        bounds = np.concatenate(([0], cuts, [len(self.row)])) if len(self.row) else np.zeros(1, np.int64)
+        return bounds[:-1], bounds[1:]
+
 
 def epoch_order(
     views: Sequence[View], seed: int, epoch: int, shuffle: bool = True, epoch_events: int | None = None
@@ -232,10 +238,7 @@ def write_indexes(plan: RankPlan, views: Sequence[View], folder: Path | str) -> 
     target.mkdir(parents=True, exist_ok=True)
     tars: list[Path] = []
     indexes: list[Path] = []
-    if not len(plan.row):
-        return tars, indexes
-    cuts = np.flatnonzero((np.diff(plan.shard) != 0) | (np.diff(plan.dataset) != 0)) + 1
-    begins, ends = np.concatenate(([0], cuts)), np.append(cuts, len(plan.row))
+    begins, ends = plan.stretches()
     for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         dataset, shard = views[plan.dataset[begin]].dataset, int(plan.shard[begin])
         lines = _index_lines(dataset.file(shard, "idx"), dataset.manifest.shards[shard].idx.sha256)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xectrain.models.fused import EPSILON as EPSILON
-from xectrain.models.fused import Weights, pointwise_branch
+from xectrain.models.fused import Weights, event_weights, pointwise_branch, response
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -75,11 +75,7 @@ class PointwiseBranch(nn.Module):
             )
         h_BPF = F.gelu(self.expand(self.norm(x_BPC)))
         energy_BF = (keep_BP1.to(h_BPF.dtype).transpose(1, 2) @ h_BPF.square()).squeeze(1)
-        norm_BF = (energy_BF.float() + EPSILON**2).sqrt()  # the square root of an exact 0 has no gradient
-        response_BF = norm_BF / (norm_BF.mean(dim=-1, keepdim=True) + EPSILON)
-        weight_FC = self.contract.weight.t()
-        weight_BFC = (1 + self.gamma * response_BF)[:, :, None] * weight_FC
-        bias_C = self.beta @ weight_FC + self.contract.bias
+        weight_BFC, bias_C = event_weights(response(energy_BF)[1], self._weights())
         branch_BPC = h_BPF @ weight_BFC.to(h_BPF.dtype) + bias_C.to(h_BPF.dtype)
         return branch_BPC * survival_BP1.to(branch_BPC.dtype)
 

@@ -88,15 +88,16 @@ def _forward(x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor, w: Weights) 
         torch.ops.aten.gelu_(after_BPF)
         torch.mul(after_BPF, after_BPF, out=squared_BPF)
         energy_BF = torch.bmm(keep_BP1[part].transpose(1, 2), squared_BPF).squeeze(1)
-        weight_BFC, bias_C = _event_weights(_response(energy_BF)[1], w)
+        weight_BFC, bias_C = event_weights(response(energy_BF)[1], w)
         torch.bmm(after_BPF, weight_BFC.to(dtype), out=out_BPC[part])
         out_BPC[part].add_(bias_C.to(dtype)).mul_(survival_BP1[part])
     return out_BPC
 
 
-def _response(energy_BF: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm of each hidden channel over the visible positions, and that relative to the mean of the channels."""
-    norm_BF = (energy_BF.to(torch.promote_types(energy_BF.dtype, torch.float32)) + EPSILON**2).sqrt()
+def response(energy_BF: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm of each hidden channel over the visible positions, from its square, and that relative to the mean of the
+    channels; float32 (B, F)."""
+    norm_BF = (energy_BF.float() + EPSILON**2).sqrt()  # the square root of an exact 0 has no gradient
     return norm_BF, norm_BF / (norm_BF.mean(dim=-1, keepdim=True) + EPSILON)
 
 
@@ -106,10 +107,10 @@ def _hidden(x_BPC: Tensor, keep_BP1: Tensor, w: Weights) -> Hidden:
     before = F.linear(normed, w.expand_weight_FC, w.expand_bias_F)
     after = F.gelu(before)
     energy_BF = torch.bmm(keep_BP1.transpose(1, 2), after * after).squeeze(1)
-    return Hidden(normed, mean, rstd, before, after, *_response(energy_BF))
+    return Hidden(normed, mean, rstd, before, after, *response(energy_BF))
 
 
-def _event_weights(response_BF: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+def event_weights(response_BF: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
     """The second linear layer's weights with each event's response folded in, (B, F, C), and its bias, (C,)."""
     weight_FC = w.contract_weight_CF.t()
     return (1 + w.gamma_F * response_BF)[:, :, None] * weight_FC, w.beta_F @ weight_FC + w.contract_bias_C
@@ -139,7 +140,7 @@ class _Branch(torch.autograd.Function):
 def _chunk_backward(x_BPC: Tensor, keep_BP1: Tensor, grad_BPC: Tensor, w: Weights, totals: Weights) -> Tensor:
     """Gradient of the input; the parameters' gradients are added to `totals`. `grad_BPC` is 0 at masked positions."""
     h = _hidden(x_BPC, keep_BP1, w)
-    weight_BFC, _ = _event_weights(h.response_BF, w)
+    weight_BFC, _ = event_weights(h.response_BF, w)
     grad_weight_BFC = torch.bmm(h.after_BPF.transpose(1, 2), grad_BPC)
     grad_norm_BF = _response_backward(h, w, grad_weight_BFC, grad_BPC.sum(dim=(0, 1)), totals)
     grad_after = torch.bmm(grad_BPC, weight_BFC.transpose(1, 2))

@@ -38,7 +38,6 @@ class HexMixer(nn.Module):
     several times as fast as gathering neighbours, above all backward.
     """
 
-    taps_PK: Tensor
     reads_KQP: Tensor
 
     def __init__(self, channels: int) -> None:
@@ -48,7 +47,6 @@ class HexMixer(nn.Module):
         spread_init(self.weight, 7)
         taps_PK = hexagon_taps()
         reads_PKQ = F.one_hot(taps_PK, len(taps_PK) + 1)[..., :-1].float()
-        self.register_buffer("taps_PK", taps_PK, persistent=False)
         self.register_buffer("reads_KQP", reads_PKQ.permute(1, 2, 0).contiguous(), persistent=False)
 
     def forward(self, x_BPC: Tensor, keep_BP1: Tensor) -> Tensor:
@@ -60,11 +58,6 @@ class HexMixer(nn.Module):
         mixed_BPC: Tensor = (x_BPC.permute(2, 0, 1) @ matrix_CQP).permute(1, 2, 0)
         return mixed_BPC + self.bias.to(mixed_BPC.dtype)
 
-    def gather(self, x_BPC: Tensor) -> Tensor:
-        """The seven values each node reads: (B, P, 7, C)."""
-        padded = F.pad(x_BPC, (0, 0, 0, 1))
-        return padded[:, self.taps_PK]
-
 
 class AttentionHexMixer(HexMixer):
     """The same taps, modulated by attention between a node and its neighbours, with a bias per direction.
@@ -72,8 +65,11 @@ class AttentionHexMixer(HexMixer):
     With equal attention it is the plain mixer: the weights of the visible taps add up to 7.
     """
 
+    taps_PK: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
+        self.register_buffer("taps_PK", hexagon_taps(), persistent=False)
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
         self.direction = nn.Parameter(torch.zeros(7))
@@ -89,6 +85,11 @@ class AttentionHexMixer(HexMixer):
         attention_BPK1 = (7 * score_BPK.softmax(dim=-1) * visible_BPK).unsqueeze(-1)
         mixed_BPC: Tensor = (self.gather(x_BPC) * (attention_BPK1 * self.weight).to(x_BPC.dtype)).sum(dim=2)
         return mixed_BPC + self.bias.to(x_BPC.dtype)
+
+    def gather(self, x_BPC: Tensor) -> Tensor:
+        """The seven values each node reads: (B, P, 7, C)."""
+        padded = F.pad(x_BPC, (0, 0, 0, 1))
+        return padded[:, self.taps_PK]
 
 
 class HexNeXtBlock(nn.Module):
