@@ -58,7 +58,7 @@ def dali(dataset: Dataset, copies: int = 1) -> int:
 
 def streamed(path: Path) -> int:
     norm, events = preset("standard"), 0
-    uproot.ZLIB.library = "zlib"  # as uproot comes; `ingest` chooses a faster one
+    uproot.compression._decompress_ZLIB = uproot.ZLIB(1)  # as uproot comes; `ingest` chooses a faster one
     with uproot.open(path) as file:
         for arrays in file["tree"].iterate(["npho", "relative_time"], step_size=1000, library="np"):
             sensors = torch.from_numpy(normalize(arrays["npho"], arrays["relative_time"], norm).sensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -162,4 +163,5 @@ def _begin(plan: Plan, out: Path, level: int) -> None:
     global _engine
     logging.basicConfig(level=level)
     keep_freed_memory()
+    gc.freeze()  # what was imported stays, and need not be looked through again and again
     _engine = Engine(plan, out)

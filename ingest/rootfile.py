@@ -21,6 +21,7 @@ import cramjam
 import deflate
 import numpy as np
 import uproot
+import uproot.compression
 import uproot.deserialization
 import uproot.source.chunk
 import uproot.source.futures
@@ -45,11 +46,20 @@ DECODE_ERRORS = (
     uproot.deserialization.DeserializationError,
     zlib.error,
 )
-
-uproot.ZLIB.library = "deflate"  # uproot keeps its choice in the class
 """What uproot and the decompressors raise on damaged bytes: damage can lead anywhere in their code."""
 
 TREE_CLASSES = ("TTree", "TNtuple", "TNtupleD", "TChain", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
+
+
+class _Libdeflate(uproot.compression._DecompressZLIB):  # type: ignore[misc]
+    """What `uproot.ZLIB.library = "deflate"` promises: in uproot 5.7 that choice reaches only what is written."""
+
+    def decompress(self, data: Any, uncompressed_bytes: int) -> Any:
+        """The bytes of a zlib stream of known size; DeflateError where it is damaged."""
+        return deflate.zlib_decompress(data, uncompressed_bytes)
+
+
+uproot.compression._decompress_ZLIB = _Libdeflate()
 
 
 class PreadSource(uproot.source.chunk.Source):  # type: ignore[misc]

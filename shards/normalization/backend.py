@@ -33,9 +33,13 @@ def namespace(array: Array) -> Any:
 
 
 def at_least(array: Array, lowest: float) -> Array:
-    """`array` with smaller values raised to `lowest`; NaN stays."""
+    """`array` with smaller values raised to `lowest` (the same array where there are none); NaN stays."""
     xp = namespace(array)
-    return max(array, lowest) if xp is math else xp.clip(array, lowest, None)
+    if xp is math:
+        return max(array, lowest)
+    if xp is np and np.size(array) and np.min(array) >= lowest:  # which looking at is cheaper than clipping
+        return array
+    return xp.clip(array, lowest, None)
 
 
 def widen(array: Array) -> Array:

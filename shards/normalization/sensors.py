@@ -24,6 +24,8 @@ BLOCK = 32
 THRESHOLD_SLACK = 1e-6
 """Of normalized npho: a sensor exactly at a threshold is kept whatever the last bit of the logarithm is."""
 
+SPARSE = 0.05
+"""Fewer sensors than this part of all are written one by one."""
 
 COUNTED = 100
 """Rows summed in uint8, which is several times as fast as in int64; a row adds at most 2."""
@@ -179,41 +181,41 @@ def _normalize_numpy(
 ) -> NormalizedBatch:
     """`normalize` with the same arithmetic, passing over what seldom occurs."""
     sensors = np.empty((*npho.shape, 2), dtype)
-    usable = _replaced(npho, classes.dead | classes.out_of_domain, 0.0)  # times are in any domain
+    usable = np.array(npho, dtype=np.float64)  # times are in any domain
+    _replace(usable, classes.dead | classes.out_of_domain, 0.0)
     counted = []
     for channel, values, bad, sentinel, forward in (
         (0, usable, classes.dead, norm.sentinel_npho, norm.forward_npho),
-        (1, time, classes.time_invalid, norm.sentinel_time, norm.forward_time),
+        (1, widen(time), classes.time_invalid, norm.sentinel_time, norm.forward_time),
     ):
-        stored = cast(forward(widen(values)), dtype)
+        stored = cast(forward(values), dtype)
         saturated = np.isinf(stored)
         if saturated.any():
             saturated &= ~bad
             largest = np.finfo(dtype).max
             np.clip(stored, -largest, largest, out=stored)
         nudged = stored == sentinel
-        nudged &= ~bad
         if nudged.any():
+            nudged &= ~bad
             stored[nudged] = beside(sentinel, dtype)
-        sensors[..., channel] = _replaced(stored, bad, sentinel)
+        _replace(stored, bad, sentinel)
+        sensors[..., channel] = stored
         counted.append((nudged.view(np.int8), saturated.view(np.int8)))
     (nudged_npho, saturated_npho), (nudged_time, saturated_time) = counted
     return NormalizedBatch(sensors, classes, nudged_npho + nudged_time, saturated_npho + saturated_time)
 
 
-def _replaced(values: npt.NDArray[np.floating], where: npt.NDArray[np.bool_], by: float) -> npt.NDArray[np.floating]:
-    """`numpy.where(where, by, values)` in integer arithmetic on the bits: without branches, whose misprediction on
-    masks as random as those of invalid times costs more than the rest of the normalization."""
-    if values.dtype.kind != "f":
-        return np.asarray(np.where(where, values.dtype.type(by), values))
-    kind = np.dtype(f"i{values.dtype.itemsize}")
-    mask = where.astype(kind)
-    kept = mask - kind.type(1)
-    kept &= np.ascontiguousarray(values).view(kind)
-    mask *= np.array(by, values.dtype).view(kind)
-    kept |= mask
-    replaced: npt.NDArray[np.floating] = kept.view(values.dtype)
-    return replaced
+def _replace(values: npt.NDArray[np.floating], where: npt.NDArray[np.bool_], by: float) -> None:
+    """`values[where] = by`. Where there are many it is integer arithmetic on the bits: without branches, whose
+    misprediction on masks as random as those of invalid times costs more than the rest of the normalization."""
+    if np.count_nonzero(where) < SPARSE * where.size:
+        values[where] = by
+        return
+    bits = values.view(f"i{values.dtype.itemsize}")
+    mask = where.astype(bits.dtype)
+    bits &= mask - bits.dtype.type(1)
+    mask *= np.array(by, values.dtype).view(bits.dtype)
+    bits |= mask
 
 
 def _stored(y: Array, sentinel: float, bad: Array, dtype: str) -> tuple[Array, Array, Array]:
