@@ -1,6 +1,7 @@
 """How fast the network computes: events/s forward and forward + backward, against a plain implementation, in one run.
 
-    python benchmarks/model.py --preset reference --batch 128 --threads 2
+    python benchmarks/model.py --preset reference --batch 64 --threads 2
+    python benchmarks/model.py --compiled --batch 32
 
 The plain implementation is the same network (its outputs are compared first) as one would write it down: float32,
 eager, channels first with permutes around every linear layer, faces one by one, neighbours added up by scatter,
@@ -39,6 +40,9 @@ class PlainEncoder(nn.Module):
     def __init__(self, fast: Encoder, normalization: Normalization) -> None:
         super().__init__()
         self.fast, self.normalization = fast, normalization
+        grids = {name: geo.face_grid(name) for name in ("inner", "upstream", "downstream")}
+        nodes = {name: geo.hexagon(name).nodes for name in ("top", "bottom")}
+        self.channels = {name: torch.from_numpy(c.astype(np.int64)) for name, c in (grids | nodes).items()}
         fine = torch.from_numpy(geo.outer_fine_grid().astype(np.int64))
         self.fine = fine
         self.cells = torch.from_numpy(geo.outer_fine_cells().astype(np.int64))[fine].float()
@@ -73,7 +77,7 @@ class PlainEncoder(nn.Module):
         return x_BTD
 
     def face(self, name: str, npho_BN: Tensor, time_BN: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
-        grid = torch.from_numpy(geo.face_grid(name).astype(np.int64))
+        grid = self.channels[name]
         keep_B1HW = (~mask_BN[:, grid]).float()[:, None]
         return torch.stack((npho_BN[:, grid], time_BN[:, grid]), dim=1) * keep_B1HW, keep_B1HW
 
@@ -114,7 +118,7 @@ class PlainEncoder(nn.Module):
 
     def hexagonal(self, name: str, npho_BN: Tensor, time_BN: Tensor, mask_BN: Tensor) -> Tensor:
         net = self.fast.hexagonal
-        nodes = torch.from_numpy(geo.hexagon(name).nodes.astype(np.int64))
+        nodes = self.channels[name]
         keep = (~mask_BN[:, nodes]).float()[..., None]
         h = torch.stack((npho_BN[:, nodes], time_BN[:, nodes]), dim=-1) * keep
         h = F.gelu(net.stem_norm(net.stem(h))) * keep
@@ -181,6 +185,7 @@ class Row:
 ROWS = (
     Row("plain float32", plain=True, keep=False),
     Row("plain float32, memory kept", plain=True),
+    Row("plain bf16, compiled", plain=True, bf16=True, compiled=True, keep=False),
     Row("float32"),
     Row("bf16", bf16=True),
     Row("float32, compiled", compiled=True),
@@ -220,10 +225,10 @@ def work(row: Row, options: argparse.Namespace, pipe: Connection) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="reference", choices=PRESETS)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--skip", nargs="*", default=[], choices=[row.name for row in ROWS], help="rows to leave out")
+    parser.add_argument("--compiled", action="store_true", help="compiled rows, too, which takes ten minutes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     x, mask = events(options.batch)
@@ -236,7 +241,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     pipes: dict[Row, Connection] = {}
     for row in ROWS:
-        if row.name not in options.skip:
+        if options.compiled or not row.compiled:
             pipes[row], theirs = context.Pipe()
             context.Process(target=work, args=(row, options, theirs), daemon=True).start()
     rates = {row: [options.batch / seconds for seconds in taken] for row, taken in measure(pipes, options.repeats)}

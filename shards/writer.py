@@ -82,32 +82,10 @@ def write_shard(
     """
     _check_names(settings, source_ids)
     folder, name, layout = Path(out) / SHARD_FOLDER, shard_name(number), settings.layout
-    summaries: list[dict[str, npt.NDArray[np.float64]]] = []
-    keys: list[str] = []
-    truths, sources, entries = [], [], []
-    tar_digest = hashlib.sha256()
-    face = _faces()
-    with published(folder / f"{name}.tar") as part, DirectFile(part) as file:
-        for rows in parts:
-            _check(rows, settings, source_ids)
-            for start in range(0, len(rows), BLOCK_EVENTS):
-                block = rows[start : start + BLOCK_EVENTS]
-                names = sample_keys(source_ids, block.source, block.entry)
-                packed = layout.pack(names, block.sensors, block.truth)
-                summaries.append(summarize(np.asarray(block.sensors), settings.normalization, face))
-                file.write(packed.data)
-                tar_digest.update(packed.data)
-                keys += names
-            truths.append(rows.truth)
-            sources.append(rows.source)
-            entries.append(rows.entry)
-        if not keys:
-            raise InputError("a shard needs events")
-        events = len(keys)
-        tail = bytes(layout.tar_size(events) - events * layout.stride)
-        file.write(memoryview(tail))
-        tar_digest.update(tail)
-    index = index_text(layout.index_lines(keys)).encode("ascii")
+    with published(folder / f"{name}.tar") as part:
+        tar = _write_tar(part, parts, settings, source_ids)
+    events = len(tar.keys)
+    index = index_text(layout.index_lines(tar.keys)).encode("ascii")
     with published(folder / f"{name}.idx") as part:
         part.write_bytes(index)
     first, second = layout.offsets(events)
@@ -117,16 +95,59 @@ def write_shard(
         "truth_offset": second,
         "truth_size": np.full(events, layout.truth_size),
     }
-    summary = {key: np.concatenate([s[key] for s in summaries]) for key in summaries[0]}
-    place = {"source": np.concatenate(sources).astype(np.int64), "entry": np.concatenate(entries).astype(np.int64)}
     with published(folder / f"{name}.parquet") as part:
-        write_sidecar(part, settings.columns, np.concatenate(truths), place, summary, offsets)
+        write_sidecar(part, settings.columns, tar.truth, tar.place, tar.summary, offsets)
     return ShardInfo(
         name=name,
         events=events,
-        tar=FileInfo(layout.tar_size(events), tar_digest.hexdigest()),
+        tar=tar.info,
         idx=FileInfo(len(index), hashlib.sha256(index).hexdigest()),
         parquet=file_info(folder / f"{name}.parquet"),
+    )
+
+
+@dataclass(frozen=True)
+class _Tar:
+    """A tar that was written, and what index and Parquet say of its events."""
+
+    info: FileInfo
+    keys: list[str]
+    truth: npt.NDArray[np.float64]
+    place: dict[str, npt.NDArray[np.int64]]
+    summary: dict[str, npt.NDArray[np.float64]]
+
+
+def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, source_ids: Sequence[str]) -> _Tar:
+    layout, face, digest = settings.layout, _faces(), hashlib.sha256()
+    keys: list[str] = []
+    truths, sources, entries = [], [], []
+    summaries: list[dict[str, npt.NDArray[np.float64]]] = []
+    with DirectFile(path) as file:
+        for rows in parts:
+            _check(rows, settings, source_ids)
+            for start in range(0, len(rows), BLOCK_EVENTS):
+                block = rows[start : start + BLOCK_EVENTS]
+                names = sample_keys(source_ids, block.source, block.entry)
+                packed = layout.pack(names, block.sensors, block.truth)
+                summaries.append(summarize(np.asarray(block.sensors), settings.normalization, face))
+                file.write(packed.data)
+                digest.update(packed.data)
+                keys += names
+            truths.append(rows.truth)
+            sources.append(rows.source)
+            entries.append(rows.entry)
+        if not keys:
+            raise InputError("a shard needs events")
+        size = layout.tar_size(len(keys))
+        tail = bytes(size - len(keys) * layout.stride)
+        file.write(memoryview(tail))
+        digest.update(tail)
+    return _Tar(
+        info=FileInfo(size, digest.hexdigest()),
+        keys=keys,
+        truth=np.concatenate(truths),
+        place={"source": np.concatenate(sources).astype(np.int64), "entry": np.concatenate(entries).astype(np.int64)},
+        summary={name: np.concatenate([s[name] for s in summaries]) for name in summaries[0]},
     )
 
 
