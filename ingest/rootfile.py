@@ -51,7 +51,7 @@ DECODE_ERRORS = (
 TREE_CLASSES = ("TTree", "TNtuple", "TNtupleD", "TChain", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
 
 
-class _Libdeflate(uproot.compression._DecompressZLIB):  # type: ignore[misc]
+class _Libdeflate(uproot.ZLIB):  # type: ignore[misc]
     """What `uproot.ZLIB.library = "deflate"` promises: in uproot 5.7 that choice reaches only what is written."""
 
     def decompress(self, data: Any, uncompressed_bytes: int) -> Any:
@@ -59,7 +59,7 @@ class _Libdeflate(uproot.compression._DecompressZLIB):  # type: ignore[misc]
         return deflate.zlib_decompress(data, uncompressed_bytes)
 
 
-uproot.compression._decompress_ZLIB = _Libdeflate()
+uproot.compression._decompress_ZLIB = _Libdeflate(1)  # the level is for writing only
 
 
 class PreadSource(uproot.source.chunk.Source):  # type: ignore[misc]
