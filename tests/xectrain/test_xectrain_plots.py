@@ -147,3 +147,18 @@ def test_the_command_redraws_from_tables(tmp_path):
     }
     with pytest.raises(InputError, match="holds no prediction table"):
         CliRunner().invoke(app, [str(tmp_path / "out")], catch_exceptions=False)
+
+
+def test_one_wild_method_does_not_spoil_the_axes_of_hidden_sensors():
+    from xectrain.plots.sensors import sensor_pages
+
+    draw = np.random.default_rng(0)
+    truth, face = draw.uniform(100, 1e4, 4000), np.repeat([0, 1], 2000)
+    good = {f"m{i}": truth * draw.normal(1, 0.1, len(truth)) for i in range(9)}
+    for page in sensor_pages(truth, face, {**good, "wild": truth * 1000}):
+        mae, rms, bias = (page.axes[i].get_ylim() for i in (0, 2, 4))
+        assert 0.08 < mae[1] < 1
+        assert 0.1 < rms[1] < 1
+        assert -bias[0] == bias[1] < 1
+        _, labels = page.axes[1].get_legend_handles_labels()
+        assert labels == [*good, "wild"], "each method is drawn"

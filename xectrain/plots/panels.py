@@ -150,8 +150,8 @@ def resolution_and_bias(
         own = [profile(x, residuals(table, column, m), edges, resamples=40) for m in rivals(table)]
         found.append(own)
     every = [p for own in found for p in own]
-    top = _reach(np.concatenate([p.sigma for p in every]))
-    swing = _reach(np.abs(np.concatenate([p.bias for p in every])))
+    top = reach(np.concatenate([p.sigma for p in every]))
+    swing = reach(np.abs(np.concatenate([p.bias for p in every])))
     for upper, lower, (label, _), own in zip(uppers, lowers, quantities, found, strict=True):
         for method, one in zip(rivals(table), own, strict=True):
             text = method.replace("_", " ")
@@ -169,12 +169,23 @@ def resolution_and_bias(
     uppers[0].legend(loc="best")
 
 
-def _reach(values: Array) -> float:
+def reach(values: Array) -> float:
     """An axis limit that a few wild bins do not spoil: the largest value, at most five times the median."""
     good = values[np.isfinite(values)]
     if not good.size or good.max() <= 0:
         return 1.0
     return 1.15 * float(min(good.max(), max(5 * np.median(good), np.quantile(good, 0.8))))
+
+
+def within(axes: Axes, x: Array, y: Array, limits: tuple[float, float], colour: str) -> NDArray[np.bool_]:
+    """Which finite values of `y` lie within `limits`; those beyond become triangles at the border."""
+    good = np.isfinite(y)
+    for edge, beyond, marker in ((limits[1], y > limits[1], "^"), (limits[0], y < limits[0], "v")):
+        far = good & beyond
+        if far.any():  # an empty line without clipping upsets the layout
+            axes.plot(x[far], np.full(far.sum(), edge), marker, color=colour, clip_on=False, markersize=5)
+        good &= ~beyond
+    return good
 
 
 def points(
@@ -187,14 +198,7 @@ def points(
     limits: tuple[float, float] | None = None,
 ) -> None:
     """One value per bin with its error; what lies beyond `limits` becomes a triangle at the border."""
-    good = np.isfinite(y)
-    if limits is not None:
-        for edge, beyond, marker in ((limits[1], y > limits[1], "^"), (limits[0], y < limits[0], "v")):
-            far = good & beyond
-            if far.any():  # an empty line without clipping upsets the layout
-                edges = np.full(far.sum(), edge)
-                axes.plot(found.centre[far], edges, marker, color=colour, clip_on=False, markersize=5)
-            good &= ~beyond
+    good = np.isfinite(y) if limits is None else within(axes, found.centre, y, limits, colour)
     half = (found.centre - found.edges[:-1], found.edges[1:] - found.centre)
     axes.errorbar(
         found.centre[good],

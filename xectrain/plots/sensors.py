@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from shards.geometry import FACE_NAMES
 from xectrain.metrics.sensors import MIN_PHOTONS, RelativeErrors, relative_errors
+from xectrain.plots.panels import reach, within
 from xectrain.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
 
 if TYPE_CHECKING:
@@ -52,32 +54,45 @@ def _page(
     if not faces:
         return figure
     axes = figure.subplots(3, len(faces), sharex=True, sharey="row", squeeze=False)
-    for column, name in enumerate(faces):
-        on_face = face == FACE_NAMES.index(name)
-        for colour, (label, values) in zip(PALETTE, predictions.items(), strict=False):
-            against = values if against_prediction else truth
-            errors = relative_errors(against[on_face], truth[on_face], values[on_face])
-            _column(axes[:, column], errors, colour, label)
+    found: list[dict[str, RelativeErrors]] = []
+    for name in faces:
+        on = face == FACE_NAMES.index(name)
+        found.append(
+            {
+                label: relative_errors((values if against_prediction else truth)[on], truth[on], values[on])
+                for label, values in predictions.items()
+            }
+        )
+    limits = [_limits(name, [errors for own in found for errors in own.values()]) for name, _ in QUANTITIES]
+    for column, (name, own) in enumerate(zip(faces, found, strict=True)):
+        for colour, (label, errors) in zip(cycle(PALETTE), own.items(), strict=False):
+            _column(axes[:, column], errors, limits, colour, label)
         axes[0, column].set_title(name)
         axes[2, column].axhline(0, color="black", linewidth=0.8)
         axes[2, column].set_xlabel(f"{what} photons")
         axes[2, column].set_xscale("log")
     for row, (_, label) in enumerate(QUANTITIES):
-        axes[row, 0].set_ylabel(label)
-    for row in (0, 1):
-        axes[row, 0].set_ylim(bottom=0)
+        axes[row, 0].set(ylabel=label, ylim=limits[row])
     axes[0, -1].legend(loc="upper right", fontsize=7)
     axes[2, 0].set_xlim(left=MIN_PHOTONS)
     return figure
 
 
-def _column(axes: NDArray[Any], errors: RelativeErrors, colour: str, label: str) -> None:
+def _limits(name: str, errors: list[RelativeErrors]) -> tuple[float, float]:
+    """Axis limits of a quantity that one wild method does not spoil."""
+    top = reach(np.abs(np.concatenate([getattr(e, name) for e in errors])))
+    return (-top if name == "bias" else 0.0, top)
+
+
+def _column(
+    axes: NDArray[Any], errors: RelativeErrors, limits: list[tuple[float, float]], colour: str, label: str
+) -> None:
     centre = np.sqrt(errors.edges[:-1] * errors.edges[1:])
     uncertainty = {"mae": errors.mae_error, "rms": errors.mae_error, "bias": errors.bias_error}
     for row, (name, _) in enumerate(QUANTITIES):
         panel: Axes = axes[row]
         y = getattr(errors, name)
-        good = np.isfinite(y)
+        good = within(panel, centre, y, limits[row], colour)
         panel.errorbar(
             centre[good], y[good], yerr=uncertainty[name][good], fmt="o-", color=colour, label=label, linewidth=0.9
         )
