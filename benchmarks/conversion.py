@@ -64,10 +64,15 @@ def write_file(path: Path, events: int, compression: uproot.compression.Compress
             tree.extend({**{name: values[at : at + n] for name, values in block.items()}, "event": numbers})
 
 
+def uproot_as_it_comes() -> None:
+    """Take back what `ingest.rootfile` put into uproot: a faster way to decompress zlib."""
+    uproot.compression._decompress_ZLIB = uproot.ZLIB(1)
+
+
 def read_alone(task: tuple[str, int, int]) -> int:
     """uproot reading two branches of a range of entries, chunk by chunk."""
     path, start, stop = task
-    uproot.compression._decompress_ZLIB = uproot.ZLIB(1)  # as uproot comes; `ingest` chooses a faster one
+    uproot_as_it_comes()
     with uproot.open(path) as file:
         tree = file["tree"]
         branches = ["npho", "relative_time"]

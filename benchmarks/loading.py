@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import uproot
 import webdataset
-from conversion import COMPRESSIONS, REPEATS, write_file
+from conversion import COMPRESSIONS, REPEATS, uproot_as_it_comes, write_file
 
 from ingest.convert import convert
 from ingest.options import Options
@@ -58,7 +58,7 @@ def dali(dataset: Dataset, copies: int = 1) -> int:
 
 def streamed(path: Path) -> int:
     norm, events = preset("standard"), 0
-    uproot.compression._decompress_ZLIB = uproot.ZLIB(1)  # as uproot comes; `ingest` chooses a faster one
+    uproot_as_it_comes()
     with uproot.open(path) as file:
         for arrays in file["tree"].iterate(["npho", "relative_time"], step_size=1000, library="np"):
             sensors = torch.from_numpy(normalize(arrays["npho"], arrays["relative_time"], norm).sensors)
