@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff, mypy, import contract
 	$(BIN)/lint-imports
 
 docs: $(READY)  ## remake the generated pages of docs/
-	$(BIN)/python -m xectrain.config_docs
+	$(BIN)/python -m xectrain.config.docs
 
 bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
 	for name in model conversion loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

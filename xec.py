@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from shards.dataset import Dataset
-    from xectrain.predictor import Predictor
-    from xectrain.sensor_predictor import Filler
+    from xectrain.inference.regressor import Predictor
+    from xectrain.inference.sensors import Filler
 
 __version__ = "0.1.0"
 __all__ = ["app", "display", "load", "main", "open"]
@@ -27,20 +27,20 @@ __all__ = ["app", "display", "load", "main", "open"]
 
 class _Root(LazyGroup):
     commands_table = {  # noqa: RUF012
-        "demo": LazyCommand("xectrain.demo:app", "The whole chain on toy data, in minutes."),
+        "demo": LazyCommand("xectrain.cli.demo:app", "The whole chain on toy data, in minutes."),
         "toymc": LazyCommand("ingest.toymc.cli:app", "Simulate photons with honest detector physics, as ROOT files."),
         "ingest": LazyCommand("ingest.cli:app", "Convert ROOT files to shards; look into ROOT files."),
         "shards": LazyCommand("shards.cli:app", "Look at, check and cut datasets."),
-        "train": LazyCommand("xectrain.train_cli:app", "Train a network: regression, pre-training or inpainting."),
-        "evaluate": LazyCommand("xectrain.evaluate_cli:app", "Metrics, plots, classical baselines and a report."),
-        "infer": LazyCommand("xectrain.infer_cli:app", "Predict: shards or ROOT in, ROOT out."),
-        "export": LazyCommand("xectrain.export_cli:app", "Write a network as ONNX: raw sensors in, physics out."),
-        "plots": LazyCommand("xectrain.plots_cli:app", "Redraw every plot from saved tables."),
-        "compare": LazyCommand("xectrain.compare_cli:app", "Several inpainters on the same hidden sensors."),
-        "model": LazyCommand("xectrain.model_cli:app", "Describe a network: parts, parameters, FLOPs, tokens."),
-        "display": LazyCommand("xectrain.display_cli:app", "Draw an event."),
-        "track": LazyCommand("xectrain.track_cli:app", "Bring runs to MLflow."),
-        "doctor": LazyCommand("xectrain.doctor:app", "Say what this machine can do: GPU, DALI, ONNX, versions."),
+        "train": LazyCommand("xectrain.cli.train:app", "Train a network: regression, pre-training or inpainting."),
+        "evaluate": LazyCommand("xectrain.cli.evaluate:app", "Metrics, plots, classical baselines and a report."),
+        "infer": LazyCommand("xectrain.cli.infer:app", "Predict: shards or ROOT in, ROOT out."),
+        "export": LazyCommand("xectrain.cli.export:app", "Write a network as ONNX: raw sensors in, physics out."),
+        "plots": LazyCommand("xectrain.cli.plots:app", "Redraw every plot from saved tables."),
+        "compare": LazyCommand("xectrain.cli.compare:app", "Several inpainters on the same hidden sensors."),
+        "model": LazyCommand("xectrain.cli.model:app", "Describe a network: parts, parameters, FLOPs, tokens."),
+        "display": LazyCommand("xectrain.cli.display:app", "Draw an event."),
+        "track": LazyCommand("xectrain.cli.track:app", "Bring runs to MLflow."),
+        "doctor": LazyCommand("xectrain.cli.doctor:app", "Say what this machine can do: GPU, DALI, ONNX, versions."),
     }
 
 
@@ -86,9 +86,9 @@ def load(model: Path | str, **options: Any) -> Predictor | Filler:
 
     Args:
         model: run folder, checkpoint file or `.onnx` file.
-        options: `device`, `precision` and `batch_size`, as of `xectrain.predictor.load`.
+        options: `device`, `precision` and `batch_size`, as of `xectrain.inference.regressor.load`.
     """
-    from xectrain.predictor import load as load_predictor
+    from xectrain.inference.regressor import load as load_predictor
 
     return load_predictor(model, **options)
 
@@ -99,9 +99,9 @@ def display(npho: Any, time: Any, **options: Any) -> Figure:
     Args:
         npho: float (4760,), photons at each sensor, NaN where unknown.
         time: float (4760,), s, NaN where unknown.
-        options: as of `xectrain.display.event_figure` (`dead`, `truth`, `prediction`, `title`).
+        options: as of `xectrain.display.event.event_figure` (`dead`, `truth`, `prediction`, `title`).
     """
-    from xectrain.display import event_figure
+    from xectrain.display.event import event_figure
 
     return event_figure(npho, time, **options)
 

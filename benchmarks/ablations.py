@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from xectrain.checkpoint import LAST, read_checkpoint
-from xectrain.runfolder import RunFolder, read_metrics
+from xectrain.training.runfolder import RunFolder, read_metrics
 
 BASE = {
     "model.preset": "small",

@@ -32,10 +32,10 @@ import numpy as np
 import psutil
 import uproot
 
-from ingest.convert import convert
-from ingest.options import Options
-from ingest.rootio import open_sources
-from ingest.schema import load_schema
+from ingest.conversion.convert import convert
+from ingest.conversion.options import Options
+from ingest.reading.rootio import open_sources
+from ingest.reading.schema import load_schema
 
 COMPRESSIONS = {"zlib": uproot.ZLIB(1), "lz4": uproot.LZ4(1), "zstd": uproot.ZSTD(1)}
 TARGETS = {"zlib": 0.5, "lz4": 0.3, "zstd": 0.3}
@@ -65,7 +65,7 @@ def write_file(path: Path, events: int, compression: uproot.compression.Compress
 
 
 def uproot_as_it_comes() -> None:
-    """Take back what `ingest.rootfile` put into uproot: a faster way to decompress zlib."""
+    """Take back what `ingest.reading.rootfile` put into uproot: a faster way to decompress zlib."""
     uproot.compression._decompress_ZLIB = uproot.ZLIB(1)
 
 

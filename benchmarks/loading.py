@@ -24,10 +24,10 @@ import uproot
 import webdataset
 from conversion import COMPRESSIONS, REPEATS, uproot_as_it_comes, write_file
 
-from ingest.convert import convert
-from ingest.options import Options
-from ingest.rootio import open_sources
-from ingest.schema import load_schema
+from ingest.conversion.convert import convert
+from ingest.conversion.options import Options
+from ingest.reading.rootio import open_sources
+from ingest.reading.schema import load_schema
 from pipelines import open_loader
 from shards.dataset import Dataset
 from shards.normalization import normalize, preset

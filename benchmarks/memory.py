@@ -18,10 +18,10 @@ from pathlib import Path
 from conversion import COMPRESSIONS, Memory, write_file
 from loading import dali
 
-from ingest.convert import convert
-from ingest.options import Options
-from ingest.rootio import open_sources
-from ingest.schema import load_schema
+from ingest.conversion.convert import convert
+from ingest.conversion.options import Options
+from ingest.reading.rootio import open_sources
+from ingest.reading.schema import load_schema
 from shards.dataset import Dataset
 
 

@@ -28,8 +28,8 @@ from shards import geometry as geo
 from shards.base import keep_freed_memory
 from shards.normalization import Normalization, preset, valid
 from xectrain.compute import compile_in_place
+from xectrain.config.networks import PRESETS
 from xectrain.models.backbone import ConvNeXtBlock
-from xectrain.models.config import PRESETS
 from xectrain.models.encoder import Encoder
 from xectrain.models.hexagonal import HexNeXtBlock
 

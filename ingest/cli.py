@@ -12,9 +12,9 @@ import typer
 from shards.base import ConfigError
 
 if TYPE_CHECKING:
-    from ingest.convert import Conversion
-    from ingest.options import Options
-    from ingest.rootio import Skipped, Source
+    from ingest.conversion.convert import Conversion
+    from ingest.conversion.options import Options
+    from ingest.reading.rootio import Skipped, Source
     from shards.dead import DeadList
     from shards.normalization import Normalization
 
@@ -115,10 +115,10 @@ def root2shards(
     Interrupted, it continues where it stopped when the same command runs again; the result is the same bytes however it
     ran. A dataset that is there already, from the same files with the same options, is left as it is.
     """
-    from ingest.checksums import check_digest, read_checksums
-    from ingest.options import Options
-    from ingest.rootio import open_sources
-    from ingest.schema import load_schema
+    from ingest.conversion.options import Options
+    from ingest.reading.checksums import check_digest, read_checksums
+    from ingest.reading.rootio import open_sources
+    from ingest.reading.schema import load_schema
 
     wanted = load_schema(schema)
     options = Options(
@@ -160,8 +160,8 @@ def _run(
     task: int,
     tasks: int,
 ) -> Conversion | None:
-    from ingest.convert import convert, run_step
-    from ingest.plan import make_plan
+    from ingest.conversion.convert import convert, run_step
+    from ingest.conversion.plan import make_plan
 
     if step == "all":
         if (task, tasks) != (0, 1):
@@ -234,11 +234,11 @@ def inspect(
 ) -> None:
     """Say what is in ROOT files and what converting them would give: trees, branches, mapping, value ranges, bad values
     per face, dead-channel candidates, duplicates, size and time."""
-    from ingest import inspect as look
-    from ingest import report
-    from ingest.inputs import expand
-    from ingest.rootio import open_sources
-    from ingest.schema import load_schema
+    from ingest.inspection import inspect as look
+    from ingest.inspection import report
+    from ingest.reading.inputs import expand
+    from ingest.reading.rootio import open_sources
+    from ingest.reading.schema import load_schema
     from shards.normalization import preset
 
     paths = [file.path for file in expand(files)]
@@ -269,7 +269,7 @@ def finalize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder of the bucket and sort steps.")],
 ) -> None:
     """Publish the manifest when all bucket and sort tasks are done, and remove the temporary rows."""
-    from ingest.convert import finalize_folder
+    from ingest.conversion.convert import finalize_folder
 
     _report(finalize_folder(out))
 

@@ -38,7 +38,7 @@ def info(
     import json as json_module
 
     from shards.dataset import Dataset
-    from shards.describe import describe, sampled_rounding, summary
+    from shards.operations.describe import describe, sampled_rounding, summary
 
     dataset = Dataset.open(data)
     report = sampled_rounding(dataset)
@@ -54,7 +54,7 @@ def verify(
     full: Annotated[bool, typer.Option("--full", help="Read every byte, not only sizes, indexes and headers.")] = False,
 ) -> None:
     """Check that datasets are what was written; list everything that is not."""
-    from shards.verify import verify as check
+    from shards.operations.verify import verify as check
 
     damaged = 0
     for path in data:
@@ -128,7 +128,7 @@ def merge(
     out: Out,
 ) -> None:
     """Join datasets into the bytes that one conversion of all their sources would have given."""
-    from shards.merge import merge as join
+    from shards.operations.merge import merge as join
 
     manifest = join(data, out)
     typer.echo(f"{manifest.n_events} events of {len(data)} datasets are in {out} ({len(manifest.shards)} shards)")
@@ -145,8 +145,8 @@ def split(
     seed: Annotated[int, typer.Option(help="Another division of the same data.")] = 0,
 ) -> None:
     """Copy a dataset into one dataset per part, by a hash of each event, run or source."""
+    from shards.operations.split import split as cut
     from shards.order import parse_split
-    from shards.split import split as cut
 
     manifests = cut(data, out, parse_split(into), by.value, seed)
     parts = ", ".join(f"{name} {manifest.n_events}" for name, manifest in manifests.items())

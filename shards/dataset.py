@@ -73,7 +73,7 @@ class Dataset:
             raise ConfigError("unknown check", found=check, remedy=nearest(check, CHECKS))
         dataset = cls(Path(path), Manifest.read(path))
         if check != "none":
-            from shards.verify import verify
+            from shards.operations.verify import verify
 
             verify(dataset.path, full=check == "full").require()
         return dataset

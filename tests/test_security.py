@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from support.synthetic import make_dataset
 
-from ingest.schema import load_schema
+from ingest.reading.schema import load_schema
 from pipelines.loader import BACKENDS, open_loader
 from shards.base import ConfigError, CorruptError, InputError
 from shards.dataset import Dataset
 from shards.manifest import MANIFEST
+from shards.operations.verify import verify
 from shards.plan import View, epoch_order, rank_plan
-from shards.verify import verify
-from xectrain.config_io import load_config
+from xectrain.config.files import load_config
 
 
 class Bomb:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.base import ConfigError, nearest
-from xectrain.models.config import TaskConfig
+from xectrain.config.networks import TaskConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

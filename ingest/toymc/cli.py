@@ -131,7 +131,7 @@ def limit(
     """
     from dataclasses import asdict
 
-    from ingest.toymc.limit import CASES, limits
+    from ingest.toymc.study.limit import CASES, limits
     from shards.base import publish_json
 
     rows = [
@@ -173,7 +173,7 @@ def report(
     events: Annotated[int, typer.Option(min=500, help="Events that the numbers are made from.")] = 6000,
 ) -> None:
     """Check every ingredient against an independent computation; write the page and its pictures."""
-    from ingest.toymc.report import write_report
+    from ingest.toymc.study.report import write_report
 
     page, failed = write_report(out, events)
     typer.echo(f"Wrote {page} and its pictures to {out}.")

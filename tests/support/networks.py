@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shards.normalization import Normalization, mark_dead, preset, valid
-from xectrain.models.config import ModelConfig, model_config
+from xectrain.config.networks import ModelConfig, model_config
 
 STANDARD = preset("standard")
 HIDDEN_TWELVE = (*range(4174, 4178), *range(4198, 4202), *range(4222, 4226))

@@ -10,8 +10,8 @@ import uproot
 
 from shards.dataset import Dataset
 from support.synthetic import make_events
-from xectrain import session
-from xectrain.config_io import load_config
+from xectrain.config.files import load_config
+from xectrain.training import session
 
 COLUMNS = (
     *("run", "event", "theta", "phi", "energy", "timing", "time_min_used", "u", "v", "w", "x", "y", "z"),

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.base import ConfigError
-from xectrain.models.config import TaskConfig
+from xectrain.config.networks import TaskConfig
 from xectrain.tasks import (
     TASKS,
     TargetOptions,

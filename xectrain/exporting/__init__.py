@@ -1,6 +1,5 @@
 """ONNX: raw sensors in, physical units out, compared with PyTorch before anything is published."""
 
-from xectrain.exporting.facts import FACTS_KEY, facts_from_metadata, metadata
 from xectrain.exporting.gate import GATE_BATCHES, TOLERANCE, Deviation, GateEvents, compare
 from xectrain.exporting.graph import Exported, export, restricted
 from xectrain.exporting.modules import (
@@ -11,6 +10,7 @@ from xectrain.exporting.modules import (
     module_for,
     sensor_module_for,
 )
+from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata, metadata
 
 __all__ = [
     "EARLIEST",

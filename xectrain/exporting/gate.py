@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shards.normalization import normalize
 from xectrain.exporting.modules import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS, ExportModule, SensorInput
-from xectrain.facts import IN_RANGE
+from xectrain.inference.model import IN_RANGE
 from xectrain.tasks import TASKS
 
 GATE_BATCHES = (1, 2, 7, 64)

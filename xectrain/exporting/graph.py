@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from shards.base import ConfigError, CorruptError, OutputError, published
-from xectrain.exporting.facts import metadata
 from xectrain.exporting.gate import Deviation, GateEvents, compare
 from xectrain.exporting.modules import EARLIEST, ExportModule, NormalizedInput, SensorInput
-from xectrain.facts import ModelFacts
+from xectrain.inference.metadata import metadata
+from xectrain.inference.model import ModelFacts
 from xectrain.tasks import TASKS, find_task, output_columns
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def export(module: ExportModule | SensorInput, output: Path, events: GateEvents)
 
 def _check_same(output: Path, wanted: dict[str, str]) -> None:
     """Refuse a file that is not what would be exported."""
-    from xectrain.exporting.runtime import open_session
+    from xectrain.inference.onnx import open_session
 
     try:
         properties = open_session(output, "cpu").get_modelmeta().custom_metadata_map

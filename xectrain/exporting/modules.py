@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.normalization import apply_threshold, normalize, valid
-from xectrain.facts import IN_RANGE, ModelFacts
+from xectrain.inference.model import IN_RANGE, ModelFacts
 
 if TYPE_CHECKING:
     from xectrain.models.regressor import Regressor

@@ -1,4 +1,4 @@
 """The networks: one encoder and what stands on it (regressor, masked autoencoder, inpainter).
 
-`xectrain.models.config` needs no torch; every other module here does.
+`xectrain.config.networks` needs no torch; every other module here does.
 """

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xectrain.config.networks import EncoderConfig
 from xectrain.models.blocks import EPSILON, PointwiseBranch, drop_path_rates, full_precision, init_linear
-from xectrain.models.config import EncoderConfig
 
 
 def conv_channels_last(conv: nn.Conv2d, x_BHWC: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from xectrain.models.mae import MaskedAutoencoder
 from xectrain.models.regressor import Regressor
 
 if TYPE_CHECKING:
-    from xectrain.config import Config
+    from xectrain.config.tree import Config
 
 Network = Regressor | MaskedAutoencoder | Inpainter
 DEPTH = 2

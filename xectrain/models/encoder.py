@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
+from xectrain.config.networks import EncoderConfig
 from xectrain.models.backbone import FaceBackbone
-from xectrain.models.config import EncoderConfig
 from xectrain.models.faces import CELLS, RectangularMap, TokenInfo, rectangular_maps, token_table
 from xectrain.models.fusion import Fusion, PositionCode
 from xectrain.models.hexagonal import HexEncoder

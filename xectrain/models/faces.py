@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards import geometry as geo
-from xectrain.models.config import EncoderConfig
+from xectrain.config.networks import EncoderConfig
 
 CELLS = 4
 """A token is CELLS×CELLS pooled cells of the backbone's second stage, 2·CELLS×CELLS of its first."""

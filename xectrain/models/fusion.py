@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xectrain.config.networks import EncoderConfig
 from xectrain.models.blocks import EPSILON
-from xectrain.models.config import EncoderConfig
 
 LENGTH_SCALE_CM = 50.0
 """Brings r and z to order one in the geometric position code."""

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards import geometry as geo
+from xectrain.config.networks import EncoderConfig
 from xectrain.models.blocks import EPSILON, PointwiseBranch, drop_path_rates, full_precision, init_linear, spread_init
-from xectrain.models.config import EncoderConfig
 
 
 def hexagon_taps() -> Tensor:

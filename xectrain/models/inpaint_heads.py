@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization
+from xectrain.config.networks import InpainterConfig, ModelConfig
 from xectrain.models.backbone import ConvNeXtBlock, conv_channels_last
 from xectrain.models.blocks import full_precision, init_linear
-from xectrain.models.config import InpainterConfig, ModelConfig
 from xectrain.models.faces import TokenInfo
 from xectrain.models.hexagonal import HexNeXtBlock
 from xectrain.models.outer import OuterGrid

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
-from xectrain.models.config import Channel, ModelConfig
+from xectrain.config.networks import Channel, ModelConfig
 from xectrain.models.encoder import Encoder
 from xectrain.models.inpaint_heads import CrossAttentionHead, PerFaceHead
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization
+from xectrain.config.networks import Channel, MaeConfig, ModelConfig
 from xectrain.models.blocks import EPSILON, full_precision, init_linear
-from xectrain.models.config import Channel, MaeConfig, ModelConfig
 from xectrain.models.encoder import Encoder
 from xectrain.models.hexagonal import HexNeXtBlock
 from xectrain.models.sensors import FaceTokens, OwnedCells, SensorOrder, part_channels, part_names

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
-from xectrain.models.config import TaskConfig
+from xectrain.config.networks import TaskConfig
 from xectrain.tasks import RANGE_QUANTILES, TASKS, TargetStatistics
 
 SUMMARIES = ("log10_photons", "log10_brightest", "inner_fraction", "valid_sensors", "timed_sensors")

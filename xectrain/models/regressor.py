@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization
+from xectrain.config.networks import ModelConfig, RegressorConfig, TaskConfig
 from xectrain.models.blocks import EPSILON, full_precision, init_linear
-from xectrain.models.config import ModelConfig, RegressorConfig, TaskConfig
 from xectrain.models.encoder import Encoder
 from xectrain.models.ranges import TrainingRange, input_summaries
 from xectrain.tasks import TASKS, TargetStatistics, Task, output_columns, parameters_per_value, resolve_tasks

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization, mark_dead, valid
-from xectrain.models.config import EncoderConfig
+from xectrain.config.networks import EncoderConfig
 from xectrain.models.faces import TokenInfo
 
 

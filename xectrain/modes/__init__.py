@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from xectrain.modes.base import EventBatch, Mode, StepResult
 
 if TYPE_CHECKING:
-    from xectrain.config import Config
-    from xectrain.datasets import TrainingData
-    from xectrain.inputs import InputRules
+    from xectrain.config.tree import Config
+    from xectrain.data import TrainingData
+    from xectrain.model_input import InputRules
 
 __all__ = ["EventBatch", "Mode", "StepResult", "build_mode"]
 

@@ -15,20 +15,20 @@ from shards import geometry as geo
 from shards.base import ConfigError
 from shards.dead import read_dead
 from shards.normalization import Normalization
-from xectrain.losses import Balance
-from xectrain.losses_sensors import SensorLoss, channel_weights, event_loss, sensor_loss
-from xectrain.masking import Masker, MaskInput
-from xectrain.models.config import ModelConfig
+from xectrain.config.networks import ModelConfig
+from xectrain.config.sensors import MaskingConfig
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
-from xectrain.models.sensor_config import MaskingConfig
 from xectrain.models.sensors import hide
 from xectrain.modes.base import EventBatch, Mode, StepResult
+from xectrain.modes.losses import Balance
+from xectrain.modes.losses_sensors import SensorLoss, channel_weights, event_loss, sensor_loss
+from xectrain.modes.masking import Masker, MaskInput
 
 if TYPE_CHECKING:
-    from xectrain.config import Config
-    from xectrain.datasets import TrainingData
-    from xectrain.inputs import InputRules
+    from xectrain.config.tree import Config
+    from xectrain.data import TrainingData
+    from xectrain.model_input import InputRules
 
 SUMS = ("count", "error", "absolute", "square")
 """What is summed over an event's scored sensors of a face, with the error in photons."""

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from shards.normalization import Normalization
-from xectrain.losses import Balance, task_loss
-from xectrain.losses_physics import VERTEX, angle_position, check_physics, energy_light
+from xectrain.config.networks import ModelConfig, TasksConfig
 from xectrain.metrics import task_metrics
-from xectrain.models.config import ModelConfig, TasksConfig
 from xectrain.models.ranges import input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.modes.base import EventBatch, Mode, StepResult
-from xectrain.reweight import fit_weights
+from xectrain.modes.losses import Balance, task_loss
+from xectrain.modes.losses_physics import VERTEX, angle_position, check_physics, energy_light
+from xectrain.modes.reweight import fit_weights
 from xectrain.tasks import (
     TASKS,
     TargetOptions,
@@ -30,9 +30,9 @@ from xectrain.tasks import (
 )
 
 if TYPE_CHECKING:
-    from xectrain.config import Config
-    from xectrain.datasets import TrainingData
-    from xectrain.inputs import InputRules
+    from xectrain.config.tree import Config
+    from xectrain.data import TrainingData
+    from xectrain.model_input import InputRules
 
 RANGE_SAMPLE = 4096
 """Training events whose sensors are looked at for the range of inputs."""

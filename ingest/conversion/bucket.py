@@ -1,0 +1,199 @@
+"""First pass: a unit of entries becomes rows on disk, cleaned, normalized and sorted by where they go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ingest.conversion.cleaning import Cleaner, sort_keys
+from ingest.conversion.plan import INDEX, Plan, Unit
+from ingest.conversion.work import Run, UnitResult, WorkFolder
+from ingest.reading.rootio import Chunk, SourceReader
+from shards.base import InputError, published
+from shards.dead import DeadList
+from shards.manifest import N_SENSORS
+from shards.normalization import Classes, NormalizedBatch, SensorCounts
+from shards.order import assign_splits
+
+READ = 256
+"""Events read at a time: about 10 MB."""
+SPILL = 2048
+"""Rows sorted at a time: about 80 MB."""
+GATHER = 512
+"""Rows written with one system call."""
+NOT_SELECTED = "selection"
+OVER_MAXIMUM = "max_events"
+
+
+@dataclass
+class _Tally:
+    """What is counted along the way."""
+
+    splits: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    counts: list[SensorCounts] = field(init=False)
+    invalid: list[dict[str, int]] = field(init=False)
+    flags: dict[int, tuple[int, npt.NDArray[np.int64]]] = field(default_factory=dict)
+    """Run → events, and how often the `dead` branch flags each channel."""
+
+    def __post_init__(self) -> None:
+        self.counts = [SensorCounts.zero() for _ in range(self.splits)]
+        self.invalid = [{} for _ in range(self.splits)]
+
+    def drop(self, reason: str, events: int) -> None:
+        if events:
+            self.dropped[reason] = self.dropped.get(reason, 0) + events
+
+    def flag(self, runs: npt.NDArray[np.float64], dead: npt.NDArray[np.bool_]) -> None:
+        for run in np.unique(runs).tolist():
+            rows = dead[runs == run]
+            events, sums = self.flags.get(int(run), (0, np.zeros(N_SENSORS, np.int64)))
+            self.flags[int(run)] = (events + len(rows), sums + rows.sum(axis=0))
+
+    def always_flagged(self) -> dict[str, list[int]]:
+        return {str(run): np.flatnonzero(sums == n).tolist() for run, (n, sums) in sorted(self.flags.items())}
+
+    def count(self, batch: NormalizedBatch, splits: npt.NDArray[np.int8]) -> None:
+        if self.splits == 1:
+            self.counts[0] = self.counts[0] + batch.counts
+            return
+        for split in np.unique(splits).tolist():
+            self.counts[split] = self.counts[split] + _part(batch, splits == split).counts
+
+
+def _part(batch: NormalizedBatch, rows: npt.NDArray[np.bool_]) -> NormalizedBatch:
+    classes = Classes(*(getattr(batch.classes, f.name)[rows] for f in fields(Classes)))
+    return NormalizedBatch(batch.sensors[rows], classes, batch.nudged[rows], batch.saturated[rows])
+
+
+class Bucketer:
+    """Turns units into sorted rows; keeps its buffers from one unit to the next."""
+
+    def __init__(self, plan: Plan, work: WorkFolder, dead: DeadList, last_key: int | None = None) -> None:
+        """
+        Args:
+            dead: everything that is listed, including what was found in the data.
+            last_key: the largest key that is kept (max_events); None: all.
+        """
+        self._plan, self._work = plan, work
+        self._cleaner = Cleaner(plan, dead)
+        self._last_key = None if last_key is None else np.uint64(last_key)
+        self._rows = np.zeros(SPILL, dtype=plan.record)
+        self._raw = self._rows.view(np.uint8).reshape(SPILL, -1)
+        self._index = np.zeros(SPILL, dtype=INDEX)
+        self._split = np.zeros(SPILL, dtype=np.int8)
+
+    def convert(self, unit: Unit) -> UnitResult:
+        """Convert one unit and publish its files, the marker last.
+
+        Raises:
+            InputError: the source cannot be read; with skip_bad_files that becomes part of the result instead.
+            OutputError: the work folder cannot be written.
+        """
+        try:
+            result = self._convert(unit)
+        except InputError as error:
+            if not self._plan.options.skip_bad_files:
+                raise
+            result = UnitResult((), {}, (), {}, failed=str(error))
+        self._work.write_result(unit.number, result)
+        return result
+
+    def _convert(self, unit: Unit) -> UnitResult:
+        tally = _Tally(len(self._plan.options.splits))
+        runs: list[Run] = []
+        indexes = [np.zeros(0, dtype=INDEX)]
+        with published(self._work.rows(unit.number), durable=False) as part, open(part, "wb", buffering=0) as handle:
+            for filled in self._spills(unit, tally):
+                order = np.lexsort((self._index["entry"][:filled], self._index["key"][:filled], self._split[:filled]))
+                runs += _runs(self._split[order], sum(len(i) for i in indexes))
+                indexes.append(self._index[order])
+                self._write(handle, order)
+        counts = [[getattr(c, f.name) for f in fields(SensorCounts)] for c in tally.counts]
+        check = self._work.write_index(unit.number, np.concatenate(indexes), np.array(counts, dtype=np.int64))
+        return UnitResult(tuple(runs), tally.dropped, tuple(tally.invalid), tally.always_flagged(), check=check)
+
+    def _spills(self, unit: Unit, tally: _Tally) -> Iterator[int]:
+        """Fill the buffers with the unit's events; yield the number of rows whenever they are full, and at the end."""
+        filled = 0
+        with SourceReader(self._plan.sources[unit.source]) as reader:
+            for start in range(unit.start, unit.stop, READ):
+                chunk = reader.read(start, min(start + READ, unit.stop))
+                if filled + len(chunk) > SPILL:
+                    yield filled
+                    filled = 0
+                filled += self._take(chunk, unit.source, filled, tally)
+        if filled:
+            yield filled
+
+    def _take(self, chunk: Chunk, source: int, at: int, tally: _Tally) -> int:
+        """Put the events of `chunk` that are kept into the buffers from row `at` on; how many those were."""
+        entries = np.arange(chunk.entry_start, chunk.entry_start + len(chunk), dtype=np.int64)
+        if chunk.dead is not None:
+            tally.flag(chunk.columns["run"], chunk.dead)
+        dead = self._cleaner.dead_mask(chunk)
+        keys = sort_keys(self._plan, source, entries)
+        keep = self._cleaner.selected(chunk, dead)
+        tally.drop(NOT_SELECTED, int((~keep).sum()))
+        if self._last_key is not None:
+            over = keep & (keys > self._last_key)
+            tally.drop(OVER_MAXIMUM, int(over.sum()))
+            keep &= ~over
+        kept = np.flatnonzero(keep)
+        rows = slice(at, at + len(kept))
+        self._index["key"][rows], self._index["entry"][rows] = keys[kept], entries[kept]
+        self._split[rows] = self._splits(source, chunk, entries)[kept]
+        self._truth(chunk, kept, rows, tally)
+        for before, batch in self._cleaner.blocks(chunk, kept, dead):
+            place = slice(at + before, at + before + len(batch.sensors))
+            self._rows["sensors"][place] = batch.sensors
+            for row in range(place.start, place.stop):
+                self._rows["check"][row] = row_checksum(self._raw[row], int(self._index["entry"][row]))
+            tally.count(batch, self._split[place])
+        return len(kept)
+
+    def _splits(self, source: int, chunk: Chunk, entries: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+        split = self._plan.options.splits[0]
+        if split is None:
+            return np.zeros(len(entries), dtype=np.int8)
+        source_id = self._plan.sources[source].id
+        return assign_splits(split.fractions, split.by, source_id, entries, chunk.columns["run"], split.seed)
+
+    def _truth(self, chunk: Chunk, kept: npt.NDArray[np.intp], rows: slice, tally: _Tally) -> None:
+        """Fill the truth vectors; a column that this source lacks is NaN, which is not counted as a bad value."""
+        truth, splits = self._rows["truth"][rows], self._split[rows]
+        for i, name in enumerate(self._plan.settings.names):
+            truth[:, i] = chunk.columns[name][kept] if name in chunk.columns else np.nan
+            if name in chunk.invalid:
+                for split, invalid in enumerate(tally.invalid):
+                    count = int(np.isnan(truth[splits == split, i]).sum())
+                    if count:
+                        invalid[name] = invalid.get(name, 0) + count
+
+    def _write(self, handle: Any, order: npt.NDArray[np.intp]) -> None:
+        """Write rows of the buffer in that order."""
+        for start in range(0, len(order), GATHER):
+            views = [self._raw[row].data for row in order[start : start + GATHER].tolist()]
+            written = os.writev(handle.fileno(), views)
+            while written < sum(view.nbytes for view in views):  # a disk that is almost full writes a part
+                while written >= views[0].nbytes:
+                    written -= views.pop(0).nbytes
+                views[0] = views[0][written:]
+                written = os.writev(handle.fileno(), views)
+
+
+def row_checksum(row: npt.NDArray[np.uint8], entry: int) -> int:
+    """A checksum of a record without its last eight bytes, where it is kept, and of the entry that it belongs to."""
+    return xxhash.xxh3_64_intdigest(row[:-8].data, entry)
+
+
+def _runs(splits: npt.NDArray[np.int8], rows_before: int) -> list[Run]:
+    """The runs that sorted rows make in a file that has `rows_before` rows already."""
+    found, first, count = np.unique(splits, return_index=True, return_counts=True)
+    return [Run(int(s), rows_before + int(f), int(c)) for s, f, c in zip(found, first, count, strict=True)]

@@ -1,0 +1,339 @@
+"""Conversion: ROOT files in, complete datasets out; bounded memory, any number of workers, resumable, always the same
+bytes.
+
+    sources = open_sources(["run*.root"], schema="real")
+    result = convert(sources, Path("data"), Options(schema=load_schema("real")), workers=4)
+
+Steps: *prepare* (only where something must be found in the data first), *bucket* (every unit of entries becomes sorted
+rows on disk), *sort* (every shard gathers its rows), *finalize* (the manifests, and away with the temporary rows). On a
+cluster the two in the middle run as arrays, one task doing every n-th piece.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingest.conversion.cleaning import selection_columns
+from ingest.conversion.engine import Crew, Engine, all_results
+from ingest.conversion.finish import finished, write_manifests
+from ingest.conversion.options import Options
+from ingest.conversion.plan import Plan, make_plan, split_folder
+from ingest.conversion.prepare import (
+    Prepared,
+    RunCounts,
+    dead_of,
+    keys_without_selection,
+    last_key,
+    needs_preparing,
+    read_prepared,
+    write_prepared,
+)
+from ingest.conversion.work import WorkFolder
+from ingest.reading.rootio import Skipped, Source
+from shards.base import ConfigError, InputError, LockedError, OutputError, locked, progress
+from shards.manifest import MANIFEST, Manifest, ShardInfo
+
+logger = logging.getLogger(__name__)
+
+STEPS = ("all", "prepare", "bucket", "sort", "finalize")
+LOCK = ".ingest.lock"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` gives."""
+
+    manifests: tuple[Manifest, ...]
+    """One per split; one without splitting."""
+    folders: tuple[Path, ...]
+    """Where each of them is."""
+    was_complete: bool
+    """Nothing was done, because it had been done before."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of an unsplit conversion (else of the first split)."""
+        return self.manifests[0]
+
+
+def convert(
+    sources: Sequence[Source],
+    out: Path | str,
+    options: Options,
+    *,
+    workers: int = 1,
+    skipped: Sequence[Skipped] = (),
+) -> Conversion:
+    """Convert `sources` into the dataset folder `out` (with splits: into folders in it), or continue doing so.
+
+    Args:
+        sources: of `open_sources`.
+        workers: processes; the result does not depend on it.
+        skipped: files that `open_sources` left out.
+
+    Raises:
+        InputError: something is wrong with the inputs; nothing is published.
+        ConfigError: the selection is not understood.
+        OutputError: `out` holds something else, or cannot be written.
+        LockedError: another process is converting into `out`.
+    """
+    folder = Path(out)
+    plan = make_plan(sources, skipped, options)
+    selection_columns(plan)
+    done = _result_if_finished(plan, folder)
+    if done is not None:
+        return done
+    work = WorkFolder(folder)
+    with _storage_errors(folder), locked(folder / LOCK, f"converting into {folder}"):
+        _begin(plan, work, folder)
+        with Crew(plan, folder, workers) as crew:
+            prepared = _prepare(plan, work, crew)
+            _bucket(plan, work, crew, range(len(plan.units)))
+            _sort(plan, work, crew, folder, 0, 1)
+        manifests = _finalize(plan, work, folder, prepared)
+    return Conversion(tuple(manifests), _folders(plan, folder), was_complete=False)
+
+
+def run_step(step: str, plan: Plan, out: Path, *, task: int = 0, tasks: int = 1, workers: int = 1) -> Conversion | None:
+    """Do one step of a conversion, or one task's share of it.
+
+    Args:
+        step: "prepare", "bucket", "sort" or "finalize".
+        task: which of `tasks` shares, counting from 0.
+
+    **Returns** the conversion after "finalize" (and when it had been complete before), else None.
+    """
+    if step not in STEPS[1:] or not 0 <= task < tasks:
+        raise ConfigError("no such step or task", found=f"{step}, task {task} of {tasks}")
+    done = _result_if_finished(plan, out)
+    if done is not None:
+        return done
+    work = WorkFolder(out)
+    lock = out / (LOCK if step == "finalize" else f"{LOCK}-{step}-{task}-of-{tasks}")
+    _take_over_requeued(lock)
+    with _storage_errors(out), locked(lock, f"{_job()}{step} step, task {task} of {tasks}, into {out}"):
+        _begin(plan, work, out)
+        if step == "finalize":
+            prepared = Engine(plan, out).prepared
+            return Conversion(tuple(_finalize(plan, work, out, prepared)), _folders(plan, out), was_complete=False)
+        with Crew(plan, out, workers) as crew:
+            if step == "prepare" or not needs_preparing(plan):
+                _prepare(plan, work, crew)
+            if step == "bucket":
+                _bucket(plan, work, crew, range(task, len(plan.units), tasks))
+            elif step == "sort":
+                _sort(plan, work, crew, out, task, tasks)
+    return None
+
+
+def finalize_folder(out: Path) -> Conversion:
+    """The "finalize" step for a folder whose other steps are done; needs nothing but the folder.
+
+    Raises:
+        InputError: no conversion was begun there.
+        OutputError: a unit or a shard is missing.
+    """
+    work = WorkFolder(out)
+    if not (work.path / "plan.json").exists() and (out / MANIFEST).exists():
+        return Conversion((Manifest.read(out),), (out,), was_complete=True)
+    conversion = run_step("finalize", work.read_plan(), out)
+    assert conversion is not None
+    return conversion
+
+
+@contextmanager
+def _storage_errors(out: Path) -> Iterator[None]:
+    """What the system refuses (space, permission, a folder) is about the output: inputs have errors of their own."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", file=error.filename or out, remedy="then run it again"
+        ) from error
+
+
+def _result_if_finished(plan: Plan, out: Path) -> Conversion | None:
+    if plan.options.split is not None and (out / MANIFEST).exists():
+        raise OutputError("is a dataset itself, splits cannot go into it", file=out, remedy="choose another --out")
+    manifests = finished(plan, out)
+    if manifests is None:
+        return None
+    work = WorkFolder(out)
+    if work.path.exists() or (out / LOCK).exists():
+        try:
+            with locked(out / LOCK, f"tidying up {out}"):  # it was killed between the manifest and this
+                work.remove()
+        except LockedError:
+            logger.info("%s is complete; another process is tidying it up", out)
+    return Conversion(tuple(manifests), _folders(plan, out), was_complete=True)
+
+
+def _folders(plan: Plan, out: Path) -> tuple[Path, ...]:
+    return tuple(split_folder(out, split) for split in plan.options.splits)
+
+
+def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
+    """Note the plan in the work folder, or check that it is the one noted there; say what disk space it takes."""
+    if work.begin(plan):
+        logger.info("continuing the conversion begun in %s", work.path)
+        return
+    options = plan.options
+    events = min(plan.entries, options.max_events or plan.entries)
+    temporary = events * plan.record.itemsize
+    shards = events * plan.settings.layout.stride
+    free = shutil.disk_usage(out).free
+    logger.info(
+        "%d files, %d events: needs up to %.1f GB for the shards and %.1f GB temporarily in %s; %.1f GB are free",
+        len(plan.sources), plan.entries, shards / 1e9, temporary / 1e9, work.path, free / 1e9,
+    )  # fmt: skip
+    if temporary + shards > free and options.select is None:
+        work.remove()
+        raise OutputError(
+            "has too little free space",
+            file=out,
+            found=f"{free / 1e9:.1f} GB",
+            expected=f"{(temporary + shards) / 1e9:.1f} GB",
+            remedy="free some, choose another --out, or --dtype float16",
+        )
+
+
+def _prepare(plan: Plan, work: WorkFolder, crew: Crew) -> Prepared:
+    """What must be known before the first pass; kept in the work folder for restarts and other processes."""
+    known = read_prepared(work)
+    if known is not None:
+        return known
+    options, units = plan.options, [(unit.number,) for unit in plan.units]
+    dead, last = options.dead, None
+    bad: set[int] = set()
+    if options.dead_if_invalid_fraction is not None:
+        counts = RunCounts({}, {})
+        for part in _per_source(plan, crew, "count", units, "looking for dead channels", bad):
+            for result in part:
+                counts += result
+        dead = dead_of(plan, counts)
+        logger.info("%d dead channels listed or found in the data", int(dead.sensors().sum()))
+    if options.max_events is not None and options.max_events < plan.entries:
+        if options.select is None:
+            last = last_key(keys_without_selection(plan), options.max_events)
+        else:
+            pieces = [(unit.number, Prepared(dead, None)) for unit in plan.units]
+            parts = _per_source(plan, crew, "keys", pieces, "selecting", bad)
+            last = last_key((keys for part in parts for keys in part), options.max_events)
+    prepared = Prepared(dead, last)
+    write_prepared(work, prepared)
+    return prepared
+
+
+def _per_source(
+    plan: Plan, crew: Crew, method: str, pieces: Sequence[tuple[object, ...]], what: str, bad: set[int]
+) -> list[list[Any]]:
+    """Results of all units by source, without those of sources that are to be skipped, which are added to `bad`."""
+    found: dict[int, list[Any]] = {}
+    with progress(what, plan.entries) as shown:
+        for i, result in crew.run(method, pieces):
+            unit = plan.units[i]
+            shown.advance(unit.stop - unit.start)
+            if isinstance(result, str):
+                bad.add(unit.source)
+            else:
+                found.setdefault(unit.source, []).append(result)
+    return [results for source, results in sorted(found.items()) if source not in bad]
+
+
+def _bucket(plan: Plan, work: WorkFolder, crew: Crew, numbers: range) -> None:
+    """First pass over the units of those numbers that are not done yet."""
+    todo = [number for number in numbers if work.read_result(number, plan.record.itemsize) is None]
+    events = sum(plan.units[i].stop - plan.units[i].start for i in todo)
+    with progress("reading", events) as shown:
+        for i, result in crew.run("bucket", [(number,) for number in todo]):
+            unit = plan.units[todo[i]]
+            shown.advance(unit.stop - unit.start)
+            if result.failed:
+                logger.warning("skipped: %s", result.failed)
+
+
+def _sort(plan: Plan, work: WorkFolder, crew: Crew, out: Path, task: int, tasks: int) -> None:
+    """Second pass: write every `tasks`-th shard that is not written yet."""
+    bounds = crew.engine.boundaries
+    for split, bound in enumerate(bounds):
+        if bound.events == 0:
+            raise _empty(plan, split)
+    pairs = [(split, shard) for split, bound in enumerate(bounds) for shard in range(bound.shards)]
+    todo = [pair for pair in pairs[task::tasks] if _written(plan, work, out, *pair) is None]
+    with progress("writing", sum(bounds[split].rows_of(shard) for split, shard in todo)) as shown:
+        for _, info in crew.run("sort", todo):
+            shown.advance(info.events, note=info.name)
+
+
+def _empty(plan: Plan, split: int) -> InputError:
+    name = plan.options.splits[split]
+    if name is None:
+        return InputError("no event is left", found=f"{plan.entries} read", remedy="look at --select")
+    return InputError(
+        f"no event falls into the split {name.name!r}",
+        found=f"{plan.entries} events divided by {name.by}",
+        remedy="give more inputs, or divide by something finer: --split-by event",
+    )
+
+
+def _written(plan: Plan, work: WorkFolder, out: Path, split: int, shard: int) -> ShardInfo | None:
+    """A shard that was noted as written, if its files still have the sizes noted."""
+    info = work.read_shard(split, shard)
+    if info is None:
+        return None
+    folder = split_folder(out, plan.options.splits[split]) / "shards"
+    for suffix, expected in (("tar", info.tar), ("idx", info.idx), ("parquet", info.parquet)):
+        path = folder / f"{info.name}.{suffix}"
+        if not path.exists() or path.stat().st_size != expected.bytes:
+            return None
+    return info
+
+
+def _finalize(plan: Plan, work: WorkFolder, out: Path, prepared: Prepared) -> list[Manifest]:
+    """Publish the manifests when everything is there, then remove the work folder."""
+    engine = Engine(plan, out)
+    shards: dict[int, list[ShardInfo]] = {}
+    for split, bound in enumerate(engine.boundaries):
+        if bound.events == 0:
+            raise _empty(plan, split)
+        found = [_written(plan, work, out, split, shard) for shard in range(bound.shards)]
+        missing = [i for i, info in enumerate(found) if info is None]
+        if missing:
+            raise OutputError(
+                f"{len(missing)} of {bound.shards} shards are not written",
+                file=out,
+                found=f"shard {missing[0]} is missing",
+                remedy="run the sort step for them (again)",
+            )
+        shards[split] = [info for info in found if info is not None]
+    manifests = write_manifests(plan, work, out, all_results(plan, work), prepared, shards)
+    work.remove()
+    return manifests
+
+
+def _job() -> str:
+    """The SLURM job this runs in, for lock files."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    return f"SLURM job {job}, " if job else ""
+
+
+def _take_over_requeued(lock: Path) -> None:
+    """A job that SLURM requeued may remove the lock that it left itself on another node: its former self is gone."""
+    if not _job() or not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return
+    try:
+        if _job() in lock.read_text():
+            logger.warning("%s: left by this job before it was requeued; taking it over", lock)
+            lock.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+
+
+__all__ = ["Conversion", "convert", "run_step"]

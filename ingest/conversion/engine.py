@@ -1,0 +1,167 @@
+"""The steps of a conversion as one worker does them, and a crew of workers in processes of their own."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.conversion.boundaries import Boundaries
+from ingest.conversion.bucket import Bucketer
+from ingest.conversion.plan import Plan
+from ingest.conversion.prepare import Prepared, RunCounts, count_invalid, read_prepared, selected_keys
+from ingest.conversion.sorting import Sorter, boundaries_of
+from ingest.conversion.work import UnitResult, WorkFolder
+from ingest.processes import Processes
+from shards.base import InputError, OutputError, keep_freed_memory
+from shards.manifest import ShardInfo
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Does single pieces of work of a plan; what they need in common is made once, when first needed."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out, self.work = plan, out, WorkFolder(out)
+
+    def count(self, unit: int) -> RunCounts | str:
+        """Unusable photon numbers of a unit by run; the reason as text where the source is to be skipped."""
+        u = self.plan.units[unit]
+        try:
+            return count_invalid(self.plan.sources[u.source], u.start, u.stop)
+        except InputError as error:
+            return self._or_skip(error)
+
+    def keys(self, unit: int, prepared: Prepared) -> npt.NDArray[np.uint64] | str:
+        """Keys of a unit's selected events; the reason as text where the source is to be skipped."""
+        try:
+            return selected_keys(self.plan, self.plan.units[unit], prepared.dead)
+        except InputError as error:
+            return self._or_skip(error)
+
+    def _or_skip(self, error: InputError) -> str:
+        if not self.plan.options.skip_bad_files:
+            raise error
+        return str(error)
+
+    def bucket(self, unit: int) -> UnitResult:
+        """Turn a unit into sorted rows."""
+        return self._bucketer.convert(self.plan.units[unit])
+
+    def sort(self, split: int, shard: int) -> ShardInfo:
+        """Write a shard."""
+        return self._sorter.write(split, shard)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """What was found before the first pass."""
+        found = read_prepared(self.work)
+        if found is None:
+            raise OutputError("the preparation is missing", file=self.work.path, remedy="run --step prepare first")
+        return found
+
+    @cached_property
+    def _bucketer(self) -> Bucketer:
+        return Bucketer(self.plan, self.work, self.prepared.dead, self.prepared.last_key)
+
+    @cached_property
+    def results(self) -> dict[int, UnitResult]:
+        """The results of all units of sources that are used.
+
+        Raises:
+            OutputError: a unit is not done yet.
+        """
+        return usable(self.plan, self.work)
+
+    @cached_property
+    def boundaries(self) -> list[Boundaries]:
+        """Where the shards of each split begin and end."""
+        return [boundaries_of(self.plan, self.work, self.results, i) for i in range(len(self.plan.options.splits))]
+
+    @cached_property
+    def _sorter(self) -> Sorter:
+        return Sorter(self.plan, self.work, self.out, self.results, self.boundaries)
+
+
+def all_results(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
+    """The results of all units, those of sources that were given up included.
+
+    Raises:
+        OutputError: a unit is not done yet.
+    """
+    results = {unit.number: work.read_result(unit.number, plan.record.itemsize) for unit in plan.units}
+    missing = [number for number, result in results.items() if result is None]
+    if missing:
+        raise OutputError(
+            f"{len(missing)} of {len(plan.units)} units of the bucket step are not done",
+            file=work.path,
+            found=f"unit {missing[0]} is missing",
+            remedy="run the bucket step for them (again)",
+        )
+    return {number: result for number, result in results.items() if result is not None}
+
+
+def usable(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
+    """The results of all units whose source could be read as a whole."""
+    results = all_results(plan, work)
+    bad = {plan.units[number].source for number, result in results.items() if result.failed is not None}
+    return {number: result for number, result in results.items() if plan.units[number].source not in bad}
+
+
+# -- processes ------------------------------------------------------------------------------------------------------
+
+_engine: Engine | None = None
+
+
+class Crew:
+    """Runs pieces of work, in this process or in several others, and yields their results as they come."""
+
+    def __init__(self, plan: Plan, out: Path, workers: int) -> None:
+        self.engine = Engine(plan, out)
+        self._processes: Processes | None = None
+        if workers > 1:
+            self._processes = Processes(workers, _begin, plan, out, logging.getLogger("ingest").getEffectiveLevel())
+        else:
+            keep_freed_memory()
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._processes is not None:
+            self._processes.close()
+
+    def run(self, method: str, pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Call an `Engine` method with each of `pieces`; yields (index, result) in the order of completion.
+
+        The first failure stops the rest; of failures that come together the one of the lowest index is raised.
+        """
+        if self._processes is not None:
+            yield from self._processes.run(_call, [(method, *piece) for piece in pieces])
+            return
+        for i, piece in enumerate(pieces):
+            yield i, getattr(self.engine, method)(*piece)
+
+
+def _call(method: str, *piece: Any) -> Any:
+    assert _engine is not None
+    return getattr(_engine, method)(*piece)
+
+
+def _begin(plan: Plan, out: Path, level: int) -> None:
+    """Set up a worker: its engine and its log level."""
+    global _engine
+    logging.basicConfig(level=level)
+    keep_freed_memory()
+    gc.freeze()  # what was imported stays, and need not be looked through again and again
+    _engine = Engine(plan, out)

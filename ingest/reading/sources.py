@@ -1,0 +1,239 @@
+"""Inputs looked into: which trees are to be read, what they are called for ever, and what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.reading.binding import Binding, bind
+from ingest.reading.branches import Branch, Where, list_branches, open_reader
+from ingest.reading.inputs import InputFile, expand
+from ingest.reading.rootfile import COPY_AGAIN, file_uuid, find_tree, opened
+from ingest.reading.schema import Schema, load_schema
+from shards.base import CorruptError, InputError
+from shards.manifest import N_SENSORS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tree of one file, and how it is read."""
+
+    path: Path
+    tree: str
+    """Path of the tree inside the file; with its cycle where one was asked for."""
+    kind: str
+    """TTree or RNTuple."""
+    entries: int
+    id: str
+    """Identifies the events wherever the file lies: UUID and tree path, and a digest where that is not enough."""
+    uuid: str
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    run: int | None
+    """Run number from a list file."""
+    binding: Binding
+    cuts: tuple[int, ...] = ()
+    """Entry numbers at which reading can be divided without decoding anything twice."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: an older cycle that was passed over, …"""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are read, in the order of the shards."""
+        return tuple(column.name for column in self.binding.columns)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Columns of the schema that the tree lacks."""
+        return self.binding.missing
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out because of what is wrong with it."""
+
+    path: Path
+    reason: str
+
+
+def open_sources(
+    paths: Sequence[str | Path],
+    tree: str | None = None,
+    schema: Schema | str = "mc",
+    skipped: list[Skipped] | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> list[Source]:
+    """Look into every file named by `paths` (files, folders, globs, list files), in the order given.
+
+    Args:
+        tree: name of the tree; the schema's where None.
+        schema: a Schema, or the name or path of one.
+        skipped: where given, files with something wrong are noted here and left out instead of raising.
+        check: called with each file first; its InputErrors are treated like the others.
+
+    Raises:
+        InputError: a file is missing, unreadable, no ROOT file, truncated, without the tree or a required branch,
+            empty, or among the inputs twice under different names.
+    """
+    wanted = load_schema(schema) if isinstance(schema, str) else schema
+    sources = []
+    missing: list[InputError] = []
+    files = expand(paths, None if skipped is None else missing)
+    if skipped is not None:
+        skipped += [Skipped(Path(str(error.file)), str(error)) for error in missing]
+    for file in files:
+        try:
+            if check is not None:
+                check(file.path)
+            sources.append(open_source(file, wanted, tree))
+        except InputError as error:
+            if skipped is None:
+                raise
+            logger.warning("skipped: %s", error)
+            skipped.append(Skipped(file.path, str(error)))
+    if not sources:
+        raise InputError("no usable input file is left", found=f"{len(skipped or [])} skipped")
+    return _identified(sources)
+
+
+def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None) -> Source:
+    """Look into one file; see `open_sources`. The id is preliminary: repeated UUIDs show only among several files."""
+    file = file if isinstance(file, InputFile) else InputFile(file)
+    wanted = tree or schema.tree
+    with opened(file.path) as directory:
+        status = file.path.stat()
+        path, found, cycles = find_tree(directory, file.path, wanted)
+        if directory.file.fEND > status.st_size:
+            raise CorruptError(
+                "is shorter than its header says" + _missing_entries(found, path, schema, status.st_size),
+                file=file.path,
+                found=f"{status.st_size} bytes",
+                expected=int(directory.file.fEND),
+                remedy=COPY_AGAIN,
+            )
+        entries = int(found.num_entries)
+        if entries == 0:
+            raise InputError("has no entries", file=file.path, item=path)
+        branches = list_branches(found)
+        binding = bind(schema, branches, file.path, path, file.run is not None)
+        cycle = "".join(wanted.partition(";")[1:])
+        source = Source(
+            path=file.path,
+            tree=path + cycle,
+            kind="RNTuple" if "RNTuple" in found.classname else "TTree",
+            entries=entries,
+            id="",
+            uuid=file_uuid(directory),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            run=file.run,
+            binding=binding,
+            cuts=_checked_cuts(found, branches, binding, Where(file.path, path, ""), entries),
+            notes=_notes(path, cycles, cycle[1:]),
+        )
+    for note in source.notes:
+        logger.info("%s: %s", file.path, note)
+    return _with_id(source, digest=not source.uuid)
+
+
+def _checked_cuts(
+    tree: Any, branches: Mapping[str, Branch], binding: Binding, where: Where, entries: int
+) -> tuple[int, ...]:
+    """Where reading can be divided, after checking that every branch that is read covers the tree."""
+    cuts: tuple[int, ...] = ()
+    for name, length in _read_branches(binding):
+        here = replace(where, branch=name)
+        boundaries = open_reader(tree, branches[name], length, here).boundaries()
+        if boundaries[-1] != entries:
+            raise CorruptError(
+                "does not cover the tree: its writer was killed, or it was filled apart",
+                file=here.path,
+                item=here.item,
+                found=f"{boundaries[-1]} entries",
+                expected=entries,
+            )
+        if name == binding.npho.branch:
+            cuts = _thinned(boundaries)
+    return cuts
+
+
+def _thinned(boundaries: npt.NDArray[np.int64], distance: int = 512) -> tuple[int, ...]:
+    """Of the entry numbers where baskets begin, enough to divide the work by: at least `distance` apart."""
+    cuts: list[int] = []
+    for cut in boundaries[1:-1].tolist():
+        if cut - (cuts[-1] if cuts else 0) >= distance:
+            cuts.append(cut)
+    return tuple(cuts)
+
+
+def _missing_entries(tree: Any, path: str, schema: Schema, size: int) -> str:
+    """Which entries of the photon branch lie beyond the end of a truncated file."""
+    name = next((n for n in schema.npho.branches if n in tree), None)
+    branch = tree[name] if name else None
+    if branch is None or not hasattr(branch, "basket_compressed_bytes"):
+        return ""
+    ends = [int(branch.member("fBasketSeek")[i]) + branch.basket_compressed_bytes(i) for i in range(branch.num_baskets)]
+    lost = [i for i, end in enumerate(ends) if end > size]
+    if not lost:
+        return ""
+    first, last = branch.entry_offsets[lost[0]], branch.entry_offsets[lost[-1] + 1] - 1
+    return f": of {path}/{name}, entries {first} to {last} are cut off"
+
+
+def _notes(path: str, cycles: Sequence[int], asked: str) -> tuple[str, ...]:
+    if len(cycles) < 2:
+        return ()
+    chosen = asked or str(cycles[0])
+    others = ", ".join(str(c) for c in cycles if str(c) != chosen)
+    return (f"{path!r} is there in {len(cycles)} cycles: reading {chosen}, not {others}",)
+
+
+def _read_branches(binding: Binding) -> list[tuple[str, int]]:
+    """Every branch that is read, with the values an event it must have."""
+    sensors = [binding.npho.branch, binding.time.branch if binding.time else None, binding.dead]
+    found = {name: N_SENSORS for name in sensors if name}
+    found.update({c.branch: c.width for c in binding.columns if c.branch})
+    return list(found.items())
+
+
+def _with_id(source: Source, digest: bool) -> Source:
+    name = f"{source.uuid or 'no-uuid'}:{source.tree}"
+    return replace(source, id=f"{name}#{file_digest(source.path)}" if digest else name)
+
+
+def _identified(sources: list[Source]) -> list[Source]:
+    """The sources with unique ids: where a UUID is repeated (a copy, or files of one template), contents decide."""
+    count: dict[str, int] = {}
+    for source in sources:
+        count[source.id] = count.get(source.id, 0) + 1
+    final = [_with_id(s, digest=True) if count[s.id] > 1 and "#" not in s.id else s for s in sources]
+    first: dict[str, Source] = {}
+    for source in final:
+        if source.id in first:
+            raise InputError(
+                "holds the same bytes as another input",
+                file=source.path,
+                found=first[source.id].path,
+                remedy="give one of them",
+            )
+        first[source.id] = source
+    return final
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a whole file, hexadecimal."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error

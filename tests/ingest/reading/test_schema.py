@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ingest.reading.schema import PRESETS, load_schema
+from shards.base import ConfigError
+
+SENSORS = "sensors: {npho: {branches: [npho]}, time: {branches: [time]}}\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_load(name: str) -> None:
+    schema = load_schema(name)
+    assert schema.name == name
+    assert schema.npho.branches == ("npho", "relative_npho")
+    assert schema.time.relative == ("relative_time",)
+
+
+def test_real_data_need_run_and_event_and_are_split_by_run() -> None:
+    schema = load_schema("real")
+    assert {f.names for f in schema.columns if f.required} == {("run",), ("event",)}
+    assert schema.split_by == "run"
+    assert load_schema("cex").split_by == "run"
+    assert load_schema("mc").split_by == "event"
+
+
+def test_extending_replaces_columns_of_the_same_names_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "extends: mc\ntree: sim/rec\ncolumns:\n- {names: [timing], branches: [t0], unit: s, invalid: [1e10, -999]}\n"
+        "carry: [seed, 'qa_*']\n",
+    )
+    schema, base = load_schema(str(path)), load_schema("mc")
+    assert (schema.name, schema.tree) == ("my", "sim/rec")
+    timing = next(f for f in schema.columns if f.names == ("timing",))
+    assert (timing.branches, timing.unit, timing.invalid) == (("t0",), "s", (1e10, -999.0))
+    assert len(schema.columns) == len(base.columns) + 2
+    assert schema.npho == base.npho
+
+
+def test_the_digest_ignores_what_does_not_bear_on_the_data(tmp_path: Path) -> None:
+    one = load_schema(write(tmp_path, "name: a\ndescription: x\n" + SENSORS))
+    two = load_schema(write(tmp_path, "name: b\nsplit_by: run\n" + SENSORS))
+    other = load_schema(write(tmp_path, "name: b\ntree: t\n" + SENSORS))
+    assert one.digest == two.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", r"my\.yaml: holds no schema \(found list, expected a mapping\)"),
+        ("a: [", r"my\.yaml: is not YAML"),
+        (SENSORS + "colums: []", r"unknown key 'colums'; did you mean 'columns'"),
+        ("sensors: {npho: {branches: [npho]}}", r"my\.yaml: sensors: must name the branches of npho and of time"),
+        (
+            SENSORS + "columns: [{names: [energi], branches: [e]}]",
+            r"'energi' is no canonical column; did you mean 'energy'",
+        ),
+        (
+            SENSORS + "columns: [{names: [energy], branches: [e], unit: cm}]",
+            r"columns\[0\]\.unit: is in a unit of another kind",
+        ),
+        (SENSORS + "columns: [{names: [energy], branches: []}]", r"columns\[0\]\.branches: names no branch"),
+        (SENSORS + "columns: [{names: [energy], branches: [e], scale: big}]", r"columns\[0\]\.scale: must be a number"),
+        (SENSORS + "columns: [{names: [energy], branches: [e], required: 1}]", r"required: must be true or false"),
+        (
+            SENSORS + "columns: [{names: [u, v], branches: [a]}, {names: [u], branches: [b]}]",
+            r"defines column 'u' twice",
+        ),
+        (SENSORS.replace("[time]", "[time], relative: [t]"), r"sensors\.time\.relative: 't' is not among the branches"),
+        ("extends: nowhere\n" + SENSORS, r"no schema 'nowhere'"),
+        (SENSORS + "split_by: day", r"split_by: must be one of a few \(found 'day', expected event or run or source\)"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_schema(str(write(tmp_path, text)))
+
+
+def test_a_schema_cannot_extend_itself(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    path.write_text(f"extends: {path}\n" + SENSORS)
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_schema(str(path))
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="no schema 'reel'; did you mean 'real'"):
+        load_schema("reel")

@@ -1,0 +1,148 @@
+"""The files of a run: what the network looks at, its worst events, its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uproot
+from support.synthetic import make_dataset, make_events
+from support.trained import COLUMNS, tiny_run, tiny_sensor_run
+
+from shards import geometry as geo
+from shards.dataset import Dataset
+from xectrain.evaluation.artifacts import validation_parts, write_artifacts
+from xectrain.evaluation.evaluate import Options
+from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
+from xectrain.inference.events import Events, Raw
+from xectrain.inference.regressor import TorchPredictor, load
+from xectrain.inference.sources import Settings, ShardPart, Wanted, open_parts
+
+TASKS = ("energy", "uvwFI")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts")
+    make_dataset(folder / "toy", 40, events_per_shard=16, columns=COLUMNS)
+    tiny_run(folder / "run", Dataset.open(folder / "toy"), tasks=TASKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(place: Path) -> TorchPredictor:
+    found = load(place / "run", device="cpu", precision="fp32", batch_size=8)
+    assert isinstance(found, TorchPredictor)
+    return found
+
+
+@pytest.mark.slow
+def test_everything_of_a_run(place):
+    folder = write_artifacts(place / "run", options=Options(baseline_events=200, resamples=3))
+    assert folder == place / "run" / "artifacts"
+    for name in ("saliency", "face_importance", "attention", "loss_curves", "resolution_energy", "resolution_uvwFI"):
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name
+    assert len(list((folder / "worst_events").glob("worst_0[1-5].pdf"))) == 5
+    card = (folder / "card.html").read_text()
+    assert "Model card: run" in card
+    assert "Trained on toy events: no statement about real data." in card
+    assert str(place / "toy") in card
+    with uproot.open(folder / "predictions.root") as file:
+        assert file["predictions"].num_entries == 40
+    assert (folder / "report.html").exists()
+    before = (folder / "report.html").stat().st_mtime_ns
+    write_artifacts(place / "run", options=Options(baseline_events=200, resamples=3))
+    assert (folder / "report.html").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_files_of_an_inpainter(place, tmp_path):
+    run = tiny_sensor_run(tmp_path / "run", Dataset.open(place / "toy"), "inpaint")
+    folder = write_artifacts(run)
+    assert {"card.html", "metrics.json", "predictions.root", "resolution_sensors.pdf", "loss_curves.pdf"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert "inpaint of npho" in (folder / "card.html").read_text()
+
+
+def test_some_rows_of_a_dataset_are_a_part(place, predictor):
+    dataset = Dataset.open(place / "toy")
+    rows = np.array([0, 3, 15, 16, 31, 39])
+    part = ShardPart(dataset, rows)
+    wanted = Wanted(4, "cpu", predictor.facts.normalization)
+
+    def events(part: ShardPart, settings: Settings) -> list[float]:
+        return [e for chunk in part.read(wanted, settings) for e in chunk.columns["event"].tolist()]
+
+    every = dataset.column("event")
+    assert events(part, Settings()) == every[rows].tolist()
+    some = [r for r in rows if dataset.column("energy")[r] > 0.05]
+    assert events(part, Settings(select="energy > 0.05")) == every[some].tolist()
+    assert part.events == 6
+    assert part.identity() != ShardPart(dataset).identity()
+
+
+def test_the_validation_set_is_what_the_run_was_validated_on(place, tmp_path):
+    dataset = Dataset.open(place / "toy")
+    run = tiny_run(tmp_path / "run", dataset, tasks=("energy",), data__val="[]", data__val_fraction=0.3)
+    (part,) = validation_parts(load(run, device="cpu"))
+    assert 0 < part.events < 40
+    (given,) = validation_parts(load(place / "run", device="cpu"))
+    assert given.events == 40
+
+
+def test_hidden_faces_and_gradients_see_what_the_network_sees(place, predictor):
+    """A network that reads the inner face's photons only."""
+
+    class Inner(torch.nn.Module):
+        """Energy is the mean normalized npho of the visible inner sensors; u, v, w are constant."""
+
+        def __init__(self, network):
+            super().__init__()
+            self.tasks, self.standardization, self.encoder = network.tasks, network.standardization, network.encoder
+
+        def predict(self, x_BN2, mask_BN):
+            seen = torch.where(mask_BN, 0.0, x_BN2[..., 0])[:, : geo.N_SIPM]
+            return {"pred_energy": seen.mean(dim=1), **{f"pred_{a}": x_BN2.sum(dim=(1, 2)) * 0 for a in "uvw"}}
+
+    stand_in = TorchPredictor(Inner(predictor.model), predictor.facts, predictor.compute, 8)  # type: ignore[arg-type]
+    (part,) = open_parts([place / "toy"])
+    insight = look_inside(stand_in, part, Settings(), events=16)
+    energy = insight.columns.index("energy")
+    assert insight.events == 16
+    assert insight.saliency[energy, geo.INNER, 0] > 0
+    assert insight.importance[energy, geo.INNER] > 0
+    others = [code for code in range(6) if code != geo.INNER]
+    assert (insight.saliency[energy, others] == 0).all()
+    assert (insight.importance[energy, others] == 0).all()
+    assert (insight.saliency[:, :, 1] == 0).all()
+    np.testing.assert_allclose(insight.attention.sum(axis=-1), 1, atol=1e-4)
+
+
+def test_the_worst_events_are_kept_in_order(predictor):
+    worst = WorstEvents({"energy": 0.01}, keep=3)
+    rng = np.random.default_rng(0)
+    errors = rng.permutation(40) * 0.001
+    for start in range(0, 40, 8):
+        part = slice(start, start + 8)
+        npho, time, _ = make_events(8, start, COLUMNS)
+        table = {
+            "event": np.arange(start, start + 8.0),
+            "true_energy": np.where(errors[part] == 0.039, np.nan, 0.05),  # the worst has no truth
+            "pred_energy": 0.05 + errors[part],
+        }
+        worst.add(Events({}, Raw(npho, time, None)), table, predictor)
+    found = worst.worst()
+    assert [round(np.sqrt(e.loss) * 10) for e in found] == [38, 37, 36]
+    assert found[0].values["event"] == np.flatnonzero(errors == 0.038)[0]
+    npho, _, _ = make_events(8, int(found[0].values["event"]) // 8 * 8, COLUMNS)
+    good = np.isfinite(found[0].npho)
+    np.testing.assert_array_equal(found[0].npho[good], npho[int(found[0].values["event"]) % 8][good])
+
+
+def test_spreads_are_those_of_the_training_set(place, predictor):
+    found = spreads(predictor)
+    assert set(found) == {"energy", "u", "v", "w"}
+    assert found["energy"] == pytest.approx(np.std(Dataset.open(place / "toy").column("energy")), rel=1e-6)

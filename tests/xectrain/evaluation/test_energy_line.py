@@ -1,0 +1,114 @@
+"""A charge-exchange line of the toy, fitted per patch with a stand-in for the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.synthetic import make_dataset
+from support.trained import COLUMNS, tiny_run, tiny_sensor_run
+
+from ingest.toymc import Options, write
+from shards.base import ConfigError, InputError
+from shards.dataset import Dataset
+from xectrain.evaluation.energy_line import Line, study_line
+from xectrain.inference.model import IN_RANGE, ModelFacts
+from xectrain.inference.regressor import Predictor, load
+from xectrain.inference.sensors import SensorPredictor
+from xectrain.inference.sources import Part, Settings, open_parts
+
+
+class PhotonSum(Predictor):
+    """Energy in proportion to the photons, with some scatter that depends on the event alone."""
+
+    def __init__(self, facts: ModelFacts) -> None:
+        self.facts = dataclasses.replace(facts, tasks=("energy",), columns=("pred_energy",))
+        self.batch_size, self.device = 64, "cpu"
+
+    def _raw(self, npho, time, dead):
+        photons = np.where(np.isfinite(npho) & (npho < 9e9), npho, 0).sum(axis=1)
+        rng = np.random.default_rng(int(photons[0]))
+        return {
+            "pred_energy": 0.0549 + 0.0004 * rng.normal(size=len(npho)) + 0 * photons,
+            IN_RANGE: np.ones(len(npho), bool),
+        }
+
+    def _normalized(self, sensors, storage):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lines")
+    write(folder / "cex.root", 300, Options(energy="cex"))
+    make_dataset(folder / "data", 24, columns=COLUMNS)
+    tiny_run(folder / "run", Dataset.open(folder / "data"), tasks=("energy",))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(place: Path) -> list[Part]:
+    return open_parts([place / "cex.root"], schema="cex")
+
+
+def test_a_line_is_found_and_written(place, parts, tmp_path):
+    model = PhotonSum(load(place / "run", device="cpu").facts)
+    inpainter = load(tiny_sensor_run(tmp_path / "fill", Dataset.open(place / "data"), "inpaint"), device="cpu")
+    assert isinstance(inpainter, SensorPredictor)
+    results = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", Settings(), inpainter=inpainter)
+    names = [r.name for r in results]
+    assert names == ["network", "network, neighbours filled", "network, inpainted"]
+    assert results[0].together is not None
+    assert results[0].together.mean == pytest.approx(54.9, abs=0.15)
+    assert results[0].together.sigma == pytest.approx(0.4, abs=0.08)
+    numbers = json.loads((tmp_path / "out" / "line.json").read_text())
+    assert numbers["estimators"]["network"]["together"]["sigma"] == pytest.approx(results[0].together.sigma)
+    assert (tmp_path / "out" / "line.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_groups_are_fitted_apart_and_their_bias_removed(place, parts, tmp_path):
+    class Biased(PhotonSum):
+        """Odd batches read 1 MeV too much."""
+
+        def predict_events(self, events):
+            found = super().predict_events(events)
+            found["pred_energy"] = found["pred_energy"] + 0.001 * (events.columns["event"] % 2)
+            return found
+
+    model = Biased(load(place / "run", device="cpu").facts)
+    (part,) = parts
+
+    class Parity:
+        """The part with a column that tells odd from even events."""
+
+        def __getattr__(self, name):
+            return getattr(part, name)
+
+        columns = {**part.columns, "parity": part.columns["event"]}  # noqa: RUF012
+
+        def read(self, wanted, settings):
+            for events in part.read(wanted, settings):
+                events.columns["parity"] = events.columns["event"] % 2
+                yield events
+
+    results = study_line(model, [Parity()], Line(54.9, "parity", "single"), tmp_path, Settings())
+    network = results[0]
+    assert {g: round(f.mean, 0) for g, f in network.groups.items()} == {0.0: 55.0, 1.0: 56.0}
+    assert network.groups[1.0].mean - network.groups[0.0].mean == pytest.approx(1.0, abs=0.15)
+    assert network.together is not None
+    assert network.together.mean == pytest.approx(54.9, abs=0.05)
+    assert network.together.sigma == pytest.approx(0.4, abs=0.08)
+
+
+def test_what_cannot_be_studied(place, parts, tmp_path):
+    model = PhotonSum(load(place / "run", device="cpu").facts)
+    with pytest.raises(ConfigError, match=r"has no column 'pach'; did you mean 'patch'"):
+        study_line(model, parts, Line(54.9, "pach"), tmp_path, Settings())
+    with pytest.raises(InputError, match="no event passes the cut"):
+        study_line(model, parts, Line(54.9), tmp_path, Settings(select="Ebgo > 1000"))
+    model.facts = dataclasses.replace(model.facts, tasks=("angle",))
+    with pytest.raises(ConfigError, match="predicts no energy"):
+        study_line(model, parts, Line(54.9), tmp_path, Settings())

@@ -1,0 +1,164 @@
+"""Plots: the right pages for every kind of sample, published whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.base import InputError
+from xectrain.evaluation.plots import data_uri, loss_curves, resolution_pages, save_pages
+from xectrain.evaluation.plots.panels import digits, plus_minus
+from xectrain.evaluation.tables import task_table
+
+N = 600
+
+
+def table(task: str, energy: str = "flat", **extra: np.ndarray):
+    """A sample with a network that is a little better than its rivals."""
+    rng = np.random.default_rng(1)
+    truth = {
+        "energy": rng.uniform(0.015, 0.06, N) if energy == "flat" else np.full(N, 0.05283),
+        "timing": rng.normal(0, 1, N),
+        **{c: rng.uniform(-20, 20, N) for c in "uv"},
+        "w": rng.exponential(4, N),
+        "theta": rng.uniform(60, 120, N),
+        "phi": rng.uniform(-60, 60, N),
+    }
+    methods = {"pred_": 1.0, "base_face_weights_": 1.5, "base_local_fit_corrected_": 1.5, "base_light_path_": 1.5}
+    columns = {f"true_{c}": v for c, v in truth.items()}
+    scale = {"energy": 0.001, "timing": 0.08}
+    for prefix, factor in methods.items():
+        columns.update({prefix + c: v + factor * scale.get(c, 0.5) * rng.normal(size=N) for c, v in truth.items()})
+    return task_table(task, {**columns, **extra}, tuple(extra))
+
+
+@pytest.mark.parametrize(
+    ("task", "energy", "pages"), [("energy", "flat", 3), ("energy", "line", 1), ("angle", "flat", 3)]
+)
+def test_pages_of_each_kind_of_sample(task, energy, pages):
+    assert len(resolution_pages(table(task, energy))) == pages
+
+
+def test_a_page_shows_what_it_should(tmp_path):
+    """Every page has residuals, prediction against truth, and pairs of resolution and bias panels."""
+    (page,) = resolution_pages(table("timing", by_run=np.repeat([1.0, 2.0], N // 2)), "toy", by=("by_run",))
+    titles = [axes.get_title(loc="left") for axes in page.axes]
+    assert titles[:2] == ["Residuals", "Prediction against truth"]
+    against = [t for t in titles if t.startswith("against")]
+    assert against == [f"against true {s}" for s in ("t", "E", "u", "v", "w")] + ["against by_run"]
+    assert sum(axes.get_xlabel().startswith("true w") for axes in page.axes) == 1
+    assert "600 events" in page.get_suptitle()
+    written = save_pages([page], tmp_path / "resolution_timing.pdf")
+    assert [p.name for p in written] == ["resolution_timing.pdf", "resolution_timing.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resolution_timing.pdf", "resolution_timing.png"]
+    assert data_uri(written[1]).startswith("data:image/png;base64,iVBOR")
+
+
+def test_too_few_events_give_no_page():
+    few = table("energy").selected(np.arange(N) < 20)
+    assert resolution_pages(few) == []
+    missing = table("energy")
+    missing.columns["true_energy"][:] = np.nan
+    assert resolution_pages(missing) == []
+
+
+def test_a_perfect_prediction_can_be_drawn(tmp_path):
+    perfect = table("energy", "line")
+    perfect.columns["pred_energy"][:] = perfect.columns["true_energy"]
+    save_pages(resolution_pages(perfect), tmp_path / "p.pdf")
+    assert (tmp_path / "p.png").exists()
+
+
+def test_a_page_that_cannot_be_drawn_leaves_no_file(tmp_path):
+    (page,) = resolution_pages(table("timing"))
+    page.axes[0].set_title("$\\frac{$")
+    with pytest.raises(ValueError, match="frac"):
+        save_pages([page], tmp_path / "p.pdf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_log(path: Path, lines: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_loss_curves(tmp_path):
+    lines = [
+        {"kind": "steps", "epoch": 0, "step": s, "train/loss": 10 / (s + 1), "train/loss_energy": 1.0}
+        for s in range(30)
+    ]
+    lines += [
+        {
+            "kind": "epoch",
+            "epoch": e,
+            "step": 10 * e,
+            "val/loss": 3 / e,
+            "val/loss_raw": None,
+            "val/energy_res_68pct": 2 / e,
+        }
+        for e in (1, 2, 3)
+    ]
+    (page,) = loss_curves(write_log(tmp_path / "metrics.jsonl", lines))
+    titles = [axes.get_title(loc="left") for axes in page.axes]
+    assert titles[0] == "Loss"
+    assert page.axes[0].get_yscale() == "log"
+    legend = page.axes[2].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["energy_res_68pct: 0.6667"]
+    save_pages([page], tmp_path / "loss_curves.pdf")
+
+
+def test_loss_curves_of_a_run_that_has_not_begun(tmp_path):
+    with pytest.raises(InputError, match="no such log"):
+        loss_curves(tmp_path / "metrics.jsonl")
+    with pytest.raises(InputError, match="holds no record yet"):
+        loss_curves(write_log(tmp_path / "metrics.jsonl", []))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (12.345, "12.3"), (-0.004567, "-0.00457"), (38060.0, "38060"), (float("nan"), "n/a")],
+)
+def test_digits(value, text):
+    assert digits(value) == text
+
+
+def test_plus_minus():
+    assert plus_minus(2.9863, 0.0801) == "2.986 ± 0.080"
+    assert plus_minus(534.86, 12.3) == "535 ± 12"
+    assert plus_minus(15.5, 1e-16) == "15.5"
+    assert plus_minus(15.5, float("nan")) == "15.5"
+
+
+def test_the_command_redraws_from_tables(tmp_path):
+    from typer.testing import CliRunner
+
+    from xectrain.cli.plots import app
+
+    table("timing").write(tmp_path / "report" / "flat")
+    write_log(tmp_path / "report" / "metrics.jsonl", [{"kind": "steps", "step": 1, "train/loss": 1.0}])
+    call = [str(tmp_path / "report"), "--out", str(tmp_path / "out"), "--select", "true_u > 0"]
+    done = CliRunner().invoke(app, call, catch_exceptions=False)
+    assert "from 1 tables and 1 logs" in done.output
+    assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")} == {
+        *("flat/resolution_timing.pdf", "flat/resolution_timing.png", "loss_curves.pdf", "loss_curves.png")
+    }
+    with pytest.raises(InputError, match="holds no prediction table"):
+        CliRunner().invoke(app, [str(tmp_path / "out")], catch_exceptions=False)
+
+
+def test_one_wild_method_does_not_spoil_the_axes_of_hidden_sensors():
+    from xectrain.evaluation.plots.sensors import sensor_pages
+
+    draw = np.random.default_rng(0)
+    truth, face = draw.uniform(100, 1e4, 4000), np.repeat([0, 1], 2000)
+    good = {f"m{i}": truth * draw.normal(1, 0.1, len(truth)) for i in range(9)}
+    for page in sensor_pages(truth, face, {**good, "wild": truth * 1000}):
+        mae, rms, bias = (page.axes[i].get_ylim() for i in (0, 2, 4))
+        assert 0.08 < mae[1] < 1
+        assert 0.1 < rms[1] < 1
+        assert -bias[0] == bias[1] < 1
+        _, labels = page.axes[1].get_legend_handles_labels()
+        assert labels == [*good, "wild"], "each method is drawn"

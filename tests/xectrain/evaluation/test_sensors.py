@@ -1,0 +1,277 @@
+"""Pre-training and inpainting in use: hidden sensors in files and numbers, dead sensors filled, others untouched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import uproot
+from support.synthetic import make_dataset, make_events
+from support.trained import COLUMNS, tiny_run, tiny_sensor_run, write_root
+from typer.testing import CliRunner
+
+from shards import geometry as geo
+from shards.base import ConfigError, InputError
+from shards.normalization import denormalize
+from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_baselines
+from xectrain.cli import compare as compare_cli
+from xectrain.cli import evaluate as evaluate_cli
+from xectrain.evaluation.sensors import evaluate_sensors
+from xectrain.inference.events import Events, Raw, Stored
+from xectrain.inference.infer import Request, infer
+from xectrain.inference.regressor import load
+from xectrain.inference.root_output import read_metadata
+from xectrain.inference.sensors import SensorPredictor
+from xectrain.inference.sources import Settings, open_parts
+from xectrain.metrics.sensors import relative_errors, sensor_metrics
+
+EVENTS = 12
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`, `a.root` (its first source), and the runs `mae` and `inpaint`."""
+    folder = tmp_path_factory.mktemp("sensors")
+    dataset = make_dataset(folder / "data", EVENTS, events_per_shard=8, columns=COLUMNS)
+    write_root(folder / "a.root", EVENTS // 2)
+    tiny_sensor_run(folder / "mae", dataset, "mae")
+    tiny_sensor_run(folder / "inpaint", dataset, "inpaint")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inpainter(place: Path) -> SensorPredictor:
+    found = load(place / "inpaint", device="cpu", precision="fp32", batch_size=5)
+    assert isinstance(found, SensorPredictor)
+    return found
+
+
+@pytest.fixture(scope="module")
+def autoencoder(place: Path) -> SensorPredictor:
+    found = load(place / "mae", device="cpu", precision="fp32", batch_size=5)
+    assert isinstance(found, SensorPredictor)
+    return found
+
+
+def tree(path: Path) -> dict[str, np.ndarray]:
+    with uproot.open(path) as file:
+        return dict(file["predictions"].arrays(library="np"))
+
+
+def test_filling_changes_dead_sensors_only_and_bit_for_bit_nothing_else(inpainter):
+    npho, time, _ = make_events(7, 3, COLUMNS)
+    extra = np.zeros(4760, dtype=bool)
+    extra[100:110] = True
+    found = inpainter.fill(npho, time, dead=extra)
+    dead = ~(npho <= 9e9) | extra
+    np.testing.assert_array_equal(found.filled, dead)
+    assert found.npho[~dead].tobytes() == npho[~dead].tobytes()
+    assert found.time[~dead].tobytes() == time[~dead].tobytes()
+    assert np.isfinite(found.npho[dead]).all()
+    assert np.isnan(found.time[dead]).all()  # this model predicts photons only
+    assert not np.isfinite(npho[dead & ~extra]).all() or (npho[dead & ~extra] > 9e9).any()
+
+
+def test_a_filled_sensor_does_not_depend_on_its_own_value(inpainter):
+    npho, time, _ = make_events(2, 4, COLUMNS)
+    dead = np.zeros(4760, dtype=bool)
+    dead[[50, 4200]] = True
+    other = npho.copy()
+    other[:, dead] = 12345.0
+    one, two = inpainter.fill(npho, time, dead), inpainter.fill(other, time, dead)
+    np.testing.assert_array_equal(one.npho, two.npho)
+
+
+def test_stored_sensors_come_out_as_they_are_stored(place, inpainter):
+    from shards.dataset import Dataset
+
+    dataset = Dataset.open(place / "data")
+    import torch
+
+    sensors, _ = dataset.read(np.arange(4))
+    found = inpainter.fill_events(Events({}, Stored(torch.from_numpy(sensors), dataset.normalization)))
+    npho, _ = denormalize(sensors, dataset.normalization)
+    np.testing.assert_array_equal(found.npho[~found.filled], npho.astype(np.float32)[~found.filled])
+
+
+def test_real_data_inference_fills(place, inpainter, tmp_path):
+    infer(inpainter, open_parts([place / "a.root"]), tmp_path / "p.root", Request())
+    rows = tree(tmp_path / "p.root")
+    npho, _, _ = make_events(EVENTS // 2, 0, COLUMNS)
+    kept = ~rows["filled"]
+    assert rows["npho"][kept].tobytes() == npho[kept].tobytes()
+    assert rows["event"].tolist() == list(range(EVENTS // 2))
+    assert {"true_energy", "vtx_x", "energyReco", "source", "entry"} <= set(rows)
+    assert read_metadata(tmp_path / "p.root")["predict_channels"] == "npho"
+
+
+def test_validation_inference_is_a_row_per_hidden_sensor(place, inpainter, tmp_path):
+    result = infer(inpainter, open_parts([place / "data"]), tmp_path / "p.root", Request(hide=True))
+    rows = tree(tmp_path / "p.root")
+    assert result.events == EVENTS
+    assert rows["event_idx"].max() == EVENTS - 1
+    np.testing.assert_array_equal(rows["face"], geo.nominal_faces()[rows["sensor_id"]])
+    assert np.isfinite(rows["truth_npho"]).all()
+    np.testing.assert_allclose(rows["error_npho"], rows["pred_npho"] - rows["truth_npho"], rtol=1e-5, atol=1e-3)
+    share = np.bincount(rows["event_idx"]) / 4760
+    assert (share > 0.045).all()
+    assert (share <= 0.05).all()
+    for name in FILLS:
+        assert np.isfinite(rows[f"baseline_{name}_npho"]).mean() > 0.99
+    assert "0 random" in str(read_metadata(tmp_path / "p.root")["mask_types"])
+
+
+def test_masks_depend_on_the_event_alone(place, inpainter):
+    """The same event hides the same sensors in any batch, from shards or ROOT."""
+    (shards,), (root,) = open_parts([place / "data"]), open_parts([place / "a.root"])
+    from xectrain.inference.sources import Wanted
+
+    wanted = Wanted(5, "cpu", inpainter.facts.normalization)
+    hidden: dict[tuple[float, float], np.ndarray] = {}
+    for part in (root, shards):
+        for events in part.read(wanted, Settings()):
+            found = inpainter.hide_and_predict(events)
+            for i, key in enumerate(zip(events.columns["run"], events.columns["event"], strict=True)):
+                if key in hidden:
+                    np.testing.assert_array_equal(found.hidden[i], hidden[key])
+                hidden[key] = found.hidden[i]
+    assert len(hidden) == EVENTS
+
+
+def test_autoencoder_inference_is_a_row_per_event(place, autoencoder, tmp_path):
+    infer(autoencoder, open_parts([place / "data"]), tmp_path / "p.root", Request(columns=()))
+    rows = tree(tmp_path / "p.root")
+    assert rows["mask"].shape == (EVENTS, 4760)
+    for channel in ("npho", "time"):
+        seen, truth = rows[f"masked_{channel}"], rows[f"truth_{channel}"]
+        assert np.isnan(seen[rows["mask"]]).all()
+        np.testing.assert_array_equal(seen[~rows["mask"]], truth[~rows["mask"]])
+        np.testing.assert_array_equal(rows[f"err_{channel}"], rows[f"pred_{channel}"] - truth)
+    valid = np.isfinite(rows["truth_npho"]).sum(axis=1)
+    np.testing.assert_array_equal(rows["mask"].sum(axis=1), np.floor(0.6 * valid + 1e-9))
+
+
+def test_hiding_belongs_to_the_inpainter(place, tmp_path):
+    from shards.dataset import Dataset
+
+    run = tiny_run(tmp_path / "run", Dataset.open(place / "data"), tasks=("energy",))
+    with pytest.raises(ConfigError, match="hiding sensors belongs to the inpainter"):
+        infer(load(run, device="cpu"), open_parts([place / "data"]), tmp_path / "p.root", Request(hide=True))
+
+
+def test_evaluation_numbers_are_those_of_the_table(place, inpainter, tmp_path):
+    (result,) = evaluate_sensors({"network": inpainter}, open_parts([place / "data"]), tmp_path, Settings(), 8)
+    table = pl.read_parquet(tmp_path / "predictions_sensors.parquet")
+    assert result.events == 8
+    assert table["event_idx"].n_unique() == 8
+    numbers = json.loads((tmp_path / "metrics.json").read_text())["data"]["data"]
+    assert numbers["n_masked_total"] == len(table)
+    assert numbers["actual_mask_ratio"] == pytest.approx(0.05, abs=0.001)
+    inner = table.filter(pl.col("face") == geo.INNER)
+    expected = float((inner["pred_npho"] - inner["truth_npho"]).abs().mean())
+    assert numbers["metrics"]["network"]["mae_inner_npho"][0] == pytest.approx(expected, rel=1e-5)
+    ring = float((inner["baseline_ring_mean_npho"] - inner["truth_npho"]).mean())
+    assert numbers["metrics"]["ring_mean"]["bias_inner_npho"][0] == pytest.approx(ring, rel=1e-4)
+    assert (tmp_path / "resolution_sensors.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_several_models_on_the_same_sensors(place, tmp_path):
+    arguments = [str(place / "inpaint"), str(place / "mae"), "--data", str(place / "data"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(compare_cli.app, [*arguments, "--device", "cpu"], catch_exceptions=False)
+    assert "of 2 models" in done.output
+    assert STRONG_FILL in done.output
+    table = pl.read_parquet(tmp_path / "predictions_sensors.parquet")
+    assert {"pred_npho", "pred_npho:mae", "pred_time:mae"} <= set(table.columns)
+    numbers = json.loads((tmp_path / "metrics.json").read_text())["data"]["data"]["metrics"]
+    assert {"inpaint", "mae", *FILLS} == set(numbers)
+
+
+def test_evaluate_takes_these_modes_too(place, tmp_path):
+    arguments = [
+        str(place / "mae"),
+        str(place / "data"),
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--max-events",
+        "4",
+    ]
+    done = CliRunner().invoke(evaluate_cli.app, arguments, catch_exceptions=False)
+    assert "network, npho (photons)" in done.output
+    assert "network, time (ns)" in done.output
+
+
+def test_a_regressor_is_no_inpainter(place, tmp_path):
+    from shards.dataset import Dataset
+
+    run = tiny_run(tmp_path / "run", Dataset.open(place / "data"), tasks=("energy",))
+    arguments = [str(run), "--data", str(place / "data"), "--out", str(tmp_path / "out")]
+    with pytest.raises(ConfigError, match="predicts no sensors"):
+        CliRunner().invoke(compare_cli.app, arguments, catch_exceptions=False)
+
+
+def test_no_events_and_other_shapes_are_refused(inpainter):
+    with pytest.raises(InputError, match="sensors have the wrong shape"):
+        inpainter.fill(np.zeros((2, 3)), np.zeros((2, 3)))
+    with pytest.raises(InputError, match="no events"):
+        inpainter.fill_events(Events({}, Raw(np.zeros((0, 4760)), np.zeros((0, 4760)), None)))
+    npho, time, _ = make_events(2, 0, COLUMNS)
+    with pytest.raises(ConfigError, match="masks are drawn from 'run'"):
+        inpainter.hide_and_predict(Events({}, Raw(npho, time, None)))
+
+
+def test_classical_fillings_of_a_point_source():
+    """Solid-angle weighting beats the plain mean, and the fit is exact, where the light falls off steeply."""
+    rng = np.random.default_rng(2)
+    uvw = np.column_stack([rng.uniform(-15, 15, 30), rng.uniform(-50, 50, 30), rng.uniform(2, 6, 30)])
+    npho = (2e5 * geo.solid_angle(geo.xyz_from_uvw(uvw), sipm="square")).astype(np.float32)
+    hidden = rng.random(npho.shape) < 0.05
+    found = fill_baselines(npho, hidden)
+    truth = npho[hidden]
+    bright = (truth > 200) & (np.nonzero(hidden)[1] < geo.N_SIPM)
+    error = {name: np.median(np.abs(values - truth)[bright] / truth[bright]) for name, values in found.items()}
+    assert error["local_fit"] < 1e-3
+    assert error["ring_solid_angle"] < 2e-3
+    assert error["ring_mean"] > 5 * error["ring_solid_angle"]
+    assert error["near_mean"] > error["ring_mean"]
+
+
+def test_fillings_without_valid_neighbours_are_nan():
+    npho = np.full((1, 4760), 5.0, dtype=np.float32)
+    hidden = np.zeros((1, 4760), dtype=bool)
+    hidden[0, geo.face_channels("top")] = True
+    for name in ("ring_mean", "near_mean"):
+        assert np.isnan(fill_baselines(npho, hidden, (name,))[name]).all()
+    hidden[:] = False
+    hidden[0, 2000] = True
+    assert fill_baselines(npho, hidden, ("ring_mean",))["ring_mean"] == pytest.approx([5.0])
+
+
+def test_sensor_metrics_in_known_cases():
+    face = np.repeat([0, 1], 500)
+    truth = np.full(1000, 100.0)
+    predicted = truth + np.where(face == 0, 10.0, -4.0)
+    found = {m.name: m.value for m in sensor_metrics("npho", truth, predicted, face)}
+    assert found["bias_inner_npho"] == pytest.approx(10)
+    assert found["bias_outer_npho"] == pytest.approx(-4)
+    assert found["bias_all_npho"] == pytest.approx(3)
+    assert found["rmse_all_npho"] == pytest.approx(np.sqrt(58))
+    assert found["res_95pct_inner_npho"] == pytest.approx(10)
+    assert "bias_top_npho" not in found
+    times = {m.name: (m.value, m.unit) for m in sensor_metrics("time", truth * 1e-9, predicted * 1e-9, face)}
+    assert times["mae_all_time"] == (pytest.approx(7), "ns")
+
+
+def test_relative_errors_in_bins_of_light():
+    truth = np.concatenate([np.full(50, 150.0), np.full(50, 2000.0), np.full(5, 9e4)])
+    predicted = truth * np.concatenate([np.full(50, 1.1), np.tile([0.9, 1.1], 25), np.ones(5)])
+    found = relative_errors(truth, truth, predicted)
+    dim, bright = np.searchsorted(found.edges, 150.0) - 1, np.searchsorted(found.edges, 2000.0) - 1
+    assert (found.bias[dim], found.mae[dim]) == pytest.approx((0.1, 0.1))
+    assert (found.bias[bright], found.mae[bright], found.rms[bright]) == pytest.approx((0, 0.1, 0.1), abs=1e-9)
+    assert np.isnan(found.bias[np.searchsorted(found.edges, 9e4) - 1])  # 5 entries are too few
+    assert found.count.sum() == 105

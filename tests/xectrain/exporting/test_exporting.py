@@ -1,0 +1,280 @@
+"""ONNX: what the exported file says is what PyTorch says, from raw sensors, at any batch size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support.synthetic import make_dataset, make_events
+from support.trained import COLUMNS, tiny_run, tiny_sensor_run, write_root
+from typer.testing import CliRunner
+
+from shards.base import ConfigError, CorruptError, InputError, OutputError
+from shards.normalization import PRESETS, normalize
+from xectrain import exporting
+from xectrain.checkpoint import find_checkpoint, read_checkpoint
+from xectrain.cli.export import app
+from xectrain.exporting import GateEvents
+from xectrain.exporting.gate import _largest_difference
+from xectrain.inference.infer import Request, infer
+from xectrain.inference.onnx import OnnxPredictor
+from xectrain.inference.regressor import IN_RANGE, from_checkpoint, load
+from xectrain.inference.sources import open_parts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    dataset = make_dataset(folder / "data", 40, columns=COLUMNS)
+    return tiny_run(folder / "run", dataset, tasks=("energy", "timing", "uvwFI"))
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    done = CliRunner().invoke(app, [str(run), "--output", str(path)], catch_exceptions=False)
+    assert "largest deviation" in done.output
+    return path
+
+
+def bare_network(path: Path, outputs: dict[str, int]) -> Path:
+    """A network of the older kind: one normalized input, outputs (N, k) that are sums over the sensors."""
+    nodes, values, weights = [helper.make_node("Flatten", ["x"], ["flat"], axis=1)], [], []
+    for number, (name, width) in enumerate(outputs.items()):
+        weight = np.full((9520, width), 1e-4 * (number + 1), dtype=np.float32)
+        weights.append(numpy_helper.from_array(weight, f"w{number}"))
+        nodes.append(helper.make_node("MatMul", ["flat", f"w{number}"], [name]))
+        values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4760, 2])
+    graph = helper.make_graph(nodes, "old", [x], values, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.slow
+def test_raw_sensors_in_physical_units_out(run, exported):
+    """Through onnxruntime alone, as a C++ user would, against the checkpoint; 0 is a photon number, dead is said."""
+    session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["npho", "time", "dead"]
+    assert [i.name for i in session.get_overridable_initializers()] == ["time_min_used"]
+    reference = load(run, device="cpu", precision="fp32")
+    for count in (1, 5, 70):
+        npho, time, truth = make_events(count, 3, COLUMNS)
+        dead = np.random.default_rng(0).random(npho.shape) < 0.02
+        zeroed = np.where(dead, 0, npho).astype(np.float32)
+        earliest = truth[:, COLUMNS.index("time_min_used")]
+        feed = {"npho": zeroed, "time": time, "dead": dead}
+        for extra, expected in (
+            ({}, reference.predict(npho, time, dead)),
+            ({"time_min_used": earliest}, reference.predict(npho, time, dead, earliest)),
+        ):
+            names = [o.name for o in session.get_outputs()]
+            found = dict(zip(names, session.run(names, {**feed, **extra}), strict=True))
+            assert list(found) == list(expected)
+            for name, values in expected.items():
+                assert found[name].shape == (count,)
+                np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_metadata_tell_a_user_everything(run, exported):
+    session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    properties = session.get_modelmeta().custom_metadata_map
+    assert properties["tasks"] == "energy,timing,uvwFI"
+    assert properties["units"] == "energy:GeV,timing:ns,u:cm,v:cm,w:cm"
+    assert properties["time_reference"] == "relative"
+    assert properties["npho_scale"] == "1000.0"
+    assert properties["npho_threshold"] == "100.0"
+    assert json.loads(properties["xec"])["means"].keys() == {"energy", "timing", "u", "v", "w"}
+
+
+@pytest.mark.slow
+def test_inference_from_the_file_is_that_from_the_checkpoint(run, exported, tmp_path):
+    write_root(tmp_path / "a.root", 20)
+    parts = [open_parts([tmp_path / "a.root"]), open_parts([run.parent / "data"])]
+    for number, part in enumerate(parts):
+        tables = []
+        for model in (run, exported):
+            out = tmp_path / f"{number}{model.suffix}.root"
+            infer(load(model, device="cpu", precision="fp32"), part, out, Request())
+            import uproot
+
+            with uproot.open(out) as file:
+                tables.append(file["predictions"].arrays(library="np"))
+        torch_rows, onnx_rows = tables
+        assert set(torch_rows) == set(onnx_rows)
+        for name, values in torch_rows.items():
+            np.testing.assert_allclose(onnx_rows[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_an_existing_file_is_kept_or_refused(run, exported, tmp_path):
+    stamp = exported.stat().st_mtime_ns
+    again = CliRunner().invoke(app, [str(run), "--output", str(exported)], catch_exceptions=False)
+    assert "Nothing to do" in again.output
+    assert exported.stat().st_mtime_ns == stamp
+    with pytest.raises(OutputError, match=r"holds another model, which differs in .*tasks"):
+        CliRunner().invoke(app, [str(run), "--output", str(exported), "--tasks", "energy"], catch_exceptions=False)
+    (tmp_path / "x.onnx").write_bytes(b"\x08\xff nothing")
+    with pytest.raises(OutputError, match="exists and is no ONNX file"):
+        CliRunner().invoke(app, [str(run), "--output", str(tmp_path / "x.onnx")], catch_exceptions=False)
+
+
+@pytest.mark.slow
+def test_a_graph_that_deviates_is_not_published(run, tmp_path, monkeypatch):
+    path = find_checkpoint(run)
+    network, facts = exporting.restricted(*from_checkpoint(read_checkpoint(path), path), ["energy"])
+    real = exporting.graph.onnx_bytes
+
+    def altered(module):
+        """The graph of a network whose last bias is off by a little."""
+        module.network.heads["energy"].last.bias.data += 0.01
+        content = real(module)
+        module.network.heads["energy"].last.bias.data -= 0.01
+        return content
+
+    monkeypatch.setattr(exporting.graph, "onnx_bytes", altered)
+    npho, time, _ = make_events(8, 1, COLUMNS)
+    with pytest.raises(OutputError, match=r"is not published: onnxruntime deviates from PyTorch in pred_energy by"):
+        exporting.export(
+            exporting.module_for(network, facts, normalized=False), tmp_path / "m.onnx", GateEvents.spoiled(npho, time)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_bare_network_for_some_tasks(run, tmp_path):
+    path = tmp_path / "bare.onnx"
+    call = [str(run), "-o", str(path), "--normalized", "--tasks", "uvwFI"]
+    CliRunner().invoke(app, call, catch_exceptions=False)
+    bare = load(path, device="cpu")
+    assert bare.facts.columns == ("pred_u", "pred_v", "pred_w")
+    npho, time, _ = make_events(5, 4, COLUMNS)
+    expected = load(run, device="cpu", precision="fp32").predict(npho, time)
+    sqrt = normalize(npho, time, PRESETS["standard"]).sensors
+    for found in (bare.predict(npho, time), bare.predict_normalized(sqrt, PRESETS["standard"])):
+        for name in bare.facts.columns:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_differences_of_nan_and_shape_are_infinite():
+    nan = np.array([1.0, np.nan])
+    assert _largest_difference(nan, nan) == 0
+    assert _largest_difference(nan, np.array([1.0, 2.0])) == np.inf
+    assert _largest_difference(nan, np.array([1.0])) == np.inf
+    assert _largest_difference(np.array([True, False]), np.array([True, True])) == 1
+
+
+def test_spoiled_events_have_every_kind_of_bad_value():
+    npho, time, _ = make_events(4, 1, COLUMNS)
+    events = GateEvents.spoiled(np.nan_to_num(npho), np.nan_to_num(time))
+    assert np.isnan(events.npho).any()
+    assert np.isinf(events.npho).any()
+    assert (events.npho < -1000).any()
+    assert (events.npho == 1e10).any()
+    assert np.isnan(events.time).any()
+    assert events.dead.any()
+
+
+def test_a_task_the_model_does_not_have(run):
+    path = find_checkpoint(run)
+    with pytest.raises(ConfigError, match="the model does not predict 'angle'"):
+        exporting.restricted(*from_checkpoint(read_checkpoint(path), path), ["angle"])
+
+
+def test_encoder_weights_alone(run, tmp_path):
+    import torch
+
+    out = tmp_path / "encoder.pt"
+    done = CliRunner().invoke(app, [str(run), "-o", str(out), "--encoder"], catch_exceptions=False)
+    found = torch.load(out, weights_only=True)
+    state = read_checkpoint(find_checkpoint(run))
+    assert found["encoder"]
+    for name, tensor in found["encoder"].items():
+        assert torch.equal(tensor, state["ema"][f"model.encoder.{name}"])
+    assert f"{len(found['encoder'])} tensors of the encoder" in done.output
+
+
+def test_a_bare_network_from_elsewhere(tmp_path):
+    path = bare_network(tmp_path / "old.onnx", {"energy": 1, "uvwFI": 3, "angleVec": 3})
+    old = load(path, device="cpu", normalization="legacy", batch_size=4)
+    assert old.facts.columns == ("pred_energy", "pred_u", "pred_v", "pred_w", "pred_emi_x", "pred_emi_y", "pred_emi_z")
+    assert old.facts.npho_threshold == 0
+    npho, time, _ = make_events(6, 1, COLUMNS)
+    sensors = normalize(npho, time, PRESETS["legacy"]).sensors
+    found = old.predict(npho, time)
+    np.testing.assert_allclose(found["pred_energy"], 1e-4 * sensors.sum(axis=(1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(found["pred_w"], 2 * found["pred_energy"], rtol=1e-4)
+    assert found[IN_RANGE].all()
+    stored = normalize(npho, time, PRESETS["standard"], dtype="float32").sensors
+    again = old.predict_normalized(stored, PRESETS["standard"])
+    np.testing.assert_allclose(again["pred_energy"], found["pred_energy"], rtol=1e-3)
+
+
+def test_foreign_files_are_refused_by_what_they_lack(tmp_path):
+    path = bare_network(tmp_path / "old.onnx", {"energy": 1})
+    with pytest.raises(ConfigError, match="its normalization is unknown; say which with --normalization"):
+        load(path, device="cpu")
+    with pytest.raises(ConfigError, match="has no output named after a task"):
+        load(bare_network(tmp_path / "odd.onnx", {"logits": 1}), device="cpu", normalization="legacy")
+    with pytest.raises(InputError, match="no such ONNX file"):
+        load(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(CorruptError, match="onnxruntime cannot load it"):
+        load(tmp_path / "bad.onnx", device="cpu")
+    with pytest.raises(ConfigError, match="an ONNX file is float32"):
+        load(path, normalization="legacy", precision="bf16")
+
+
+@pytest.mark.skipif(
+    bool(onnxruntime.get_device() == "GPU" and __import__("torch").cuda.is_available()), reason="has CUDA"
+)
+def test_the_provider_asked_for_is_had_or_refused(tmp_path, caplog):
+    path = bare_network(tmp_path / "old.onnx", {"energy": 1})
+    with pytest.raises(ConfigError, match=r"onnxruntime gives no CUDA here .*--allow-cpu accepts the CPU"):
+        load(path, device="cuda", normalization="legacy")
+    accepted = load(path, device="cuda", normalization="legacy", allow_cpu=True)
+    assert isinstance(accepted, OnnxPredictor)
+    assert "running on the CPU, as allowed" in caplog.text
+
+
+def test_a_checkpoint_takes_no_normalization(run):
+    with pytest.raises(ConfigError, match="a checkpoint knows its own normalization"):
+        load(run, normalization="legacy")
+
+
+@pytest.mark.slow
+def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(run, tmp_path):
+    from shards.dataset import Dataset
+
+    dataset = Dataset.open(run.parent / "data")
+    inpaint = tiny_sensor_run(tmp_path / "inpaint", dataset, "inpaint")
+    path = tmp_path / "inpaint.onnx"
+    CliRunner().invoke(app, [str(inpaint), "-o", str(path)], catch_exceptions=False)
+    npho, time, _ = make_events(5, 4, COLUMNS)
+    dead = np.arange(4760) % 50 == 0
+    one, two = (load(m, device="cpu", batch_size=3).fill(npho, time, dead) for m in (inpaint, path))
+    np.testing.assert_array_equal(one.filled, two.filled)
+    assert one.npho[~one.filled].tobytes() == two.npho[~one.filled].tobytes() == npho[~one.filled].tobytes()
+    np.testing.assert_allclose(two.npho, one.npho, rtol=1e-3, atol=0.1)
+    infer(load(path, device="cpu"), open_parts([run.parent / "data"]), tmp_path / "p.root", Request())
+    with pytest.raises(ConfigError, match="hiding sensors needs the checkpoint"):
+        infer(load(path, device="cpu"), open_parts([run.parent / "data"]), tmp_path / "q.root", Request(hide=True))
+
+
+@pytest.mark.slow
+def test_an_autoencoder_predicts_every_sensor(run, tmp_path):
+    from shards.dataset import Dataset
+
+    mae = tiny_sensor_run(tmp_path / "mae", Dataset.open(run.parent / "data"), "mae")
+    path = tmp_path / "mae.onnx"
+    done = CliRunner().invoke(app, [str(mae), "-o", str(path)], catch_exceptions=False)
+    assert "outputs pred_npho, pred_time" in done.output
+    with pytest.raises(ConfigError, match="fills no sensors"):
+        load(path, device="cpu")

@@ -1,0 +1,306 @@
+"""Inference: the same events from shards and from ROOT give the same rows; nothing is lost, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+from support.synthetic import make_dataset, make_events
+from support.trained import COLUMNS, tiny_run, write_root
+
+from shards.base import ConfigError, CorruptError, InputError, OutputError
+from shards.dataset import Dataset
+from shards.dead import DeadEntry, DeadList
+from xectrain.inference.infer import Request, infer
+from xectrain.inference.readahead import ahead, read_source
+from xectrain.inference.regressor import IN_RANGE, Predictor, load
+from xectrain.inference.root_output import read_metadata
+from xectrain.inference.sources import Settings, open_parts
+
+EVENTS = 40
+XEC = [sys.executable, "-m", "xec"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data` (a dataset), `a.root` and `b.root` (its two sources) and `run` (a model)."""
+    folder = tmp_path_factory.mktemp("infer")
+    dataset = make_dataset(folder / "data", EVENTS, events_per_shard=12, columns=COLUMNS)
+    for name, source in (("a.root", 0), ("b.root", 1)):
+        write_root(folder / name, EVENTS // 2, seed=source, first_event=1000 * source)
+    tiny_run(folder / "run", dataset)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(place: Path) -> Predictor:
+    return load(place / "run", device="cpu", precision="fp32", batch_size=7)
+
+
+def rows(path: Path) -> dict[str, np.ndarray]:
+    with uproot.open(path) as file:
+        found = file["predictions"].arrays(library="np")
+    return dict(found)
+
+
+def by_event(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    order = np.lexsort((table["event"], table["run"]))
+    return {name: values[order] for name, values in table.items()}
+
+
+def test_shards_in_dataset_order(place, predictor, tmp_path):
+    out = tmp_path / "pred.root"
+    result = infer(predictor, open_parts([place / "data"]), out, Request())
+    assert (result.events, result.existed) == (EVENTS, False)
+    table, truth = rows(out), Dataset.open(place / "data").table()
+    np.testing.assert_array_equal(table["run"], truth["run"].to_numpy())
+    np.testing.assert_array_equal(table["event"], truth["event"].to_numpy())
+    np.testing.assert_array_equal(table["true_energy"], truth["energy"].to_numpy())
+    np.testing.assert_array_equal(table["energyReco"], truth["energyReco"].to_numpy())
+    np.testing.assert_array_equal(table["vtx_x"], truth["vtx_x"].to_numpy())
+    for column in ("theta", "phi", "energy", "timing", "u", "v", "w"):
+        assert np.isfinite(table[f"pred_{column}"]).all()
+    assert table[IN_RANGE].dtype == bool
+
+
+def test_root_and_shards_give_the_same_predictions(place, predictor, tmp_path):
+    infer(predictor, open_parts([place / "data"]), tmp_path / "s.root", Request())
+    infer(predictor, open_parts([place / "a.root", place / "b.root"]), tmp_path / "r.root", Request())
+    direct = rows(tmp_path / "r.root")
+    assert direct["source"].tolist() == [0] * 20 + [1] * 20
+    assert direct["entry"].tolist() == [*range(20), *range(20)]
+    np.testing.assert_array_equal(direct["event"], np.r_[0:20, 1000:1020])
+    stored, direct = by_event(rows(tmp_path / "s.root")), by_event(direct)
+    assert set(direct) == set(stored) | {"source", "entry"}
+    for name, values in stored.items():
+        if name.startswith("pred_"):
+            np.testing.assert_allclose(direct[name], values, rtol=2e-4, atol=2e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(direct[name], values, err_msg=name)
+
+
+def test_the_time_is_absolute_and_its_truth_is_the_conversion_time(place, predictor, tmp_path):
+    infer(predictor, open_parts([place / "a.root"]), tmp_path / "r.root", Request())
+    table = rows(tmp_path / "r.root")
+    truth = dict(zip(COLUMNS, make_events(20, 0, COLUMNS)[2].T, strict=True))
+    flight = np.sqrt(sum((truth[a] - truth[f"vtx_{a}"]) ** 2 for a in "xyz")) / 29.9792458
+    np.testing.assert_allclose(table["true_timing"], truth["timing"] + flight)
+    npho, time, _ = make_events(20, 0, COLUMNS)
+    relative = predictor.predict(npho, time)["pred_timing"]
+    np.testing.assert_allclose(table["pred_timing"], relative + 1e9 * truth["time_min_used"], rtol=1e-12, atol=1e-3)
+
+
+def test_batch_size_changes_nothing(place, predictor):
+    npho, time, _ = make_events(10, 3, COLUMNS)
+    alone = [predictor.predict(npho[i], time[i]) for i in range(10)]
+    together = predictor.predict(npho, time)
+    for name, values in together.items():
+        np.testing.assert_allclose(np.concatenate([a[name] for a in alone]), values, rtol=1e-4, atol=1e-4)
+    empty = predictor.predict(np.empty((0, 4760)), np.empty((0, 4760)))
+    assert {name: len(v) for name, v in empty.items()} == dict.fromkeys(together, 0)
+
+
+def test_dead_values_lists_and_masks_mean_the_same(predictor):
+    npho, time, _ = make_events(4, 5, COLUMNS)
+    dead = np.zeros(4760, dtype=bool)
+    dead[[5, 700, 4300]] = True
+    with_nan = npho.copy()
+    with_nan[:, dead] = np.nan
+    huge = npho.copy()
+    huge[:, dead] = 1e10
+    reference = predictor.predict(npho, time, dead=dead)
+    for other in (predictor.predict(with_nan, time), predictor.predict(huge, time)):
+        for name in reference:
+            np.testing.assert_array_equal(other[name], reference[name])
+    assert any((predictor.predict(npho, time)[n] != reference[n]).any() for n in reference)
+
+
+def test_predict_refuses_other_shapes(predictor):
+    with pytest.raises(InputError, match=r"sensors have the wrong shape \(found \(\(2, 5\), \(2, 5\)\)"):
+        predictor.predict(np.zeros((2, 5)), np.zeros((2, 5)))
+
+
+def test_dead_lists_act_on_shards_and_root_alike(place, predictor, tmp_path):
+    dead = DeadList.of([DeadEntry(k) for k in range(0, 4000, 3)])
+    request = Request(Settings(dead=dead))
+    infer(predictor, open_parts([place / "data"]), tmp_path / "s.root", request)
+    infer(predictor, open_parts([place / "a.root", place / "b.root"]), tmp_path / "r.root", request)
+    infer(predictor, open_parts([place / "data"]), tmp_path / "plain.root", Request())
+    stored, direct = by_event(rows(tmp_path / "s.root")), by_event(rows(tmp_path / "r.root"))
+    np.testing.assert_allclose(direct["pred_energy"], stored["pred_energy"], rtol=2e-4)
+    assert not stored[IN_RANGE].any()
+    assert (stored["pred_energy"] != by_event(rows(tmp_path / "plain.root"))["pred_energy"]).all()
+
+
+@pytest.mark.parametrize("expression", ["energy > 0.05 and event < 1010", "npho_sum > 1.36e6", "entry < 5"])
+def test_selections_agree(place, predictor, tmp_path, expression):
+    request = Request(Settings(select=expression))
+    shards = infer(predictor, open_parts([place / "data"]), tmp_path / "s.root", request)
+    root = infer(predictor, open_parts([place / "a.root", place / "b.root"]), tmp_path / "r.root", request)
+    assert 0 < shards.events == root.events < EVENTS
+    stored, direct = by_event(rows(tmp_path / "s.root")), by_event(rows(tmp_path / "r.root"))
+    np.testing.assert_array_equal(stored["event"], direct["event"])
+
+
+def test_a_selection_that_nothing_passes_gives_an_empty_tree(place, predictor, tmp_path):
+    request = Request(Settings(select="energy > 1"))
+    for data, name in ((place / "data", "s.root"), (place / "a.root", "r.root")):
+        assert infer(predictor, open_parts([data]), tmp_path / name, request).events == 0
+        assert len(rows(tmp_path / name)["pred_energy"]) == 0
+
+
+def test_columns_are_those_asked_for(place, predictor, tmp_path):
+    request = Request(columns=("energyReco", "true_w"))
+    infer(predictor, open_parts([place / "data"]), tmp_path / "p.root", request)
+    assert {n for n in rows(tmp_path / "p.root") if not n.startswith("pred_")} == {
+        *("run", "event", "in_training_range", "energyReco", "true_w")
+    }
+    with pytest.raises(ConfigError, match=r"no column 'energyRecco'; did you mean 'energyReco'"):
+        infer(predictor, open_parts([place / "data"]), tmp_path / "q.root", Request(columns=("energyRecco",)))
+
+
+def test_an_output_that_is_there_is_recognised_or_refused(place, predictor, tmp_path):
+    out = tmp_path / "p.root"
+    first = infer(predictor, open_parts([place / "a.root"]), out, Request())
+    stamp = out.stat().st_mtime_ns
+    again = infer(predictor, open_parts([place / "a.root"]), out, Request())
+    assert again.existed
+    assert (again.events, again.outside) == (first.events, first.outside)
+    assert out.stat().st_mtime_ns == stamp
+    for parts, request in (
+        (open_parts([place / "b.root"]), Request()),
+        (open_parts([place / "a.root"]), Request(Settings(select="energy > 0.05"))),
+    ):
+        with pytest.raises(OutputError, match="exists and came from another model, other data or other options"):
+            infer(predictor, parts, out, request)
+    out.write_bytes(b"something else")
+    with pytest.raises(OutputError, match="exists and cannot be recognised"):
+        infer(predictor, open_parts([place / "a.root"]), out, Request())
+
+
+def test_metadata_says_how(place, predictor, tmp_path):
+    infer(predictor, open_parts([place / "data"]), tmp_path / "p.root", Request())
+    found = read_metadata(tmp_path / "p.root")
+    assert found["tasks"] == "angle,energy,timing,uvwFI"
+    assert found["npho_scheme"] == "log1p"
+    assert found["npho_threshold"] == 100.0
+    assert found["dataset_fingerprint"] == Dataset.open(place / "data").fingerprint
+    assert found["model_digest"] == predictor.facts.digest
+    assert found["events"] == EVENTS
+    assert "0 inner" in str(found["face_names"])
+
+
+def test_events_unlike_the_training_set_are_flagged(place, predictor, tmp_path):
+    npho, time, _ = make_events(8, 2, COLUMNS)
+    assert predictor.predict(npho, time)[IN_RANGE].any()
+    assert not predictor.predict(npho * 50, time)[IN_RANGE].any()
+    assert not predictor.predict(npho, time, dead=np.arange(4760) < 3000)[IN_RANGE].any()
+
+
+def test_times_of_the_other_kind_are_refused(place, predictor, tmp_path):
+    schema = tmp_path / "absolute.yaml"
+    schema.write_text(
+        "name: absolute\nextends: mc\nsensors:\n"
+        "  npho: {branches: [npho], unit: photons}\n  time: {branches: [relative_time], unit: s}\n"
+    )
+    with pytest.raises(ConfigError, match="sensor times of the other kind"):
+        infer(predictor, open_parts([place / "a.root"], schema=str(schema)), tmp_path / "p.root", Request())
+    assert not (tmp_path / "p.root").exists()
+
+
+def test_a_truncated_input_leaves_no_output(place, predictor, tmp_path):
+    data = (place / "a.root").read_bytes()
+    (tmp_path / "cut.root").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises((CorruptError, InputError), match=r"cut\.root"):
+        infer(predictor, open_parts([tmp_path / "cut.root"]), tmp_path / "p.root", Request())
+    assert not list(tmp_path.glob("*p.root*"))
+
+
+def test_datasets_and_root_files_do_not_mix(place):
+    with pytest.raises(InputError, match="not both"):
+        open_parts([place / "data", place / "a.root"])
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    assert list(ahead(iter(range(100)))) == list(range(100))
+
+    def failing():
+        yield 1
+        raise InputError("bad basket")
+
+    seen = []
+    with pytest.raises(InputError, match="bad basket"):
+        for item in ahead(failing()):
+            seen.append(item)
+    assert seen == [1]
+    abandoned = ahead(iter(range(10**9)))
+    assert next(abandoned) == 0
+    abandoned.close()
+
+
+def test_the_command(place, tmp_path):
+    root = Path(__file__).parents[3]
+    call = [*XEC, "infer", str(place / "run"), str(place / "a.root"), str(place / "b.root"), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    per_file = [*call, "-o", str(tmp_path / "out"), "--per-file"]
+    done = subprocess.run(per_file, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Wrote predictions to" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_pred.root", "b_pred.root"]
+    done = subprocess.run(per_file, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert done.stdout.count("Nothing to do") == 2
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(place, tmp_path):
+    """SIGKILL in the middle: no file of the final name; the same command then gives what it would have given."""
+    big = tmp_path / "big.root"
+    write_root(big, 3000)
+    root = Path(__file__).parents[3]
+    call = [*XEC, "infer", str(place / "run"), str(big), "--device", "cpu", "-o", str(tmp_path / "p.root")]
+    process = subprocess.Popen(call, cwd=root)
+    while process.poll() is None and not list(tmp_path.glob(".p.root.*.part")):
+        pass
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "p.root").exists()
+    subprocess.run(call, cwd=root, check=True)
+    assert len(rows(tmp_path / "p.root")["event"]) == 3000
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_threads_read_every_entry_once_and_in_order(tmp_path):
+    """Storage blocks of different sizes; a huge block is read in pieces by one thread."""
+    npho, time, _ = make_events(90, 0, COLUMNS)
+    with uproot.recreate(tmp_path / "blocks.root") as file:
+        types = {"npho": np.dtype(("f4", (4760,))), "relative_time": np.dtype(("f4", (4760,))), "event": "int32"}
+        tree = file.mktree("tree", types)
+        for start, stop in ((0, 7), (7, 40), (40, 41), (41, 90)):
+            rows = slice(start, stop)
+            tree.extend({"npho": npho[rows], "relative_time": time[rows], "event": np.arange(start, stop)})
+    (part,) = open_parts([tmp_path / "blocks.root"])
+    for step, threads in ((10, 1), (10, 3), (1000, 3), (1, 2)):
+        chunks = list(read_source(part.source, step, threads))
+        assert [c.entry_start for c in chunks] == np.cumsum([0, *(len(c) for c in chunks)])[:-1].tolist()
+        assert np.concatenate([c.columns["event"] for c in chunks]).tolist() == list(range(90))
+        np.testing.assert_array_equal(np.concatenate([c.npho for c in chunks]), npho)
+    assert len(list(read_source(part.source, 10, 3))) == 2  # 0–40 (7 alone is too few) and 40–90 (1 is)
+
+
+def test_a_bad_basket_ends_reading_with_its_name(tmp_path):
+    write_root(tmp_path / "a.root", 30)
+    data = bytearray((tmp_path / "a.root").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 2000] = b"\x55" * 2000
+    (tmp_path / "a.root").write_bytes(data)
+    (part,) = open_parts([tmp_path / "a.root"])
+    for threads in (1, 3):
+        with pytest.raises(CorruptError, match=r"a\.root"):
+            list(read_source(part.source, 10, threads))

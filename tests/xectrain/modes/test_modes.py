@@ -1,0 +1,131 @@
+"""The three modes from the configuration to a finished run, each starting from the one before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shards.base import ConfigError
+from xectrain.checkpoint import BEST, LAST, read_checkpoint
+from xectrain.config.files import load_config
+from xectrain.config.tree import Config
+from xectrain.training import session
+from xectrain.training.runfolder import RunFolder, read_metrics
+
+
+def config(data: Path, mode: str, **sets: Any) -> Config:
+    base: dict[str, Any] = {
+        "mode": mode,
+        "model.preset": "tiny",
+        "train.epochs": 2,
+        "data.batch_size": 15,
+        "optim.lr": 5e-3,
+        "schedule.warmup_epochs": 0,
+        "train.ema_decay": 0.5,
+        "tracking.mlflow": "false",
+    }
+    options = {"data": {"train": [{"path": str(data)}], "val": [{"path": str(data)}]}}
+    changes = {k.replace("__", "."): v for k, v in sets.items()}
+    return load_config(assignments=[f"{k}={v}" for k, v in {**base, **changes}.items()], options=options)
+
+
+def epochs(run: Path) -> list[dict[str, Any]]:
+    return [r for r in read_metrics(RunFolder(run).metrics) if r["kind"] == "epoch"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(toy_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("mae")
+    session.train(config(toy_dataset, "mae", train__epochs=4), run)
+    return run
+
+
+def test_pretraining_improves_and_reports_every_face(pretrained: Path) -> None:
+    records = epochs(pretrained)
+    assert records[-1]["val/loss"] < records[0]["val/loss"]
+    assert records[-1]["val/actual_mask_ratio"] == pytest.approx(0.6, abs=1e-3)
+    for face in ("inner", "outer", "upstream", "downstream", "top", "bottom"):
+        assert records[-1][f"val/loss_{face}_npho"] > 0
+        assert records[-1][f"val/rmse_{face}"] >= records[-1][f"val/mae_{face}"] > 0
+
+
+@pytest.mark.parametrize("head", ["per_face", "cross_attention"])
+def test_inpainting_from_a_frozen_pretrained_encoder(
+    pretrained: Path, toy_dataset: Path, tmp_path: Path, head: str
+) -> None:
+    sets = {"checkpoint.init_from": str(pretrained), "model.inpainter.head": head}
+    session.train(config(toy_dataset, "inpaint", train__epochs=8, **sets), tmp_path)
+    records = epochs(tmp_path)
+    assert records[-1]["val/loss"] < 0.5 * records[0]["val/loss"]
+    assert records[-1]["val/actual_mask_ratio"] == pytest.approx(0.05, abs=1e-3)
+    before, after = read_checkpoint(pretrained / BEST)["ema"], read_checkpoint(tmp_path / LAST)["model"]
+    encoder = [name for name in after if name.startswith("model.encoder.")]
+    assert all(torch.equal(before[name], after[name]) for name in encoder)
+
+
+def test_regression_from_a_pretrained_encoder_trains_it(pretrained: Path, toy_dataset: Path, tmp_path: Path) -> None:
+    session.train(config(toy_dataset, "regress", **{"checkpoint.init_from": str(pretrained)}), tmp_path)
+    before, after = read_checkpoint(pretrained / BEST)["ema"], read_checkpoint(tmp_path / LAST)["model"]
+    moved = [n for n in after if n.startswith("model.encoder.") and not torch.equal(before[n], after[n])]
+    assert len(moved) > 10
+
+
+@pytest.mark.parametrize("mode", ["mae", "inpaint"])
+def test_resuming_is_exact_in_every_mode(toy_dataset: Path, tmp_path: Path, mode: str) -> None:
+    exact = {"train__deterministic": "true", "schedule__kind": "constant"}
+    session.train(config(toy_dataset, mode, **exact), tmp_path / "two")
+    for epochs_so_far in (1, 2):
+        session.train(config(toy_dataset, mode, **exact, train__epochs=epochs_so_far), tmp_path / "one")
+    one, two = (read_checkpoint(tmp_path / run / LAST)["model"] for run in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("sets", "logged"),
+    [
+        ({"tasks.uvwFI.enabled": "true", "tasks.angle_position": 0.1}, "train/loss_angle_position"),
+        ({"tasks.energy.enabled": "true", "tasks.energy_light": 0.1}, "train/loss_energy_light"),
+    ],
+)
+def test_physics_terms_enter_the_loss(toy_dataset: Path, tmp_path: Path, sets: dict[str, Any], logged: str) -> None:
+    session.train(config(toy_dataset, "regress", train__epochs=1, **sets), tmp_path)
+    records = [r for r in read_metrics(RunFolder(tmp_path).metrics) if r["kind"] == "steps"]
+    tasks = [v for k, v in records[0].items() if k.startswith("train/loss_") and k != logged]
+    assert records[0][logged] >= 0
+    assert records[0]["train/loss"] == pytest.approx(sum(tasks) + records[0][logged], rel=1e-5)
+
+
+def test_learned_balance_is_saved_and_leaves_validation_comparable(toy_dataset: Path, tmp_path: Path) -> None:
+    sets = {"tasks.energy.enabled": "true", "tasks.balance": "auto", "tasks.energy.weight": 2}
+    session.train(config(toy_dataset, "regress", **sets), tmp_path)
+    learned = read_checkpoint(tmp_path / LAST)["model"]["balance.log_variance"]
+    assert learned.shape == (2,)
+    assert bool((learned != 0).all())
+    last = epochs(tmp_path)[-1]
+    assert last["val/loss"] == pytest.approx(last["val/loss_angle"] + 2 * last["val/loss_energy"], rel=1e-5)
+
+
+def test_defaults_depend_on_the_mode() -> None:
+    assert (load_config(assignments=["mode=inpaint"]).train.epochs, Config().train.epochs) == (50, 20)
+    assert load_config(assignments=["mode=mae"]).optim.lr == 1e-4
+    assert load_config(assignments=["mode=inpaint", "checkpoint.init_from=x"]).optim.freeze_encoder
+    chosen = load_config(assignments=["mode=inpaint", "checkpoint.init_from=x", "optim.freeze_encoder=false"])
+    assert not chosen.optim.freeze_encoder
+
+
+def test_state_says_done(pretrained: Path) -> None:
+    assert json.loads((pretrained / "state.json").read_text())["state"] == "done"
+
+
+def test_init_from_something_else_is_refused(toy_dataset: Path, tmp_path: Path) -> None:
+    from xectrain.checkpoint import write_checkpoint
+
+    write_checkpoint(tmp_path / "other.pt", {"model": {"a": torch.zeros(2)}, "ema": None})
+    with pytest.raises(ConfigError, match="has no tensor that fits this network"):
+        session.train(
+            config(toy_dataset, "mae", **{"checkpoint.init_from": str(tmp_path / "other.pt")}), tmp_path / "r"
+        )

@@ -1,0 +1,107 @@
+"""`xec infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from shards.base import ConfigError
+
+if TYPE_CHECKING:
+    from shards.dead import DeadList
+    from xectrain.inference.infer import Result
+
+app = typer.Typer(add_completion=False)
+
+EPILOG = """
+Examples:
+
+  xec infer runs/energy data/run430000.root --output pred.root
+
+  xec infer runs/energy shards/val --output pred.root --select fiducial
+
+  xec infer runs/energy 'data/*.root' --output predictions/ --per-file --schema real --dead dead.txt
+
+  xec infer old.onnx data/run430000.root --output old.root --normalization legacy
+
+  xec infer runs/energy/checkpoint_last.pt data/ --output pred.root --columns energyReco,true_energy --device cuda
+
+The tree `predictions` has one row per event, in input order; the tree `metadata` says how they were made.
+"""
+
+
+@app.command(epilog=EPILOG)
+def infer(
+    model: Annotated[Path, Argument(help="Run folder, checkpoint or ONNX file.")],
+    data: Annotated[list[Path], Argument(help="Shard datasets; or ROOT files, folders, globs and lists of them.")],
+    output: Annotated[Path, Option("--output", "-o", help="ROOT file to write; with --per-file, a folder.")],
+    select: Annotated[str | None, Option("--select", help="Only events that pass this expression.")] = None,
+    columns: Annotated[
+        str | None, Option("--columns", help="Input columns to carry, comma-separated; `none`. Default: all.")
+    ] = None,
+    per_file: Annotated[bool, Option("--per-file", help="One output per input, NAME_pred.root.")] = False,
+    schema: Annotated[str, Option("--schema", help="Meaning of the branches: mc, real, cex, a file.")] = "mc",
+    tree: Annotated[str | None, Option("--tree", help="Name of the input tree.")] = None,
+    dead: Annotated[list[Path] | None, Option("--dead", help="List of dead sensors (text, CSV, Parquet).")] = None,
+    hide: Annotated[
+        bool, Option("--hide", help="Inpainter: hide sensors as in validation, one row per hidden sensor.")
+    ] = False,
+    batch_size: Annotated[int | None, Option("--batch-size", help="Events per forward pass.", min=1)] = None,
+    device: Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    normalization: Annotated[
+        str | None, Option("--normalization", help="Input of an ONNX file from elsewhere: standard, sqrt or legacy.")
+    ] = None,
+    allow_cpu: Annotated[bool, Option("--allow-cpu", help="ONNX: accept the CPU where CUDA cannot be had.")] = False,
+    backend: Annotated[str, Option("--backend", help="Reader of shards: auto, dali or webdataset.")] = "auto",
+    threads: Annotated[int, Option("--threads", help="Reader threads.", min=1)] = 2,
+) -> None:
+    """Predict every event of shards or ROOT files into a ROOT file, in constant memory."""
+    from xectrain.inference.infer import Request, infer
+    from xectrain.inference.regressor import load
+    from xectrain.inference.sources import Settings, open_parts
+
+    parts = open_parts(data, schema, tree)
+    predictor = load(
+        model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        normalization=normalization,
+        allow_cpu=allow_cpu,
+    )
+    request = Request(Settings(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
+    if not per_file:
+        _say(infer(predictor, parts, output, request))
+        return
+    outputs = [output / f"{Path(part.name).stem}_pred.root" for part in parts]
+    if len(set(outputs)) < len(outputs):
+        raise ConfigError("inputs of the same name would get the same output", remedy="give them apart")
+    for part, target in zip(parts, outputs, strict=True):
+        _say(infer(predictor, [part], target, request))
+
+
+def _names(columns: str | None) -> tuple[str, ...] | None:
+    if columns is None:
+        return None
+    return () if columns == "none" else tuple(name.strip() for name in columns.split(",") if name.strip())
+
+
+def _dead(files: list[Path]) -> DeadList | None:
+    if not files:
+        return None
+    from shards.dead import DeadList, read_dead
+
+    united = DeadList()
+    for file in files:
+        united |= read_dead(file)
+    return united
+
+
+def _say(result: Result) -> None:
+    verb = "Nothing to do: the same predictions are already in" if result.existed else "Wrote predictions to"
+    outside = f", {result.outside} of them outside the training range" if result.outside else ""
+    typer.echo(f"{verb} {result.path} ({result.events} events{outside}).")

@@ -1,0 +1,54 @@
+"""`xec plots`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from shards.base import InputError
+
+app = typer.Typer(add_completion=False)
+
+EPILOG = """
+Examples:
+
+  xec plots report
+
+  xec plots runs/first
+
+  xec plots report --by run --select 'true_w > 10' --out deep
+
+Works on the tables predictions_TASK.parquet and the metrics.jsonl that it finds in the folder; no model is run.
+"""
+
+
+@app.command(epilog=EPILOG)
+def plots(
+    folder: Annotated[Path, Argument(help="Folder of an evaluation or a run; its subfolders are searched too.")],
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write; default: beside each table.")] = None,
+    by: Annotated[list[str] | None, Option("--by", help="A column of the tables to bin in; repeat.")] = None,
+    select: Annotated[str | None, Option("--select", help="Only rows that pass, on the tables' columns.")] = None,
+) -> None:
+    """Redraw every plot from saved tables."""
+    from xectrain.evaluation.plots import loss_curves, resolution_pages, save_pages
+    from xectrain.evaluation.tables import read_table, selected_by
+
+    tables, logs = sorted(folder.rglob("predictions_*.parquet")), sorted(folder.rglob("metrics.jsonl"))
+    if not tables and not logs:
+        raise InputError(
+            "holds no prediction table and no metrics.jsonl", file=folder, remedy="`xec evaluate` writes them"
+        )
+    written: list[Path] = []
+    for path in tables:
+        table = selected_by(read_table(path), select)
+        pages = resolution_pages(table, path.parent.name, tuple(by or ())) if table.has_truth else []
+        if pages:
+            place = path.parent if out is None else out / path.parent.relative_to(folder)
+            written += save_pages(pages, place / f"resolution_{table.task}.pdf")
+    for path in logs:
+        place = path.parent if out is None else out / path.parent.relative_to(folder)
+        written += save_pages(loss_curves(path), place / "loss_curves.pdf")
+    typer.echo(f"Wrote {len(written)} files of plots from {len(tables)} tables and {len(logs)} logs in {folder}.")

@@ -1,0 +1,100 @@
+"""`xec train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+from shards.base import ConfigError
+
+app = typer.Typer(add_completion=False)
+
+EPILOG = """
+Examples:
+
+  xec train --data shards/train --val shards/val --tasks angle,energy,timing,uvwFI --out runs/first
+
+  xec train --config energy.yaml --set optim.lr=1e-4 --set train.epochs=40 --out runs/energy
+
+  xec train --data shards/train --profile --out runs/profiled
+
+  torchrun --nproc-per-node 4 --signals-to-handle SIGTERM,SIGUSR1 -m xec train --data shards/train --out runs/ddp
+
+The same command again continues an interrupted run at the very step. `--print-config` shows every option.
+"""
+
+
+@app.command(epilog=EPILOG)
+def train(
+    data: Annotated[list[Path] | None, Option("--data", help="Training dataset; repeat for a mixture.")] = None,
+    val: Annotated[list[Path] | None, Option("--val", help="Validation dataset; default: a tenth, by hash.")] = None,
+    mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
+    out: Annotated[Path, Option("--out", "-o", help="Run folder.")] = Path("runs/train"),
+    config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file; a later one overrides.")] = None,
+    preset: Annotated[str | None, Option("--preset", help="Network size: reference, small or tiny.")] = None,
+    tasks: Annotated[str | None, Option("--tasks", help="Tasks to learn, comma-separated; exactly these.")] = None,
+    select: Annotated[str | None, Option("--select", help="Expression on the columns, or `fiducial`.")] = None,
+    epochs: Annotated[int | None, Option("--epochs", help="Passes over the training events.")] = None,
+    batch_size: Annotated[int | None, Option("--batch-size", help="Events per step, over all ranks.")] = None,
+    device: Annotated[str | None, Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
+    resume: Annotated[str | None, Option("--resume", help="auto, off, or a checkpoint.")] = None,
+    init_from: Annotated[str | None, Option("--init-from", help="Begin from this run's weights.")] = None,
+    assignments: Annotated[list[str] | None, Option("--set", help="key.path=value, over all else.")] = None,
+    profile: Annotated[bool, Option("--profile", help="Profile a few steps: a trace and a summary.")] = False,
+    print_config: Annotated[bool, Option("--print-config", help="Print the effective options and stop.")] = False,
+) -> None:
+    """Train a network on shards, or continue a run."""
+    from xectrain.config.files import load_config, to_yaml
+
+    options = _tree(
+        {
+            "mode": {"regressor": "regress", "inpainter": "inpaint"}.get(mode or "", mode),
+            "data.train": [{"path": str(p)} for p in data] if data else None,
+            "data.val": [{"path": str(p)} for p in val] if val else None,
+            "data.select": select,
+            "data.batch_size": batch_size,
+            "data.device": device,
+            "model.preset": preset,
+            "train.epochs": epochs,
+            "checkpoint.resume": resume,
+            "checkpoint.init_from": init_from,
+            **_tasks(tasks),
+        }
+    )
+    settings = load_config(config or [], assignments or [], options)
+    if print_config:
+        typer.echo(to_yaml(settings), nl=False)
+        return
+    from xectrain.training.session import train as run_training
+
+    run_training(settings, out, profile)
+    typer.echo(f"trained: {out} holds the checkpoints, metrics.jsonl and config.yaml")
+
+
+def _tasks(names: str | None) -> dict[str, Any]:
+    """`--tasks` as config keys: the named tasks on, all others off."""
+    if names is None:
+        return {}
+    from shards.base import nearest
+    from xectrain.tasks import ALIASES, TASKS
+
+    wanted = {ALIASES.get(n.strip(), n.strip()) for n in names.split(",") if n.strip()}
+    for name in sorted(wanted - set(TASKS)):
+        raise ConfigError(f"no task {name!r}", item="--tasks", remedy=nearest(name, [*TASKS, *ALIASES]))
+    return {f"tasks.{name}.enabled": name in wanted for name in TASKS}
+
+
+def _tree(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a nested mapping, without those that are None."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        if value is not None:
+            node = tree
+            *parents, leaf = path.split(".")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = value
+    return tree

@@ -1,0 +1,312 @@
+"""The training configuration: one typed, frozen tree, validated before torch is imported.
+
+Every field has a docstring with its unit and the meaning of special values; `docs/config.md` is generated from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from xectrain.config.merge import merge
+from xectrain.config.networks import PRESETS, ModelConfig, TasksConfig
+from xectrain.config.sensors import MaskingConfig
+
+Mode = Literal["regress", "mae", "inpaint"]
+BY_MODE: dict[str, dict[str, dict[str, object]]] = {
+    "regress": {"optim": {"lr": 3e-4}, "train": {"epochs": 20}},
+    "mae": {"optim": {"lr": 1e-4}, "train": {"epochs": 20}},
+    "inpaint": {"optim": {"lr": 1e-4}, "train": {"epochs": 50}},
+}
+"""Defaults that depend on the mode."""
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Group(BaseModel):
+    """Base of every group: frozen, unknown keys refused, the docstring under a field is its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DatasetConfig(Group):
+    """One dataset of a mixture."""
+
+    path: str
+    """Folder of a shard dataset."""
+    weight: Positive = 1.0
+    """Events are drawn from it in proportion to weight × events; 1 for all datasets means every event once an epoch."""
+    select: str | None = None
+    """Expression on the columns that events must fulfil (`abs(u) < 23.9 and w >= 0`, `fiducial`); null: all events."""
+
+
+class DataConfig(Group):
+    """Where events come from and how they are read."""
+
+    train: tuple[DatasetConfig, ...] = ()
+    """Training datasets, mixed by their weights; all with the same storage normalization. A bare path is accepted."""
+    val: tuple[DatasetConfig, ...] = ()
+    """Validation datasets. Empty: `val_fraction` of the training events is set apart by a hash of (run, event)."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share set apart for validation when `val` is empty."""
+    select: str | None = None
+    """Expression applied to every dataset, training and validation, besides its own."""
+    normalization: Literal["standard", "sqrt", "legacy"] | None = None
+    """Normalization the network reads; batches of other shards are remapped exactly. null: that of the datasets."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Events per optimizer step over all ranks; null: 256, or 1024 on a GPU."""
+    device: str = "auto"
+    """`auto` (the rank's GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    backend: Literal["auto", "dali", "webdataset"] = "auto"
+    """Reader: DALI where its wheel is installed, else webdataset."""
+    num_threads: Annotated[int, Field(ge=1)] = 2
+    """DALI threads per rank."""
+    prefetch: Annotated[int, Field(ge=1)] = 2
+    """Micro-batches read ahead."""
+    epoch_events: Annotated[int, Field(ge=1)] | None = None
+    """Events per epoch, drawn without repetition as far as they go; null: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_paths(cls, values: object) -> object:
+        if isinstance(values, dict):
+            for key in ("train", "val"):
+                entries = values.get(key)
+                if isinstance(entries, str):
+                    entries = [entries]
+                if isinstance(entries, list | tuple):
+                    values = {**values, key: [{"path": e} if isinstance(e, str) else e for e in entries]}
+        return values
+
+
+class OptimConfig(Group):
+    """AdamW."""
+
+    lr: Positive = 3e-4
+    """Peak learning rate; default 1e-4 for mae and inpaint."""
+    weight_decay: NonNegative = 1e-4
+    """Decoupled weight decay; never on biases, norms, GRN and embeddings."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    grad_clip: NonNegative = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    grad_accum: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches per optimizer step; splits the batch, does not enlarge it."""
+    encoder_lr_scale: NonNegative = 1.0
+    """Factor on the encoder's learning rate, for fine-tuning."""
+    freeze_encoder: bool = False
+    """Whether the encoder keeps its weights; default true for inpaint with `checkpoint.init_from`."""
+
+
+class ScheduleConfig(Group):
+    """Learning rate per step."""
+
+    kind: Literal["cosine", "onecycle", "restarts", "plateau", "constant"] = "cosine"
+    """cosine: one half wave to `lr_min`; onecycle: a rise over `onecycle_rise`, then a half wave down; restarts: a half
+    wave every `restart_epochs`; plateau: ×`plateau_factor` after `plateau_patience` validations without improvement."""
+    warmup_epochs: NonNegative = 2.0
+    """Linear rise from 0 at the start, in epochs (fractions allowed); onecycle has its own rise."""
+    lr_min: NonNegative = 1e-6
+    """Where the learning rate ends."""
+    onecycle_rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of all steps that onecycle rises."""
+    restart_epochs: Positive = 10.0
+    """Period of restarts, in epochs."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Factor on the learning rate at a plateau."""
+    plateau_patience: Annotated[int, Field(ge=1)] = 3
+    """Validations without improvement that make a plateau."""
+
+
+class TrainConfig(Group):
+    """How long, how exactly, at what precision."""
+
+    epochs: Annotated[int, Field(ge=1)] = 20
+    """Passes over the training events; default 50 for inpaint."""
+    early_stop: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validations without improvement; null: never."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where GPU or CPU computes in it, else fp32; the log says which and why."""
+    compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
+    """auto: compile where the saved time exceeds the minutes compilation takes; the log says which and why."""
+    ema_decay: Fraction = 0.999
+    """Decay of the weights' moving average, min(this, (1+n)/(10+n)) at step n; 0: no average."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the order of events, the initial weights and everything random in a step."""
+    deterministic: bool = False
+    """Bit-identical repetition on CPU: float32, eager, deterministic algorithms."""
+    val_every: Annotated[int, Field(ge=1)] = 1
+    """Validate after every so many epochs, and after the last."""
+    max_bad_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps with a NaN or infinite loss or gradient to skip before giving up; 0: give up at the first."""
+    log_every: Annotated[int, Field(ge=1)] = 20
+    """Steps per line of `metrics.jsonl`."""
+
+
+class AugmentConfig(Group):
+    """What training batches are changed by, on the device; each amount 0 means off."""
+
+    channel_dropout: Fraction = 0.0
+    """Probability of a sensor to become dead (both sentinels, not 0)."""
+    pattern_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of an event to get one of `patterns` as dead channels."""
+    patterns: tuple[str, ...] = ()
+    """Files of dead channels."""
+    npho_noise: NonNegative = 0.0
+    """Gaussian noise on the photons of a sensor, in units of their square root."""
+    time_jitter: NonNegative = 0.0
+    """Gaussian noise on the time of a sensor [ns]."""
+    energy_scale: Fraction = 0.0
+    """Relative spread of a common factor on all photons and on the energy target."""
+    mirror_z: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of swapping z for −z: channels permuted, θ → 180° − θ, u → −u."""
+    curriculum: str | None = None
+    """Column by which an epoch is ordered from small to large, in eight stages shuffled in themselves."""
+
+    @model_validator(mode="after")
+    def _has_patterns(self) -> Self:
+        if self.pattern_dropout > 0 and not self.patterns:
+            raise ValueError("pattern_dropout needs patterns")
+        return self
+
+
+class ReweightConfig(Group):
+    """Making rare target values count as much as frequent ones (see `xectrain.modes.reweight`)."""
+
+    by: Literal["off", "loss", "plan"] = "off"
+    """loss: factors on each task's loss; plan: events drawn so that one task's target is uniform."""
+    tasks: tuple[Literal["angle", "energy", "timing", "uvwFI"], ...] = ()
+    """angle (20×20 bins), energy (30), timing (30), uvwFI (10×10 in u, v); exactly one with `plan`."""
+    limit: Annotated[float, Field(ge=1)] = 20.0
+    """Largest factor of a bin."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.by != "off" and not self.tasks:
+            raise ValueError("reweighting needs tasks")
+        if self.by == "plan" and len(self.tasks) != 1:
+            raise ValueError("reweighting by plan takes exactly one task")
+        return self
+
+
+class CheckpointConfig(Group):
+    """What is kept, and where a run begins."""
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between checkpoints besides the one after each epoch; null: only those."""
+    keep: Annotated[int, Field(ge=1)] = 1
+    """Earlier checkpoints kept besides the newest and the best."""
+    resume: str = "auto"
+    """auto: continue the newest valid checkpoint of the run folder if there is one; off: refuse to continue a folder
+    that holds a run; a path: continue that checkpoint."""
+    init_from: str | None = None
+    """Start a new run from the weights (EMA if present) of this checkpoint."""
+    init_parts: Literal["encoder", "all"] = "encoder"
+    """What `init_from` takes: the encoder, or every tensor and the target standardization."""
+    refresh_lr: bool = False
+    """On resume, a fresh schedule over the remaining epochs. This and the two below act once: a checkpoint written
+    under the same options for the same number of epochs is simply continued."""
+    reset_epoch: bool = False
+    """On resume, keep only the weights and their average: epochs, optimizer, schedule and curves begin anew (earlier
+    curves stay in `metrics.1.jsonl`, `metrics.2.jsonl` …)."""
+    new_run: bool = False
+    """On resume, log to a new MLflow run."""
+
+
+class TrackingConfig(Group):
+    """MLflow mirrors `metrics.jsonl`; the run folder stays the truth."""
+
+    mlflow: bool = True
+    """Whether to mirror the run to MLflow."""
+    uri: str | None = None
+    """MLflow store; null: `sqlite:///mlflow.db` in the folder above the run."""
+    experiment: str = "xec"
+    """MLflow experiment."""
+    run_name: str | None = None
+    """MLflow run name; null: the run folder's name."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard event files, too, into the run's folder `tensorboard` (needs `xec[tensorboard]`)."""
+
+
+class NetworkConfig(ModelConfig):
+    """The network: a preset, with single options replaced."""
+
+    preset: Literal["reference", "small", "tiny"] | None = None
+    """Named size that the options below modify; null: reference, or small on a machine without a GPU."""
+    npho_threshold: NonNegative | None = None
+    """Photons below which a sensor's time is taken as invalid; null: 100, or 0 with the legacy normalization."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("preset") not in PRESETS:
+            return values
+        tree: dict[str, object] = PRESETS[values["preset"]].model_dump()
+        merge(tree, values)
+        return tree
+
+
+class Config(Group):
+    """Everything that determines a training run."""
+
+    mode: Mode = "regress"
+    """regress: predict event quantities; mae: pre-train the encoder on hidden sensors; inpaint: fill dead channels."""
+    data: DataConfig = DataConfig()
+    """Events and how they are read."""
+    model: NetworkConfig = NetworkConfig()
+    """The network."""
+    tasks: TasksConfig = TasksConfig()
+    """What the regressor predicts."""
+    masking: MaskingConfig = MaskingConfig()
+    """What mae and inpaint hide, and the loss on it."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate."""
+    train: TrainConfig = TrainConfig()
+    """Length, precision, reproducibility."""
+    augment: AugmentConfig = AugmentConfig()
+    """Changes to training batches."""
+    reweight: ReweightConfig = ReweightConfig()
+    """Balance over target values."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving and resuming."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go."""
+
+    @model_validator(mode="after")
+    def _reweights_what_is_learned(self) -> Self:
+        off = [task for task in self.reweight.tasks if task not in self.tasks.enabled()]
+        if self.reweight.by == "loss" and (off or self.mode != "regress"):
+            raise ValueError(f"reweight.tasks: {', '.join(off) or self.reweight.tasks[0]} is not learned")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_by_mode(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        mode = values.get("mode", "regress")
+        tree: dict[str, object] = {}
+        merge(tree, BY_MODE.get(mode if isinstance(mode, str) else "", {}))
+        start = values.get("checkpoint")
+        if mode == "inpaint" and isinstance(start, dict) and start.get("init_from"):
+            merge(tree, {"optim": {"freeze_encoder": True}})
+        merge(tree, values)
+        return tree
+
+    def resolved(self, *, gpu: bool) -> Config:
+        """This configuration with every choice that depends on the machine made.
+
+        Args:
+            gpu: whether the run has a GPU.
+        """
+        tree = self.model_dump(exclude_unset=True)
+        model, data = tree.setdefault("model", {}), tree.setdefault("data", {})
+        if self.model.preset is None:
+            model["preset"] = "reference" if gpu else "small"
+        if self.data.batch_size is None:
+            data["batch_size"] = 1024 if gpu else 256
+        return Config.model_validate(tree)

@@ -1,0 +1,161 @@
+"""The events of a run: datasets opened and checked, selections evaluated, validation set apart, ranges recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.base import ConfigError, InputError
+from shards.dataset import Dataset
+from shards.order import hash64, uniform
+from shards.plan import EpochOrder, View, epoch_order
+from shards.sampling import curriculum, resampled
+from xectrain.config.tree import DataConfig, DatasetConfig
+
+if TYPE_CHECKING:
+    import polars
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Views to train and validate on, all of datasets with equal columns and storage normalization."""
+
+    train: tuple[View, ...]
+    val: tuple[View, ...]
+    row_weights: tuple[npt.NDArray[np.float64], ...] | None = None
+    """How often each row of each training view comes in an epoch, relative to the others; None: alike."""
+    stages: tuple[npt.NDArray[np.float64], ...] | None = None
+    """What a curriculum orders an epoch by, for each row of each training view; None: nothing."""
+
+    @property
+    def first(self) -> Dataset:
+        """The dataset whose columns and normalization stand for all."""
+        dataset: Dataset = self.train[0].dataset
+        return dataset
+
+    def epoch_events(self, wanted: int | None) -> int:
+        """Events of one epoch: `wanted`, or the sum of weight × rows."""
+        return wanted or sum(round(view.weight * len(view.rows)) for view in self.train)
+
+    def order(self, seed: int, epoch: int, epoch_events: int | None) -> EpochOrder:
+        """The events of a training epoch, in order; a pure function of this data and the arguments."""
+        if self.stages is not None:
+            return curriculum(self.train, self.stages, seed, epoch)
+        views = self.train
+        if self.row_weights is not None:
+            weighted = zip(self.train, self.row_weights, strict=True)
+            views = tuple(resampled(view, weights, seed, epoch) for view, weights in weighted)
+        return epoch_order(views, seed, epoch, epoch_events=epoch_events)
+
+    def by_view(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+        """An array over all training events, as `table` has them, cut into the views'."""
+        return tuple(np.split(values, np.cumsum([len(view.rows) for view in self.train])[:-1]))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the datasets' fingerprints, the rows taken and the weights: what resuming insists on."""
+        digest = hashlib.sha256()
+        for role, views in (("train", self.train), ("val", self.val)):
+            for view in views:
+                digest.update(f"{role} {view.dataset.fingerprint} {view.weight!r} ".encode())
+                digest.update(np.ascontiguousarray(view.rows, dtype="<i8").tobytes())
+        for extra in (*(self.row_weights or ()), *(self.stages or ())):
+            digest.update(np.ascontiguousarray(extra, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def table(self, columns: Sequence[str]) -> polars.DataFrame:
+        """Columns of all training events."""
+        import polars as pl
+
+        return pl.concat([view.dataset.table(list(columns))[view.rows] for view in self.train])
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says about its training data."""
+        return {
+            "fingerprint": self.fingerprint,
+            "datasets": [view.dataset.fingerprint for view in self.train],
+            "columns": list(self.first.columns),
+        }
+
+
+def open_training_data(config: DataConfig, seed: int) -> TrainingData:
+    """Open and check the datasets of a run.
+
+    Raises:
+        ConfigError: no dataset, datasets that do not fit together, or a selection that leaves nothing.
+        InputError: a dataset is missing or incomplete.
+    """
+    if not config.train:
+        raise ConfigError("no training data", item="data.train", remedy="give --data DIR")
+    train = [_view(entry, config.select) for entry in config.train]
+    val = [_view(entry, config.select) for entry in config.val]
+    if not val:
+        logger.info(
+            "no validation data given: %.0f %% of the events, by a hash of (run, event)", 100 * config.val_fraction
+        )
+        train, val = _split(train, config.val_fraction, seed)
+    _check_alike([*train, *val])
+    for role, views in (("training", train), ("validation", val)):
+        if not sum(len(view.rows) for view in views):
+            raise ConfigError(f"no event left for {role}", item="data", remedy="loosen data.select or add data")
+    return TrainingData(tuple(train), tuple(val))
+
+
+def _view(entry: DatasetConfig, select: str | None) -> View:
+    dataset = Dataset.open(Path(entry.path), check="quick")
+    return View(dataset, dataset.rows([entry.select, select]), entry.weight)
+
+
+def _split(views: Sequence[View], fraction: float, seed: int) -> tuple[list[View], list[View]]:
+    """Set events apart by a hash, so that an event stays where it is when data are added."""
+    train, val = [], []
+    for view in views:
+        table = view.dataset.table(["run", "event"])[view.rows]
+        chosen = _hash_fraction(table["run"].to_numpy(), table["event"].to_numpy(), seed) < fraction
+        train.append(View(view.dataset, view.rows[~chosen], view.weight))
+        val.append(View(view.dataset, view.rows[chosen], view.weight))
+    return train, val
+
+
+def _hash_fraction(run: npt.NDArray[Any], event: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each event that depends on its run and number only."""
+    runs = hash64("validation run", (seed,), run.astype(np.int64))
+    return uniform(hash64("validation", (seed,), runs ^ event.astype(np.int64).view(np.uint64)))
+
+
+def _check_alike(views: Sequence[View]) -> None:
+    first = views[0].dataset
+    for view in views[1:]:
+        other = view.dataset
+        if other.normalization != first.normalization:
+            raise ConfigError(
+                f"is normalized otherwise than {first.path}",
+                file=other.path,
+                found=other.normalization,
+                expected=first.normalization,
+                remedy="ingest both with the same --normalization",
+            )
+        if other.dtype != first.dtype:
+            raise ConfigError(
+                f"is stored otherwise than {first.path}",
+                file=other.path,
+                found=other.dtype,
+                expected=first.dtype,
+                remedy="ingest both with the same --dtype",
+            )
+        if list(other.columns) != list(first.columns):
+            raise InputError(
+                f"has other columns than {first.path}",
+                file=other.path,
+                found=", ".join(other.columns),
+                expected=", ".join(first.columns),
+            )

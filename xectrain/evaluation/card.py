@@ -1,0 +1,141 @@
+"""The model card: what a model was trained on, within which range, how good it is, and where it should not be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shards.base import XecError, publish_text
+from xectrain.baselines import STRONG
+from xectrain.evaluation.plots.panels import digits
+from xectrain.evaluation.report import compact, headline_label
+from xectrain.evaluation.tables import NETWORK
+from xectrain.metrics import DISPLAY, HEADLINE
+from xectrain.tasks import RANGE_QUANTILES, TASKS
+
+if TYPE_CHECKING:
+    from xectrain.evaluation.evaluate import Evaluation
+    from xectrain.inference.model import Model, ModelFacts
+
+PLACES = {"low": 0.001, "middle": 0.5, "high": 0.999}
+
+
+def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
+    """Publish the card of a checkpoint's model.
+
+    Args:
+        evaluation: whose numbers to show; None: none.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    facts = model.facts
+    network: Any = getattr(model, "model", None) or getattr(model, "mode", None)
+    page = environment.get_template("card.html.j2").render(
+        name=facts.file.parent.name,
+        mode=facts.mode,
+        tasks=facts.tasks,
+        channels=facts.channels,
+        parameters=f"{sum(p.numel() for p in network.parameters()):,}",
+        version=facts.code_version,
+        datasets=_datasets(facts),
+        fingerprint=facts.fingerprint,
+        ranges=_ranges(network) if facts.mode == "regress" else [],
+        inputs=_inputs(facts),
+        metrics=[] if evaluation is None else _metrics(evaluation),
+        limits=_limits(facts),
+    )
+    publish_text(path, page)
+
+
+def _datasets(facts: ModelFacts) -> list[dict[str, Any]]:
+    """The training views, as far as they can still be read."""
+    from xectrain.evaluation.classical import training_views
+
+    try:
+        views = training_views(facts)
+    except XecError:
+        return []
+    entries = facts.config["data"]["train"]
+    found = []
+    for (dataset, rows), entry in zip(views, entries, strict=True):
+        runs = np.unique(dataset.column("run")[rows]).astype(int) if "run" in dataset.columns else np.array([])
+        dead = dataset.column("n_dead")[rows]
+        found.append(
+            {
+                "path": entry["path"],
+                "events": len(rows),
+                "runs": f"{runs[0]}–{runs[-1]} ({len(runs)})" if len(runs) else "–",
+                "select": entry.get("select") or facts.config["data"].get("select") or "all",
+                "dead": f"{dead.mean():.1f} (at most {dead.max():.0f})" if len(dead) else "–",
+                "fingerprint": dataset.fingerprint[:16],
+            }
+        )
+    return found
+
+
+def _ranges(network: Any) -> list[dict[str, str]]:
+    """Quantiles of targets and input summaries that the model keeps."""
+    from xectrain.models.ranges import SUMMARIES
+
+    index = {name: RANGE_QUANTILES.index(q) for name, q in PLACES.items()}
+    rows = []
+    for task in network.tasks:
+        if TASKS[task].kind == "classes":
+            continue
+        quantiles = network.ranges.get_buffer(f"{task}_KX").cpu().numpy()
+        for k, column in enumerate(TASKS[task].columns):
+            show = DISPLAY[column]
+            values = {name: digits(float(quantiles[k, i]) * show.scale) for name, i in index.items()}
+            rows.append({"name": column, "unit": show.unit, **values})
+    summaries = network.ranges.summaries_SX.cpu().numpy()
+    for k, name in enumerate(SUMMARIES):
+        values = {place: digits(float(summaries[k, i])) for place, i in index.items()}
+        rows.append({"name": name.replace("_", " "), "unit": "", **values})
+    return rows
+
+
+def _inputs(facts: ModelFacts) -> list[tuple[str, str]]:
+    norm = facts.normalization
+    return [
+        ("photons", f"{norm.scheme}, scale {norm.npho_scale:g}, {norm.npho_scale2:g}"),
+        ("times", f"({'relative' if facts.targets.relative_time else 'absolute'}) / {norm.time_scale:g} s"),
+        ("photons that a usable time needs", f"{facts.npho_threshold:g}"),
+        ("geometry", facts.geometry or "unknown"),
+    ]
+
+
+def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
+    found = []
+    for data in evaluation.data:
+        sample = next((s for s in data.samples if s.name == "fiducial"), data.samples[0])
+        rows = []
+        for task, methods in sample.metrics.items():
+            strong = methods.get(STRONG[task])
+            for name in HEADLINE[task]:
+                if name in methods[NETWORK]:
+                    metric = methods[NETWORK][name]
+                    rival = compact(strong[name]) if strong is not None and name in strong else ""
+                    label = f"{task} {headline_label(name)}"
+                    rows.append({"name": label, "network": compact(metric), "strong": rival, "unit": metric.unit})
+        found.append({"name": data.name, "events": sample.events, "sample": sample.name, "rows": rows})
+    return found
+
+
+def _limits(facts: ModelFacts) -> list[str]:
+    limits = [
+        "Valid within the range above; predictions outside it are flagged, not corrected.",
+        "Trained for the geometry named above; a warning says when the data's is another one.",
+    ]
+    if "timing" in facts.tasks and facts.targets.relative_time:
+        limits.append("The time is predicted relative to time_min_used, which has to be added.")
+    if "timing" in facts.tasks:
+        limits.append(f"The time is that at the {facts.targets.timing_at}.")
+    sources = " ".join(str(entry["path"]) for entry in facts.config["data"]["train"])
+    if "toy" in sources.lower():
+        limits.append("Trained on toy events: no statement about real data.")
+    return limits

@@ -1,0 +1,190 @@
+"""Network and classical methods on the same events: calibration on the training set, and one table of predictions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.base import InputError, XecError, progress
+from xectrain.baselines import Baselines, RawEvents, calibrate
+from xectrain.evaluation.tables import BASELINE
+from xectrain.inference.events import Events
+from xectrain.inference.model import ModelFacts, config_of
+from xectrain.inference.regressor import Predictor
+from xectrain.inference.rows import truth_columns
+from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.tasks import TASKS, absolute_time, required_columns, targets
+
+if TYPE_CHECKING:
+    from shards.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+Table = dict[str, NDArray[Any]]
+CALIBRATION_EVENTS = 20_000
+CHUNK = 512
+"""Events that the classical methods work on at a time."""
+
+
+def calibrated_baselines(facts: ModelFacts, data: Path | None = None, events: int = CALIBRATION_EVENTS) -> Baselines:
+    """Classical methods calibrated on the model's own training events, or on another dataset.
+
+    Args:
+        data: dataset to calibrate on; None: the training views of the model's configuration.
+        events: how many events to use, taken evenly.
+
+    Returns:
+        The calibrated methods; only the mean of the training set (which the model knows) when its data are not there.
+    """
+    try:
+        views = training_views(facts, data)
+    except XecError as error:
+        if data is not None:
+            raise
+        logger.warning("the training data cannot be read (%s): the network is compared with their mean only", error)
+        return Baselines(dict(facts.means), None, None, None)
+    total = sum(len(rows) for _, rows in views)
+    step = max(1, total // events)
+    chosen = [(dataset, rows[::step]) for dataset, rows in views]
+    count = sum(len(rows) for _, rows in chosen)
+    logger.info("classical methods are calibrated on %d of %d training events", count, total)
+    columns = [c for task in facts.tasks for c in TASKS[task].columns]
+    with progress("calibration", 2 * count) as bar:
+
+        def batches() -> Iterator[RawEvents]:
+            for dataset, rows in chosen:
+                for part in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
+                    sensors, truth = dataset.read(part)
+                    named = {name: truth[:, i] for i, name in enumerate(dataset.columns)}
+                    yield RawEvents.from_sensors(sensors, dataset.normalization, sensor_frame(facts, named))
+                    bar.advance(len(part))
+
+        found = calibrate(batches, columns)
+    return Baselines({**found.means, **facts.means}, found.position, found.energy, found.timing)
+
+
+def training_views(facts: ModelFacts, data: Path | None = None) -> list[tuple[Dataset, NDArray[np.int64]]]:
+    """(dataset, rows) that the model was trained on, or all of another dataset.
+
+    Raises:
+        InputError, ConfigError: it cannot be read.
+    """
+    from shards.dataset import Dataset
+
+    if data is not None:
+        dataset = Dataset.open(data)
+        return [(dataset, dataset.rows())]
+    from xectrain.data import open_training_data
+
+    config = config_of(facts)
+    views = open_training_data(config.data, config.train.seed).train
+    return [(view.dataset, view.rows) for view in views]
+
+
+def training_sample(
+    facts: ModelFacts, data: Path | None, events: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Some raw training events, photons and seconds (n, 4760), NaN where a sensor gave none.
+
+    Raises:
+        InputError, ConfigError: the training data (or `data`) cannot be read.
+    """
+    dataset, rows = training_views(facts, data)[0]
+    sensors, _ = dataset.read(rows[:: max(1, len(rows) // events)][:events])
+    raw = RawEvents.from_sensors(sensors, dataset.normalization, {})
+    return raw.npho, raw.time
+
+
+def sensor_frame(facts: ModelFacts, columns: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The columns with `timing` as the sensors see it: at the model's point, relative where the sensor times are."""
+    task = TASKS["timing"]
+    needed = required_columns(task, facts.targets)
+    if "timing" not in facts.tasks or not all(c in columns for c in needed):
+        return {name: values for name, values in columns.items() if name != "timing"}
+    import torch
+
+    table = torch.from_numpy(np.column_stack([columns[c] for c in needed]))
+    return {**columns, "timing": targets(task, table, needed, facts.targets).numpy()[:, 0]}
+
+
+def predict_part(
+    predictor: Predictor, part: Part, settings: Settings, baselines: Baselines | None
+) -> tuple[Table, Table]:
+    """Everything predicted for a part.
+
+    Returns:
+        The prediction table (`xectrain.evaluation.tables`), and the input's own columns, both in input order.
+
+    Raises:
+        InputError: no event passes the selection.
+    """
+    tables: list[Table] = []
+    inputs: list[Table] = []
+    classical = _Classical(predictor.facts, baselines)
+    wanted = Wanted(predictor.batch_size, predictor.device, predictor.facts.normalization)
+    part.check(predictor.facts.normalization)
+    with progress(part.name, part.events) as bar:
+        for chunk in part.read(wanted, settings):
+            truth = truth_columns(predictor.facts, chunk.columns)
+            table: Table = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
+            table.update({f"true_{n}": v for n, v in truth.items() if _is_truth(part, n)})
+            table.update({n: v for n, v in chunk.columns.items() if n not in table and not _is_truth(part, n)})
+            table.update(predictor.predict_events(chunk))
+            classical.add(chunk)
+            tables.append(table)
+            inputs.append(dict(chunk.columns))
+            bar.advance(len(chunk))
+    if not tables:
+        raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
+    return {**_joined(tables), **classical.finish()}, _joined(inputs)
+
+
+def _joined(tables: list[Table]) -> Table:
+    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+
+
+def _is_truth(part: Part, column: str) -> bool:
+    return column in part.columns and part.columns[column].role == "truth"
+
+
+class _Classical:
+    """Runs the classical methods on batches large enough for them, whatever the network's are."""
+
+    def __init__(self, facts: ModelFacts, baselines: Baselines | None) -> None:
+        self.facts, self.baselines = facts, baselines
+        self.wanted = {c for task in facts.tasks for c in TASKS[task].columns}
+        self.waiting: list[RawEvents] = []
+        self.tables: list[Table] = []
+
+    def add(self, events: Events) -> None:
+        """Take up a chunk."""
+        if self.baselines is not None:
+            self.waiting.append(events.physical(self.facts.normalization))
+            if sum(len(events) for events in self.waiting) >= CHUNK:
+                self._run()
+
+    def finish(self) -> Table:
+        """The predictions of the model's tasks by every method, times made absolute as the network's are."""
+        if self.waiting:
+            self._run()
+        return _joined(self.tables) if self.tables else {}
+
+    def _run(self) -> None:
+        assert self.baselines is not None
+        npho, time = (np.concatenate([getattr(e, name) for e in self.waiting]) for name in ("npho", "time"))
+        columns = {n: np.concatenate([e.columns[n] for e in self.waiting]) for n in self.waiting[0].columns}
+        self.waiting = []
+        earliest = columns.get("time_min_used")
+        table: Table = {}
+        for method, found in self.baselines.predict(RawEvents(npho, time, columns)).items():
+            for column in (c for c in found if c in self.wanted):
+                values = found[column]
+                if column == "timing" and self.facts.targets.relative_time and earliest is not None:
+                    values = absolute_time(values, earliest)
+                table[f"{BASELINE}{method}_{column}"] = values
+        self.tables.append(table)

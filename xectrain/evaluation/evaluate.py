@@ -1,0 +1,261 @@
+"""Evaluation: predictions, metrics against classical methods, tables, plots and a report, for one or more datasets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.base import CorruptError, OutputError, locked, publish_json
+from xectrain.baselines import STRONG
+from xectrain.evaluation.classical import CALIBRATION_EVENTS, calibrated_baselines, predict_part
+from xectrain.evaluation.tables import TaskTable, task_table
+from xectrain.inference.infer import warn_geometry
+from xectrain.inference.model import ModelFacts
+from xectrain.inference.regressor import Predictor
+from xectrain.inference.sources import Part, Settings
+from xectrain.metrics import TaskMetrics
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
+ALL = "all"
+SIGNAL = "energy >= 0.050 and energy < 0.055"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate, and how."""
+
+    settings: Settings = field(default_factory=Settings)
+    samples: Mapping[str, str] = field(default_factory=dict)
+    """Further sub-samples: name → expression."""
+    by: tuple[str, ...] = ()
+    """Columns to bin resolutions in, besides energy, position and direction."""
+    baselines: bool = True
+    baseline_data: Path | None = None
+    """Dataset the classical methods are calibrated on; None: the model's training data."""
+    baseline_events: int = CALIBRATION_EVENTS
+    resamples: int = 100
+    """Bootstrap repetitions."""
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Metrics of all tasks and methods on some of a dataset's events."""
+
+    name: str
+    expression: str
+    events: int
+    metrics: Mapping[str, Mapping[str, TaskMetrics]]
+    """Task → method → metrics."""
+
+
+@dataclass(frozen=True)
+class DataResult:
+    """Everything about one dataset."""
+
+    name: str
+    part: Part
+    events: int
+    in_range: float
+    """Fraction of events inside the training range."""
+    samples: tuple[SampleResult, ...]
+    images: Mapping[str, Sequence[Path]]
+    """Task → its pages as PNG files."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything about one model."""
+
+    facts: ModelFacts
+    data: tuple[DataResult, ...]
+    folder: Path
+    options: Options
+
+
+def evaluate(predictor: Predictor, parts: Sequence[Part], folder: Path, options: Options) -> Evaluation | None:
+    """Evaluate a model on datasets and write everything into `folder`; `metrics.json` comes last.
+
+    Args:
+        parts: datasets (or ROOT files) with truth for some of the model's tasks.
+        folder: receives tables, plots, `metrics.json`, `baselines.json` and `report.html`; with several parts the
+            tables and plots of each are in a folder of its name.
+
+    Returns:
+        The results; None when the folder holds them already.
+
+    Raises:
+        OutputError: the folder holds another evaluation.
+    """
+    identity = _identity(predictor.facts, parts, options)
+    with locked(folder / ".lock", f"evaluating into {folder}"):
+        if _is_done(folder, identity):
+            return None
+        warn_geometry(predictor.facts, parts)
+        baselines = None
+        if options.baselines:
+            baselines = calibrated_baselines(predictor.facts, options.baseline_data, options.baseline_events)
+            publish_json(folder / "baselines.json", baselines.to_dict())
+        results = []
+        for name, part in zip(_names(parts), parts, strict=True):
+            table, inputs = predict_part(predictor, part, options.settings, baselines)
+            place = folder / name if len(parts) > 1 else folder
+            results.append(_result(predictor.facts, name, part, table, inputs, place, options))
+        evaluation = Evaluation(predictor.facts, tuple(results), folder, options)
+        from xectrain.evaluation.report import write_report
+
+        write_report(evaluation, folder / "report.html")
+        publish_json(folder / METRICS, {"request": identity, **as_json(evaluation)})
+        return evaluation
+
+
+def _result(
+    facts: ModelFacts,
+    name: str,
+    part: Part,
+    table: dict[str, NDArray[Any]],
+    inputs: dict[str, NDArray[Any]],
+    place: Path,
+    options: Options,
+) -> DataResult:
+    """Tables, metrics and plots of one part."""
+    from xectrain.evaluation.plots import resolution_pages, save_pages
+
+    carry = [c for c in options.by if c in table]
+    tasks = {task: task_table(task, table, carry) for task in facts.tasks}
+    images: dict[str, Sequence[Path]] = {}
+    for task, own in tasks.items():
+        own.write(place)
+        if not own.has_truth:
+            logger.warning("%s has no truth for %s: predictions are written, nothing is compared", name, task)
+            continue
+        pages = resolution_pages(own, name, carry)
+        if pages:
+            images[task] = save_pages(pages, place / f"resolution_{task}.pdf")[1:]
+    samples = []
+    for sample, (expression, mask) in _samples(inputs, options.samples).items():
+        metrics = {t: _compared(own.selected(mask), options) for t, own in tasks.items() if own.has_truth}
+        samples.append(SampleResult(sample, expression, int(np.count_nonzero(mask)), metrics))
+    in_range = float(np.mean(table["in_training_range"]))
+    return DataResult(name, part, len(table["in_training_range"]), in_range, tuple(samples), images)
+
+
+def _compared(table: TaskTable, options: Options) -> dict[str, TaskMetrics]:
+    return {method: table.metrics(method, resamples=options.resamples) for method in table.methods}
+
+
+def _samples(inputs: dict[str, NDArray[Any]], further: Mapping[str, str]) -> dict[str, tuple[str, NDArray[np.bool_]]]:
+    """Sub-samples: all events, the fiducial ones, those of the signal energy in a wider spectrum, and what is asked."""
+    import polars as pl
+
+    from shards.selection import NAMED_CUTS
+    from shards.selection import evaluate as passing
+
+    frame = pl.DataFrame(inputs)
+    every = np.ones(frame.height, dtype=bool)
+    found: dict[str, tuple[str, NDArray[np.bool_]]] = {ALL: ("", every)}
+    usual = {}
+    if all(c in inputs for c in "uvw"):
+        usual["fiducial"] = NAMED_CUTS["fiducial"]
+    if "energy" in inputs:
+        usual["signal energy"] = SIGNAL
+    for name, expression in {**usual, **further}.items():
+        mask = passing(expression, frame)
+        if name in further or 20 <= np.count_nonzero(mask) < frame.height:
+            found[name] = (expression, mask)
+    if "signal energy" in found and "fiducial" in found:
+        both = found["signal energy"][1] & found["fiducial"][1]
+        if np.count_nonzero(both) >= 20:
+            found["signal energy, fiducial"] = (f"{NAMED_CUTS['fiducial']} and {SIGNAL}", both)
+    return found
+
+
+def _names(parts: Sequence[Part]) -> list[str]:
+    """Names of the parts, made different where they are not."""
+    names: list[str] = []
+    for part in parts:
+        name, number = Path(part.name).stem, 2
+        while name in names:
+            name, number = f"{Path(part.name).stem}_{number}", number + 1
+        names.append(name)
+    return names
+
+
+def _identity(facts: ModelFacts, parts: Sequence[Part], options: Options) -> dict[str, Any]:
+    """Everything that determines the results."""
+    dead = options.settings.dead
+    return {
+        "model": facts.digest,
+        "data": [part.identity() for part in parts],
+        "select": options.settings.select,
+        "dead": None if dead is None else dead.to_list(),
+        "samples": dict(options.samples),
+        "by": list(options.by),
+        "baselines": options.baselines,
+        "baseline_data": None if options.baseline_data is None else str(options.baseline_data),
+        "baseline_events": options.baseline_events,
+        "resamples": options.resamples,
+    }
+
+
+def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
+    path = folder / METRICS
+    if not path.exists():
+        return False
+    try:
+        found = json.loads(path.read_text())["request"]
+    except (ValueError, KeyError) as error:
+        raise CorruptError(f"is not the result of an evaluation: {error}", file=path, remedy="remove it") from error
+    wanted = json.loads(json.dumps(identity))
+    if found != wanted:
+        different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        raise OutputError(
+            f"holds another evaluation, which differs in {', '.join(different)}",
+            file=folder,
+            remedy="choose another --out or remove the folder",
+        )
+    return True
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Every number: dataset → sample → task → method → metric → [value, error, unit]; null for what is not finite."""
+    return {
+        "model": str(evaluation.facts.file),
+        "tasks": list(evaluation.facts.tasks),
+        "strong": {task: STRONG.get(task) for task in evaluation.facts.tasks},
+        "data": {
+            data.name: {
+                "events": data.events,
+                "in_training_range": data.in_range,
+                "samples": {
+                    sample.name: {
+                        "select": sample.expression,
+                        "events": sample.events,
+                        "metrics": {
+                            task: {method: _plain(metrics) for method, metrics in methods.items()}
+                            for task, methods in sample.metrics.items()
+                        },
+                    }
+                    for sample in data.samples
+                },
+            }
+            for data in evaluation.data
+        },
+    }
+
+
+def _plain(metrics: TaskMetrics) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    found: dict[str, Any] = {m.name: [number(m.value), number(m.error), m.unit] for m in metrics.metrics}
+    return {"events": metrics.events, "missing_truth": metrics.missing_truth, **found}

@@ -1,0 +1,143 @@
+"""Loss curves of a run, from its `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shards.base import InputError
+from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEADLINE_SUFFIXES = ("_res_68pct", "_dist_68pct", "_resolution_68pct", "_effective_sigma")
+MAX_CURVES = 6
+
+
+def loss_curves(metrics: Path) -> list[Figure]:
+    """Total loss, learning rate, the losses of the parts, and the resolutions, against the optimizer step.
+
+    Args:
+        metrics: `metrics.jsonl` of a run.
+
+    Raises:
+        InputError: not there, or nothing in it yet.
+    """
+    from xectrain.training.runfolder import read_metrics
+
+    if not metrics.is_file():
+        raise InputError("no such log of a run", file=metrics)
+    records = list(read_metrics(metrics))
+    steps = [r for r in records if r.get("kind") == "steps"]
+    epochs = [r for r in records if r.get("kind") == "epoch"]
+    if not steps and not epochs:
+        raise InputError("holds no record yet", file=metrics)
+    with style():
+        figure = new_figure(11, 7)
+        figure.suptitle(f"Training  ·  {metrics.parent.name}", fontsize=11, fontweight="bold", x=0.01, ha="left")
+        axes = figure.subplots(2, 2)
+        _total(axes[0, 0], steps, epochs)
+        _several(axes[0, 1], "Loss of each part", steps, _names(steps, "train/loss_"), epochs, "val/loss_")
+        _several(axes[1, 0], "Validation resolution, relative to the first", [], _resolutions(epochs), epochs, "")
+        _rates(axes[1, 1], steps)
+        for panel in axes.flat:
+            panel.set_xlabel("optimizer step")
+    return [figure]
+
+
+def _series(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(steps, values) of the records that have a value."""
+    pairs = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    return np.array([p[0] for p in pairs], dtype=float), np.array([p[1] for p in pairs], dtype=float)
+
+
+def _total(axes: Axes, steps: list[dict[str, Any]], epochs: list[dict[str, Any]]) -> None:
+    curves = (
+        (steps, "train/loss", "training", NETWORK_COLOUR, {"linewidth": 1.0, "alpha": 0.8}),
+        (epochs, "val/loss", "validation, averaged weights", STRONG_COLOUR, {"marker": "o"}),
+        (epochs, "val/loss_raw", "validation, raw weights", OTHER_COLOURS[0], {"marker": ".", "linestyle": "--"}),
+    )
+    lowest, highest = math.inf, -math.inf
+    for records, key, label, colour, look in curves:
+        x, y = _series(records, key)
+        if x.size:
+            axes.plot(x, y, label=label, color=colour, **{**_marker(x), **look})
+            lowest, highest = min(lowest, float(np.nanmin(y))), max(highest, float(np.nanmax(y)))
+    x, y = _series(epochs, "val/loss")
+    if x.size:
+        best = int(np.argmin(y))
+        axes.annotate(
+            f"best {y[best]:.4g}",
+            (x[best], y[best]),
+            xytext=(0, -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    if 0 < 5 * lowest < highest:
+        axes.set_yscale("log")
+    axes.set(title="Loss", ylabel="loss")
+    axes.legend()
+
+
+def _marker(x: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Dots on curves of so few points that a line may be invisible."""
+    return {"marker": "."} if x.size < 20 else {}
+
+
+def _names(records: list[dict[str, Any]], prefix: str) -> list[str]:
+    """Keys with a prefix, the prefix taken off."""
+    found = dict.fromkeys(key.removeprefix(prefix) for record in records for key in record if key.startswith(prefix))
+    return list(found)[:MAX_CURVES]
+
+
+def _resolutions(epochs: list[dict[str, Any]]) -> list[str]:
+    """Keys of the resolutions that were logged, the most telling ones."""
+    keys = dict.fromkeys(key for record in epochs for key in record)
+    for suffix in HEADLINE_SUFFIXES:
+        found = [k for k in keys if k.startswith("val/") and k.endswith(suffix)]
+        if found:
+            return found[:MAX_CURVES]
+    return []
+
+
+def _several(
+    axes: Axes, title: str, steps: list[dict[str, Any]], names: list[str], epochs: list[dict[str, Any]], prefix: str
+) -> None:
+    """One colour per name; training thin, validation with dots; without training curves relative to the first value."""
+    palette = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS)
+    drawn = False
+    for colour, name in zip(palette, names, strict=False):
+        x, y = _series(steps, f"train/loss_{name}")
+        if x.size:
+            axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.6, label=name, **_marker(x))
+            drawn = True
+        x, y = _series(epochs, prefix + name)
+        if x.size:
+            scale = 1.0 if steps or y[0] == 0 else y[0]
+            label = None if steps else f"{name.removeprefix('val/')}: {y[-1]:.4g}"
+            axes.plot(x, y / scale, color=colour, marker="o", label=label)
+            drawn = True
+    axes.set(title=title, ylabel="loss" if steps else "fraction of the first value")
+    if drawn:
+        axes.legend(title="thin: training, dots: validation" if steps else "last value", title_fontsize=8)
+
+
+def _rates(axes: Axes, steps: list[dict[str, Any]]) -> None:
+    x, y = _series(steps, "train/lr")
+    if x.size:
+        axes.plot(x, y, color=NETWORK_COLOUR, label="learning rate", **_marker(x))
+    axes.set(title="Learning rate and gradient norm", ylabel="learning rate")
+    axes.tick_params(axis="y", colors=NETWORK_COLOUR)
+    x, y = _series(steps, "train/grad_norm")
+    if x.size and np.nanmax(y) > 0:
+        other = axes.twinx()
+        other.plot(x, y, color=OTHER_COLOURS[0], linewidth=0.9, label="gradient norm", **_marker(x))
+        other.set(ylabel="gradient norm", yscale="log")
+        other.grid(visible=False)

@@ -1,0 +1,102 @@
+"""Figures of what a network looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.geometry import FACE_NAMES
+from xectrain.evaluation.plots.panels import SYMBOL, digits
+from xectrain.evaluation.plots.style import new_figure, style
+from xectrain.metrics import DISPLAY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from xectrain.evaluation.insight import Insight, WorstEvent
+
+
+def saliency_page(insight: Insight) -> Figure:
+    """Mean |∂output/∂input| per face and channel."""
+    with style():
+        figure = new_figure(10, 1.6 + 0.45 * len(insight.columns))
+        _heading(figure, f"Sensitivity of each prediction to its inputs  ·  {insight.events} events")
+        axes = figure.subplots(1, 2)
+        for channel, panel in enumerate(axes):
+            title = ("photons", "times")[channel] + ": mean |∂output/∂input| per sensor, ×1000"
+            _matrix(panel, 1e3 * insight.saliency[:, :, channel], _labels(insight), FACE_NAMES, title)
+    return figure
+
+
+def importance_page(insight: Insight) -> Figure:
+    """How far a prediction moves when a face is hidden."""
+    with style():
+        figure = new_figure(7, 1.8 + 0.45 * len(insight.columns))
+        _heading(figure, f"Change of each prediction when a face is hidden  ·  {insight.events} events")
+        title = "RMS change, in spreads of the quantity over the training set"
+        _matrix(figure.subplots(), insight.importance, _labels(insight), FACE_NAMES, title)
+    return figure
+
+
+def attention_page(insight: Insight) -> Figure:
+    """Which token attends to which, per layer."""
+    with style():
+        layers = max(1, len(insight.attention))
+        size = 1.6 + 0.4 * len(insight.tokens)
+        figure = new_figure(layers * size + 0.6, size + 0.6)
+        _heading(figure, f"Attention between faces, mean over heads  ·  {insight.events} events")
+        axes = figure.subplots(1, layers, squeeze=False)[0]
+        for number, (panel, weights) in enumerate(zip(axes, insight.attention, strict=False), 1):
+            _matrix(panel, weights, insight.tokens, insight.tokens, f"layer {number} (row looks at column)")
+    return figure
+
+
+def worst_page(event: WorstEvent, rank: int) -> Figure:
+    """Event display of a badly predicted event, true and predicted values in the title."""
+    from xectrain.display.event import event_figure
+
+    values = event.values
+    lines = [
+        f"worst event {rank}: run {values.get('run', 0):.0f}, event {values.get('event', 0):.0f}, loss {event.loss:.3g}"
+    ]
+    parts = []
+    for column, show in DISPLAY.items():
+        true, predicted = values.get(f"true_{column}"), values.get(f"pred_{column}")
+        if predicted is None:
+            continue
+        told = "unknown" if true is None or not np.isfinite(true) else digits(true * show.scale)
+        parts.append(f"{SYMBOL[column]} {digits(predicted * show.scale)} (true {told}) {show.unit}".rstrip())
+    lines.append(", ".join(parts))
+
+    def point(kind: str) -> NDArray[Any] | None:
+        found = [values.get(f"{kind}_{axis}") for axis in "uvw"]
+        return None if any(v is None for v in found) else np.array(found, dtype=np.float64)
+
+    dead = np.isnan(event.npho)
+    return event_figure(
+        event.npho, event.time, dead=dead, truth=point("true"), prediction=point("pred"), title="\n".join(lines)
+    )
+
+
+def _labels(insight: Insight) -> list[str]:
+    return [SYMBOL.get(column, column) for column in insight.columns]
+
+
+def _heading(figure: Figure, text: str) -> None:
+    figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
+
+
+def _matrix(axes: Axes, values: NDArray[Any], rows: Sequence[str], columns: Sequence[str], title: str) -> None:
+    """A table of numbers with a colour behind each."""
+    top = float(values.max()) if values.size and values.max() > 0 else 1.0
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.25 * top, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        axes.text(j, i, digits(float(value)), ha="center", va="center", fontsize=7.5, color="black")
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title(title, fontsize=8.5)
+    axes.grid(visible=False)

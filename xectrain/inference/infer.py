@@ -1,0 +1,227 @@
+"""Inference: events in, a ROOT file of predictions out, in constant memory.
+
+Rows out are rows in, in input order, every (run, event) kept. An output that exists already is recognised by a digest
+of model, inputs and options in its `metadata` tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.base import ConfigError, InputError, OutputError, locked, progress
+from shards.columns import COLUMNS
+from xectrain.inference.model import Model, ModelFacts
+from xectrain.inference.regressor import Predictor
+from xectrain.inference.root_output import read_metadata, root_output
+from xectrain.inference.rows import Carried, EventRows, RowMaker
+from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.tasks import TASKS
+
+if TYPE_CHECKING:
+    from xectrain.inference.root_output import RootOutput
+
+logger = logging.getLogger(__name__)
+
+FACES = "0 inner, 1 outer, 2 upstream, 3 downstream, 4 top, 5 bottom"
+MASK_TYPES = ("random", "flat", "fixed", "pattern", "sensor_front")
+"""Meaning of `mask_type`, as in `masking.MASK_KINDS` (which needs torch)."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, beside model and data."""
+
+    settings: Settings = field(default_factory=Settings)
+    columns: tuple[str, ...] | None = None
+    """Input columns to carry; None: truth as `true_*`, the vertex and everything the schema carries; empty: none."""
+    precision: str = "auto"
+    hide: bool = False
+    """Inpainter: hide sensors as in validation and write a row per hidden sensor, instead of filling dead ones."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `infer` wrote."""
+
+    path: Path
+    events: int
+    outside: int
+    """Events whose input or prediction lies outside the training range."""
+    existed: bool
+    """The file was there already, from the same model, data and options."""
+
+
+def infer(model: Model, parts: Sequence[Part], output: Path, request: Request) -> Result:
+    """Predict every event of `parts` into one ROOT file.
+
+    Raises:
+        OutputError: the file exists and came from something else.
+        ConfigError: columns or a selection that the data do not have, or times that the model cannot read.
+        InputError, CorruptError: the input is damaged; nothing is written then.
+    """
+    facts = model.facts
+    _check_times(facts, parts)
+    for part in parts:
+        part.check(facts.normalization)
+    maker = row_maker(model, parts, request)
+    identity = _identity(facts, parts, request)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    with locked(output.with_name(f".{output.name}.lock"), f"predicting into {output.name}"):
+        if output.exists():
+            return _existing(output, digest)
+        warn_geometry(facts, parts)
+        with root_output(output, maker.branches) as out:
+            events, outside = _stream(model, parts, request.settings, maker, out)
+            out.metadata(_metadata(facts, parts, request, digest, (events, outside)))
+        if outside:
+            logger.warning(
+                "%s: %d of %d events lie outside what the model was trained on (in_training_range is false)",
+                output,
+                outside,
+                events,
+            )
+        return Result(output, events, outside, existed=False)
+
+
+def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker:
+    """What the rows of this model's output are.
+
+    Raises:
+        ConfigError: columns that the data do not have, or `hide` for a mode that knows nothing of it.
+    """
+    carried = Carried.of(model.facts, parts, request.columns)
+    if isinstance(model, Predictor):
+        if request.hide:
+            raise ConfigError("hiding sensors belongs to the inpainter", found=model.facts.mode)
+        return EventRows.of(model, carried)
+    from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
+    from xectrain.inference.sensors import Filler, SensorPredictor
+
+    assert isinstance(model, Filler)
+    if not isinstance(model, SensorPredictor):  # an exported inpainter
+        if request.hide:
+            raise ConfigError("hiding sensors needs the checkpoint", file=model.facts.file)
+        return FilledRows.of(model, carried)
+    if model.facts.mode == "mae":
+        return HiddenEventRows.of(model, carried)
+    return HiddenSensorRows(model) if request.hide else FilledRows.of(model, carried)
+
+
+def _stream(
+    model: Model, parts: Sequence[Part], settings: Settings, maker: RowMaker, out: RootOutput
+) -> tuple[int, int]:
+    """Predict all parts; the numbers of events, and of those outside the training range."""
+    wanted = Wanted(model.batch_size, model.device, model.facts.normalization)
+    done = outside = 0
+    with progress(out.path.name, sum(part.events for part in parts)) as bar:
+        for number, part in enumerate(parts):
+            for events in part.read(wanted, settings):
+                rows = maker.make(events, number)
+                out.extend(rows)
+                outside += maker.outside(rows)
+                done += len(events)
+                bar.advance(len(events))
+    return done, outside
+
+
+def _check_times(facts: ModelFacts, parts: Iterable[Part]) -> None:
+    for part in parts:
+        if part.relative_time is not None and part.relative_time != facts.targets.relative_time:
+            words = {True: "relative to time_min_used", False: "absolute"}
+            raise ConfigError(
+                "has sensor times of the other kind than the model was trained on",
+                file=part.name,
+                found=words[part.relative_time],
+                expected=words[facts.targets.relative_time],
+                remedy="a schema (--schema) chooses the branch",
+            )
+
+
+def warn_geometry(facts: ModelFacts, parts: Iterable[Part]) -> None:
+    """Say so when the data's geometry is not the model's."""
+    for part in parts:
+        if facts.geometry and part.geometry and part.geometry != facts.geometry:
+            logger.warning(
+                "%s: its geometry (%.12s…) is not the one the model was trained on (%.12s…)",
+                part.name,
+                part.geometry,
+                facts.geometry,
+            )
+
+
+def _identity(facts: ModelFacts, parts: Iterable[Part], request: Request) -> dict[str, Any]:
+    """Everything that determines the contents of the output."""
+    dead = request.settings.dead
+    return {
+        "model": facts.digest,
+        "data": [part.identity() for part in parts],
+        "select": request.settings.select,
+        "dead": None if dead is None else dead.to_list(),
+        "columns": request.columns,
+        "precision": request.precision,
+        "hide": request.hide,
+    }
+
+
+def _existing(output: Path, digest: str) -> Result:
+    """The result that is there already, if it is the one asked for."""
+    try:
+        found = read_metadata(output)
+    except InputError as error:
+        raise OutputError(
+            f"exists and cannot be recognised ({error.problem})", file=output, remedy="remove it or choose another name"
+        ) from error
+    if found.get("request_digest") != digest:
+        raise OutputError(
+            "exists and came from another model, other data or other options",
+            file=output,
+            found=found.get("request_digest"),
+            expected=digest,
+            remedy="remove it or choose another --output",
+        )
+    return Result(output, int(found["events"]), int(found["events_outside_training_range"]), existed=True)
+
+
+def _metadata(
+    facts: ModelFacts, parts: Sequence[Part], request: Request, digest: str, events: tuple[int, int]
+) -> dict[str, str | int | float]:
+    """The one row of the `metadata` tree; `events` are all, and those outside the training range."""
+    norm = facts.normalization
+    from xectrain.training.session import code_version
+
+    return {
+        "mode": facts.mode,
+        "predict_channels": ",".join(facts.channels),
+        "tasks": ",".join(facts.tasks),
+        "npho_scheme": norm.scheme,
+        "npho_scale": norm.npho_scale,
+        "npho_scale2": norm.npho_scale2,
+        "time_scale": norm.time_scale,
+        "time_shift": norm.time_shift,
+        "sentinel_npho": norm.sentinel_npho,
+        "sentinel_time": norm.sentinel_time,
+        "npho_threshold": facts.npho_threshold,
+        "time_reference": "relative" if facts.targets.relative_time else "absolute",
+        "timing_at": facts.targets.timing_at,
+        "units": ",".join(f"{c}:{COLUMNS[c].unit}" for t in facts.tasks for c in TASKS[t].columns),
+        "face_names": FACES,
+        "mask_types": ",".join(f"{code} {kind}" for code, kind in enumerate(MASK_TYPES)),
+        "model_digest": facts.digest,
+        "training_fingerprint": facts.fingerprint,
+        "model_code_version": facts.code_version,
+        "dataset_fingerprint": ",".join(str(v) for p in parts for k, v in p.identity().items() if k == "dataset"),
+        "sources": ",".join(part.name for part in parts),
+        "geometry": ",".join(sorted({part.geometry for part in parts})),
+        "geometry_is_models": int(all(p.geometry == facts.geometry for p in parts)) if facts.geometry else -1,
+        "select": request.settings.select or "",
+        "code_version": code_version(),
+        "request_digest": digest,
+        "events": events[0],
+        "events_outside_training_range": events[1],
+    }

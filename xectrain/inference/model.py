@@ -1,0 +1,138 @@
+"""What is known about a trained model, whatever file it came from, and how a checkpoint tells it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.base import ConfigError
+from shards.normalization import Normalization
+from xectrain.tasks import TargetOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xectrain.config.tree import Config
+
+logger = logging.getLogger(__name__)
+
+IN_RANGE = "in_training_range"
+CPU_BATCH, GPU_BATCH = 64, 1024
+"""Events per forward pass when nobody says otherwise: what fits the cache of a CPU core, and what fills a GPU."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model says about itself, whatever file it came from."""
+
+    file: Path
+    digest: str
+    """SHA-256 of the file."""
+    mode: str
+    tasks: tuple[str, ...]
+    columns: tuple[str, ...]
+    """What `predict` returns, `in_training_range` left out; empty for modes that predict sensors."""
+    channels: tuple[str, ...]
+    """What is predicted of a sensor, out of npho and time; empty for regression."""
+    normalization: Normalization
+    npho_threshold: float
+    """Photons below which a sensor's time counts as missing."""
+    targets: TargetOptions
+    """Whether `pred_timing` is relative to `time_min_used`, and at which point."""
+    means: Mapping[str, float]
+    """Mean of each target over the training set: what predicting the mean would say."""
+    fingerprint: str
+    """Of the training data."""
+    geometry: str
+    """Digest of the training data's geometry; empty where unknown."""
+    code_version: str
+    config: Mapping[str, Any]
+    """The run's configuration."""
+
+
+class Model:
+    """A model loaded for use."""
+
+    facts: ModelFacts
+    batch_size: int
+    """Events per forward pass."""
+    device: str
+    """Where stored sensors had best be."""
+
+
+def checked_config(state: Mapping[str, Any], path: Path) -> Config:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ConfigError: this version does not understand it.
+    """
+    from pydantic import ValidationError
+
+    from xectrain.config.tree import Config
+
+    try:
+        return Config.model_validate(state["config"])
+    except ValidationError as error:
+        problem = f"has a configuration that this version does not know: {error.errors()[0]['msg']}"
+        item = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(problem, file=path, item=item, found=state["code_version"]) from None
+
+
+def config_of(facts: ModelFacts) -> Config:
+    """The configuration of a model's run.
+
+    Raises:
+        ConfigError: it has none (an ONNX file from elsewhere), or one that this version does not understand.
+    """
+    if not facts.config:
+        raise ConfigError("does not say how it was trained", file=facts.file)
+    return checked_config({"config": facts.config, "code_version": facts.code_version}, facts.file)
+
+
+def facts_of(
+    state: Mapping[str, Any],
+    path: Path,
+    config: Config,
+    *,
+    tasks: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
+    channels: tuple[str, ...] = (),
+    means: Mapping[str, float] | None = None,
+) -> ModelFacts:
+    """The facts that a checkpoint tells, with those that its network adds."""
+    return ModelFacts(
+        file=path,
+        digest=file_digest(path),
+        mode=state["mode"],
+        tasks=tasks,
+        columns=columns,
+        channels=channels,
+        normalization=Normalization.from_dict(state["normalization"]),
+        npho_threshold=float(state["npho_threshold"]),
+        targets=TargetOptions(bool(state["relative_time"]), config.tasks.timing_at),
+        means=means or {},
+        fingerprint=str(state["fingerprint"]),
+        geometry=str(state["geometry"]),
+        code_version=str(state["code_version"]),
+        config=state["config"],
+    )
+
+
+def chosen_weights(state: Mapping[str, Any], path: Path, weights: str) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint by name, as of `load`."""
+    if weights not in ("auto", "ema", "raw"):
+        raise ConfigError("no such weights", item="weights", found=weights, expected="auto, ema or raw")
+    if weights == "ema" and not state["ema"]:
+        raise ConfigError("keeps no moving average of the weights", file=path, remedy="use weights=raw")
+    tensors: Mapping[str, Tensor] = state["model"] if weights == "raw" or not state["ema"] else state["ema"]
+    return tensors
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

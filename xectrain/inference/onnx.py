@@ -1,0 +1,246 @@
+"""Prediction with onnxruntime: our own exported files, and bare networks of the older kind."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.base import ConfigError, CorruptError
+from shards.normalization import (
+    NPHO_THRESHOLD,
+    Normalization,
+    apply_threshold,
+    denormalize,
+    normalize,
+    preset,
+    remap,
+)
+from xectrain.exporting.modules import RAW_INPUTS
+from xectrain.inference.events import Events, Stored
+from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata
+from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
+from xectrain.inference.regressor import Columns, Predictor
+from xectrain.inference.sensors import Filled, Filler
+from xectrain.tasks import ALIASES, TASKS, TargetOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class OnnxPredictor(Predictor):
+    """An ONNX file run by onnxruntime.
+
+    Args:
+        session: an `onnxruntime.InferenceSession`.
+        facts: about the model; `columns` in the order predictions are returned.
+        raw: whether the graph takes raw sensors (`npho`, `time`, `dead`); else one normalized tensor.
+        outputs: graph output → columns it holds; several for an output of shape (N, k).
+        batch_size: events per run.
+    """
+
+    def __init__(
+        self, session: Any, facts: ModelFacts, raw: bool, outputs: dict[str, tuple[str, ...]], batch_size: int
+    ) -> None:
+        self.session, self.facts, self.raw, self.outputs, self.batch_size = session, facts, raw, outputs, batch_size
+        self.device = "cpu"  # sensors go in from the host's memory
+
+    def _raw(self, npho: NDArray[Any], time: NDArray[Any], dead: NDArray[np.bool_] | None) -> Columns:
+        photons, seconds = (np.ascontiguousarray(a, dtype=np.float32) for a in (npho, time))
+        lost = np.zeros(photons.shape, dtype=bool) if dead is None else np.ascontiguousarray(dead)
+        if self.raw:
+            return self._run(dict(zip(RAW_INPUTS, (photons, seconds, lost), strict=True)))
+        norm = self.facts.normalization
+        return self._normalized(normalize(photons, seconds, norm, dead=lost).sensors, norm)
+
+    def _normalized(self, sensors: Tensor | NDArray[Any], storage: Normalization) -> Columns:
+        stored = np.asarray(sensors.cpu() if hasattr(sensors, "cpu") else sensors, dtype=np.float32)
+        if self.raw:
+            npho, time = denormalize(stored, storage)
+            return self._raw(npho, time, None)
+        norm = self.facts.normalization
+        x = apply_threshold(remap(stored, storage, norm), norm, self.facts.npho_threshold)
+        return self._run({self.session.get_inputs()[0].name: np.ascontiguousarray(x, dtype=np.float32)})
+
+    def _run(self, feed: dict[str, NDArray[Any]]) -> Columns:
+        found = self.session.run(list(self.outputs), feed)
+        result: Columns = {}
+        for columns, values in zip(self.outputs.values(), found, strict=True):
+            table = values.reshape(len(values), -1)
+            result.update({name: table[:, i] for i, name in enumerate(columns)})
+        inside = result.pop(IN_RANGE, np.ones(len(next(iter(feed.values()))), dtype=bool))
+        ordered: Columns = {name: result[name].astype(np.float64) for name in self.facts.columns}
+        return {**ordered, IN_RANGE: inside.astype(bool)}
+
+
+class OnnxFiller(Filler):
+    """An exported inpainter: fills dead sensors; hiding sensors for validation needs the checkpoint."""
+
+    def __init__(self, session: Any, facts: ModelFacts, batch_size: int) -> None:
+        if facts.mode != "inpaint":
+            raise ConfigError("fills no sensors", file=facts.file, found=facts.mode, remedy="use the checkpoint")
+        self.session, self.facts, self.batch_size, self.device = session, facts, batch_size, "cpu"
+
+    def fill_events(self, events: Events) -> Filled:
+        if isinstance(events.sensors, Stored):
+            stored = events.sensors.sensors.cpu().numpy()
+            npho, time = (a.astype(np.float32) for a in denormalize(stored, events.sensors.normalization))
+            dead = np.zeros(npho.shape, dtype=bool)
+        else:
+            npho, time = (np.array(a, dtype=np.float32) for a in (events.sensors.npho, events.sensors.time))
+            given = events.sensors.dead
+            dead = np.zeros(npho.shape, dtype=bool) if given is None else np.ascontiguousarray(given)
+        filled = np.zeros(npho.shape, dtype=bool)
+        names = [*(f"filled_{c}" for c in self.facts.channels), "filled"]
+        for start in range(0, len(npho), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            feed = {"npho": npho[part], "time": time[part], "dead": dead[part]}
+            found = dict(zip(names, self.session.run(names, feed), strict=True))
+            filled[part] = found["filled"]
+            for values, channel in ((npho, "npho"), (time, "time")):
+                missing = np.full(feed[channel].shape, np.nan, dtype=np.float32)
+                values[part] = np.where(found["filled"], found.get(f"filled_{channel}", missing), feed[channel])
+        return Filled(npho, time, filled)
+
+
+def load_onnx(
+    path: Path,
+    device: str = "auto",
+    batch_size: int | None = None,
+    normalization: str | None = None,
+    allow_cpu: bool = False,
+    threads: int | None = None,
+) -> OnnxPredictor | OnnxFiller:
+    """Load an ONNX file.
+
+    Args:
+        device: `auto` (CUDA where onnxruntime has it), `cpu`, `cuda` or `cuda:N`.
+        normalization: for a bare network that is not ours: the preset that its input is normalized with.
+        allow_cpu: accept the CPU where CUDA was asked for and cannot be had.
+        threads: of onnxruntime on the CPU; None: its own choice.
+
+    Raises:
+        CorruptError: onnxruntime cannot read it. ConfigError: the device cannot be had, or an output is not understood.
+    """
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    session = open_session(path, device, allow_cpu, threads)
+    properties = session.get_modelmeta().custom_metadata_map
+    if FACTS_KEY in properties:
+        if normalization is not None:
+            raise ConfigError("knows its own normalization", file=path, item="normalization", found=normalization)
+        facts, kind = facts_from_metadata(path, properties, digest)
+        if facts.mode != "regress":
+            return OnnxFiller(session, facts, batch_size or CPU_BATCH)
+        outputs: dict[str, tuple[str, ...]] = {name: (name,) for name in (*facts.columns, IN_RANGE)}
+        raw = kind == "raw"
+    else:
+        facts, outputs = _foreign(session, path, digest, normalization)
+        raw = False
+    uses_cuda = CUDA in session.get_providers()
+    size = batch_size or (GPU_BATCH if uses_cuda else CPU_BATCH)
+    logger.info("%s: %s by onnxruntime on %s", path, ", ".join(facts.tasks), "CUDA" if uses_cuda else "the CPU")
+    return OnnxPredictor(session, facts, raw, outputs, size)
+
+
+def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int | None = None) -> Any:
+    """A session on the provider that was asked for; onnxruntime itself would fall back with a message only.
+
+    Raises:
+        CorruptError: it is no ONNX file, or one that onnxruntime cannot run. ConfigError: no such device here.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
+
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"no device {device!r} for an ONNX file", expected="auto, cpu, cuda or cuda:N")
+    providers: list[Any] = [CPU]
+    if kind == "cuda" or (kind == "auto" and _cuda_works(onnxruntime)):
+        providers = [(CUDA, {"device_id": number or "0"}), CPU]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except (*refusals, state.NoModel, state.RuntimeException, RuntimeError, ValueError) as error:
+        raise CorruptError(f"onnxruntime cannot load it: {str(error).partition(chr(10))[0]}", file=path) from None
+    if len(providers) == 2 and session.get_providers()[0] != CUDA:
+        if not allow_cpu:
+            raise ConfigError(
+                "onnxruntime gives no CUDA here",
+                file=path,
+                found=", ".join(session.get_providers()),
+                remedy="--allow-cpu accepts the CPU",
+            )
+        logger.warning("%s: onnxruntime gives no CUDA here; running on the CPU, as allowed", path)
+    return session
+
+
+def _cuda_works(onnxruntime: Any) -> bool:
+    """Whether the CUDA provider is compiled in and there is a device."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _foreign(
+    session: Any, path: Path, digest: str, normalization: str | None
+) -> tuple[ModelFacts, dict[str, tuple[str, ...]]]:
+    """Facts about a bare network that is not ours: one (N, 4760, 2) input, outputs named after tasks or columns."""
+    inputs = session.get_inputs()
+    if normalization is None:
+        raise ConfigError(
+            "was not exported by this project, so its normalization is unknown",
+            file=path,
+            remedy="say which with --normalization (older models: legacy)",
+        )
+    if len(inputs) != 1 or list(inputs[0].shape[1:]) != [4760, 2]:
+        shapes = {i.name: i.shape for i in inputs}
+        raise ConfigError("takes another input", file=path, found=shapes, expected="one tensor (N, 4760, 2)")
+    outputs: dict[str, tuple[str, ...]] = {}
+    tasks: dict[str, None] = {}
+    for output in session.get_outputs():
+        name = output.name.removeprefix("pred_").removeprefix("output_")
+        task = TASKS.get(ALIASES.get(name, name))
+        if task is not None:
+            outputs[output.name] = tuple(f"pred_{c}" for c in task.columns)
+        else:
+            task = next((t for t in TASKS.values() if name in t.columns), None)
+            if task is None:
+                continue
+            outputs[output.name] = (f"pred_{name}",)
+        tasks[task.name] = None
+    if not outputs:
+        found = ", ".join(o.name for o in session.get_outputs())
+        raise ConfigError("has no output named after a task", file=path, found=found, expected=", ".join(TASKS))
+    columns = tuple(c for group in outputs.values() for c in group)
+    facts = ModelFacts(
+        file=path,
+        digest=digest,
+        mode="regress",
+        tasks=tuple(tasks),
+        columns=columns,
+        channels=(),
+        normalization=preset(normalization),
+        npho_threshold=NPHO_THRESHOLD[normalization],
+        targets=TargetOptions(),
+        means={},
+        fingerprint="",
+        geometry="",
+        code_version="",
+        config={},
+    )
+    return facts, outputs

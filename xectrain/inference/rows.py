@@ -1,0 +1,152 @@
+"""Which rows and branches a chunk of events becomes: one row per event for a regressor.
+
+`sensor_rows` has those of the modes that predict sensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.base import ConfigError, nearest
+from shards.columns import Column
+from xectrain.inference.events import Events
+from xectrain.inference.model import IN_RANGE, ModelFacts
+from xectrain.inference.regressor import Predictor
+from xectrain.inference.root_output import Branch
+from xectrain.inference.sources import Part, RootPart
+from xectrain.tasks import TASKS, required_columns, true_values
+
+Rows = dict[str, NDArray[Any]]
+IDENTITY = ("run", "event")
+ORIGIN = ("source", "entry")
+"""Which input an event came from, counting from 0, and its entry there: written for ROOT input."""
+
+
+class RowMaker(Protocol):
+    """Turns chunks into rows of the output tree."""
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        """Of the tree, in order."""
+        ...
+
+    def make(self, events: Events, part: int) -> Rows:
+        """The rows of one chunk of the part of this number."""
+        ...
+
+    def outside(self, rows: Rows) -> int:
+        """How many of the rows lie outside the model's training range."""
+        ...
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Which columns of the input go into the output beside the predictions."""
+
+    truth: dict[str, str]
+    """Branch `true_*` → input column."""
+    others: tuple[str, ...]
+    origin: bool
+    """Whether `source` and `entry` are written."""
+    facts: ModelFacts
+
+    @classmethod
+    def of(cls, facts: ModelFacts, parts: Sequence[Part], wanted: tuple[str, ...] | None) -> Carried:
+        """Decide it from what the data have.
+
+        Args:
+            wanted: names of columns, or `true_` before one; None: truth as `true_*`, the vertex and everything that the
+                schema carries.
+
+        Raises:
+            ConfigError: a wanted column that no part has.
+        """
+        known: dict[str, Column] = {}
+        for part in parts:
+            known.update(part.columns)
+        if wanted is None:
+            truth = {f"true_{c}": c for c in known if _is_shown_as_truth(known[c])}
+            others = [c for c in known if c not in truth.values() and c not in IDENTITY]
+        else:
+            for name in wanted:
+                if name.removeprefix("true_") not in known:
+                    raise ConfigError(f"the data have no column {name!r}", remedy=nearest(name, known))
+            truth = {n: n.removeprefix("true_") for n in wanted if n not in known}
+            others = [n for n in wanted if n in known and n not in IDENTITY]
+        origin = any(isinstance(part, RootPart) for part in parts)
+        return cls(truth, tuple(others), origin, facts)
+
+    def around(self, predicted: Mapping[str, Branch]) -> dict[str, Branch]:
+        """All branches: identity, predictions, then truth and carried columns.
+
+        Raises:
+            ConfigError: a column has the name of a prediction.
+        """
+        names = (*IDENTITY, *(ORIGIN if self.origin else ()))
+        branches = {**{name: Branch("int64") for name in names}, **predicted}
+        for name in (*self.truth, *self.others):
+            if name in branches:
+                raise ConfigError(f"the data's column {name!r} has the name of a prediction", remedy="rename it")
+            branches[name] = Branch("float64")
+        return branches
+
+    def make(self, events: Events, part: int) -> Rows:
+        """The columns' values; NaN where a part lacks a column that another has."""
+        count, have = len(events), events.columns
+        unknown = np.full(count, np.nan)
+        truth = truth_columns(self.facts, have)
+        rows: Rows = {name: have.get(name, unknown) for name in (*IDENTITY, *self.others)}
+        rows.update({name: truth.get(column, unknown) for name, column in self.truth.items()})
+        if self.origin:
+            rows.update(source=np.full(count, part), entry=have["entry"])
+        return rows
+
+
+@dataclass(frozen=True)
+class EventRows:
+    """One row per event: a regressor's predictions."""
+
+    predictor: Predictor
+    carried: Carried
+    branches: dict[str, Branch]
+
+    @classmethod
+    def of(cls, predictor: Predictor, carried: Carried) -> EventRows:
+        """The branches that this model's predictions need."""
+        predicted = {name: Branch("float64") for name in predictor.facts.columns}
+        return cls(predictor, carried, carried.around({**predicted, IN_RANGE: Branch("bool")}))
+
+    def make(self, events: Events, part: int) -> Rows:
+        """The rows of one chunk."""
+        rows = {**self.carried.make(events, part), **self.predictor.predict_events(events)}
+        return {name: rows[name] for name in self.branches}
+
+    def outside(self, rows: Rows) -> int:
+        """How many rows lie outside the training range."""
+        return int(np.count_nonzero(~rows[IN_RANGE]))
+
+
+def truth_columns(facts: ModelFacts, columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The truth that predictions compare with: the data's columns, `timing` at the point the model learnt it for.
+
+    Args:
+        columns: the data's columns, (n,) each, canonical units.
+    """
+    truth = dict(columns)
+    task = TASKS["timing"]
+    needed = required_columns(task, facts.targets, absolute=True)
+    if "timing" in facts.tasks and all(c in columns for c in needed):
+        import torch
+
+        table = torch.from_numpy(np.column_stack([columns[c] for c in needed]))
+        truth["timing"] = true_values(task, table, needed, facts.targets).numpy()[:, 0]
+    return truth
+
+
+def _is_shown_as_truth(column: Column) -> bool:
+    return column.role == "truth" and not column.name.startswith("vtx_")

@@ -1,0 +1,312 @@
+"""Events for prediction, from shards or straight from ROOT files, in input order and in bounded memory.
+
+A *part* is one dataset or one tree; both give the same kind of chunks, so that inference does not care which it reads.
+ROOT goes through the reader and the cleaning that conversion uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.base import InputError
+from shards.columns import COLUMNS, Column
+from shards.normalization import Normalization, check_remap
+from xectrain.inference.events import Events, Raw, Stored
+from xectrain.inference.readahead import read_source
+
+if TYPE_CHECKING:
+    from ingest.reading.rootio import Chunk, Source
+    from shards.dataset import Dataset
+    from shards.dead import DeadList
+
+logger = logging.getLogger(__name__)
+
+ROOT_STEP = 512
+"""Events per chunk read from ROOT: 20 MB of sensors."""
+SHARDS_PER_PLAN = 16
+"""Shards read by one plan: a plan holds its rows in memory, a dataset may have any number."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done with events before the network sees them."""
+
+    select: str | None = None
+    dead: DeadList | None = None
+    """Sensors that count as dead besides those the data say."""
+    backend: str = "auto"
+    """Reader of shards, as of `pipelines.open_loader`."""
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model would like its events."""
+
+    batch_size: int
+    """Events per chunk from shards."""
+    device: str
+    """Where stored sensors go."""
+    normalization: Normalization
+    """Of the model: decides what counts as bad in raw sensors when a selection asks for it."""
+
+
+class Part(Protocol):
+    """One dataset or one tree of one file."""
+
+    @property
+    def name(self) -> str:
+        """Base name, for messages and output files."""
+        ...
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What its events have beside the sensors."""
+        ...
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def relative_time(self) -> bool | None:
+        """Whether sensor times are relative to `time_min_used`; None without times."""
+        ...
+
+    @property
+    def geometry(self) -> str:
+        """Digest of the geometry."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Sensor values of each bad-value class, as far as they are known without reading the events."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What makes its contents what they are, wherever it lies: for recognising a finished output."""
+        ...
+
+    def check(self, norm: Normalization) -> None:
+        """Refuse (ConfigError) a part that cannot be turned into what a model of this normalization wants."""
+        ...
+
+    def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
+        """Every selected event in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """A dataset, in dataset order."""
+
+    dataset: Dataset
+    only: NDArray[np.int64] | None = None
+    """Global rows to read, ascending; None: all."""
+
+    @property
+    def name(self) -> str:
+        return self.dataset.path.resolve().name
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return {column.name: column for column in self.dataset.manifest.settings.columns}
+
+    @property
+    def events(self) -> int:
+        return self.dataset.n_events if self.only is None else len(self.only)
+
+    @property
+    def relative_time(self) -> bool | None:
+        return self.dataset.manifest.settings.time_reference == "relative"
+
+    @property
+    def geometry(self) -> str:
+        return self.dataset.manifest.settings.channel_map
+
+    def counters(self) -> dict[str, int]:
+        return self.dataset.manifest.counts.totals()
+
+    def identity(self) -> dict[str, Any]:
+        if self.only is None:
+            return {"dataset": self.dataset.fingerprint}
+        rows = hashlib.sha256(np.ascontiguousarray(self.only, dtype="<i8").tobytes()).hexdigest()
+        return {"dataset": self.dataset.fingerprint, "rows": rows}
+
+    def check(self, norm: Normalization) -> None:
+        check_remap(self.dataset.normalization, norm, self.dataset.dtype)
+
+    def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
+        shards = len(self.dataset.manifest.shards)
+        for first in range(0, shards, SHARDS_PER_PLAN):
+            rows = self._rows(first, min(first + SHARDS_PER_PLAN, shards), settings.select)
+            if rows.size:
+                yield from self._read(rows, wanted, settings)
+
+    def _rows(self, first: int, last: int, select: str | None) -> NDArray[np.int64]:
+        """Global rows of the shards [first, last) that pass the selection."""
+        starts = self.dataset.starts
+        rows = self._selected(first, last, select)
+        if self.only is None:
+            return rows
+        low, high = np.searchsorted(self.only, (starts[first], starts[last]))
+        return np.intersect1d(rows, self.only[low:high], assume_unique=True)
+
+    def _selected(self, first: int, last: int, select: str | None) -> NDArray[np.int64]:
+        starts = self.dataset.starts
+        if select is None:
+            return np.arange(starts[first], starts[last], dtype=np.int64)
+        from shards.selection import columns_of, evaluate
+
+        if select.endswith(".json"):
+            rows: NDArray[np.int64] = self.dataset.rows(select)
+            return np.asarray(rows[(rows >= starts[first]) & (rows < starts[last])])
+        needed = columns_of(select, self.dataset.table_columns) or ["entry"]
+        found = []
+        for shard in range(first, last):
+            table = self.dataset.shard_table(shard, needed)
+            found.append(starts[shard] + np.flatnonzero(evaluate(select, table)))
+        return np.concatenate(found).astype(np.int64)
+
+    def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: Settings) -> Iterator[Events]:
+        from pipelines import open_loader
+        from shards.plan import View, epoch_order, rank_plan
+
+        names = self.dataset.columns
+        views = [View(self.dataset, rows)]
+        plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.batch_size, len(rows)))
+        with open_loader(
+            views, plan, device=wanted.device, backend=settings.backend, threads=settings.threads
+        ) as loader:
+            for batch in loader:
+                real = int((batch.weight > 0).sum())
+                truth = batch.truth[:real].numpy()
+                columns = {name: truth[:, i] for i, name in enumerate(names)}
+                sensors = self._marked(batch.sensors[:real], columns, settings.dead)
+                yield Events(columns, Stored(sensors, self.dataset.normalization))
+
+    def _marked(self, sensors: Any, columns: dict[str, NDArray[np.float64]], dead: DeadList | None) -> Any:
+        where = None if dead is None else dead.mask(_runs(columns, len(sensors)))
+        if where is None:
+            return sensors
+        import torch
+
+        from shards.normalization import mark_dead
+
+        return mark_dead(sensors, self.dataset.normalization, torch.from_numpy(where).to(sensors.device))
+
+
+@dataclass(frozen=True)
+class RootPart:
+    """One tree of a ROOT file, in entry order."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.source.path.name
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return {
+            bound.name: COLUMNS.get(bound.name) or Column(bound.name, bound.unit, "carried")
+            for bound in self.source.binding.columns
+        }
+
+    @property
+    def events(self) -> int:
+        return self.source.entries
+
+    @property
+    def relative_time(self) -> bool | None:
+        return self.source.binding.relative if self.source.binding.time is not None else None
+
+    @property
+    def geometry(self) -> str:
+        """A ROOT file does not say; what is assumed is the nominal one."""
+        from shards.geometry import nominal
+
+        return nominal().digest
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        names = {bound.name: bound.branch for bound in self.source.binding.columns}
+        return {"source": self.source.id, "entries": self.source.entries, "size": self.source.size, "columns": names}
+
+    def check(self, norm: Normalization) -> None:
+        """Raw sensors suit every model."""
+
+    def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
+        for chunk in read_source(self.source, ROOT_STEP, settings.threads):
+            columns = {**chunk.columns, "entry": _entries(chunk)}
+            npho, time, dead = chunk.npho, chunk.time, _united(chunk, columns, settings.dead)
+            if settings.select is not None:
+                keep = _passing(settings.select, chunk, columns, dead, wanted.normalization)
+                if not keep.any():
+                    continue
+                columns = {name: values[keep] for name, values in columns.items()}
+                npho, time, dead = npho[keep], time[keep], None if dead is None else dead[keep]
+            yield Events(columns, Raw(npho, time, dead))
+
+
+def _entries(chunk: Chunk) -> NDArray[np.float64]:
+    return np.arange(chunk.entry_start, chunk.entry_start + len(chunk), dtype=np.float64)
+
+
+def _runs(columns: dict[str, NDArray[np.float64]], count: int) -> NDArray[np.float64]:
+    return columns.get("run", np.full(count, np.nan))
+
+
+def _united(chunk: Chunk, columns: dict[str, NDArray[np.float64]], dead: DeadList | None) -> NDArray[np.bool_] | None:
+    listed = None if dead is None else dead.mask(_runs(columns, len(chunk)))
+    if listed is None or chunk.dead is None:
+        return chunk.dead if listed is None else listed
+    return np.asarray(chunk.dead | listed)
+
+
+def _passing(
+    select: str,
+    chunk: Chunk,
+    columns: dict[str, NDArray[np.float64]],
+    dead: NDArray[np.bool_] | None,
+    norm: Normalization,
+) -> NDArray[np.bool_]:
+    """Which events of a chunk pass; sensor summaries are made when the expression names one."""
+    import polars as pl
+
+    from shards.geometry import nominal_faces
+    from shards.normalization import normalize
+    from shards.selection import columns_of, evaluate
+    from shards.sidecar import SUMMARY_COLUMNS, summarize
+
+    table = dict(columns)
+    if set(columns_of(select, [*columns, *SUMMARY_COLUMNS])) & set(SUMMARY_COLUMNS):
+        sensors = normalize(chunk.npho, chunk.time, norm, dead=dead).sensors
+        table.update(summarize(sensors, norm, nominal_faces()))
+    return evaluate(select, pl.DataFrame(table))
+
+
+def open_parts(data: Sequence[Path], schema: str = "mc", tree: str | None = None) -> list[Part]:
+    """The parts that `data` names: shard datasets (folders with a manifest), or ROOT files, folders and lists of them.
+
+    Raises:
+        InputError: something is missing or damaged, or datasets and ROOT files are mixed.
+    """
+    are_datasets = [(path / "manifest.json").exists() for path in data]
+    if any(are_datasets) and not all(are_datasets):
+        raise InputError("give shard datasets or ROOT files, not both", found=", ".join(str(p) for p in data))
+    if data and all(are_datasets):
+        from shards.dataset import Dataset
+
+        return [ShardPart(Dataset.open(path, check="quick")) for path in data]
+    from ingest.reading.rootio import open_sources
+
+    return [RootPart(source) for source in open_sources(list(data), tree, schema)]

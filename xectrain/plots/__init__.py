@@ -1,7 +1,0 @@
-"""Figures as PDF and PNG, redrawn from saved tables without a model."""
-
-from xectrain.plots.curves import loss_curves
-from xectrain.plots.resolution import resolution_pages
-from xectrain.plots.style import data_uri, save_pages, style
-
-__all__ = ["data_uri", "loss_curves", "resolution_pages", "save_pages", "style"]

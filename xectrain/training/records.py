@@ -1,0 +1,132 @@
+"""What a run keeps account of: its position, sums over events, and the records that go to the log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xectrain.modes.base import StepResult
+from xectrain.training.optimization import Plateau
+from xectrain.training.ranks import Ranks
+from xectrain.training.runfolder import MetricsLog, read_metrics
+from xectrain.training.tracking import Mirror
+
+
+@dataclass
+class Position:
+    """Where a run stands."""
+
+    epoch: int = 0
+    """Epoch in progress, from 0."""
+    step: int = 0
+    """Optimizer steps done in it."""
+    global_step: int = 0
+    """Optimizer steps done in all."""
+    schedule_start: int = 0
+    """Global step at which the learning-rate schedule began (`refresh_lr` moves it)."""
+    best: float = math.inf
+    """Smallest validation loss so far."""
+    stale: int = 0
+    """Validations since then."""
+    bad_steps: int = 0
+    """Steps skipped because their loss or gradient was not finite."""
+    plateau: Plateau = field(default_factory=Plateau)
+    """State of the plateau schedule."""
+
+
+class Sums:
+    """Weighted sums over events since the last record, so that every logged value is a mean over events."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float] = {}
+        self.counts: dict[str, float] = {}
+        self.rate = self.norm = 0.0
+
+    def add(self, result: StepResult, weight_B: Tensor) -> None:
+        """Add a micro-batch; events without a value for a part (NaN) do not count for it."""
+        names = ["loss", *result.parts]
+        values_KB = torch.stack([result.loss_B.detach(), *(p.detach() for p in result.parts.values())]).double()
+        has_KB = torch.ones_like(values_KB)
+        has_KB[1:] = (~torch.isnan(values_KB[1:])).double()
+        weighted_KB = torch.where(has_KB > 0, values_KB, 0.0) * weight_B
+        totals = weighted_KB.sum(1).tolist()
+        counts = (has_KB * weight_B).sum(1).tolist()
+        for name, total, count in zip(names, totals, counts, strict=True):
+            self.totals[name] = self.totals.get(name, 0.0) + total
+            self.counts[name] = self.counts.get(name, 0.0) + count
+
+    @property
+    def loss(self) -> float:
+        """Mean loss on this rank."""
+        return self.totals.get("loss", 0.0) / max(self.counts.get("loss", 0.0), 1e-300)
+
+    def merge(self, other: Sums) -> None:
+        """Add another's sums to these."""
+        for mine, theirs in ((self.totals, other.totals), (self.counts, other.counts)):
+            for name, value in theirs.items():
+                mine[name] = mine.get(name, 0.0) + value
+
+    def reduced(self, ranks: Ranks) -> dict[str, list[float]]:
+        """(total, count) of each name over all ranks: what a checkpoint in the middle of a log group keeps."""
+        names = sorted(set().union(*ranks.gather(set(self.totals))))
+        flat = [self.totals.get(n, 0.0) for n in names] + [self.counts.get(n, 0.0) for n in names]
+        summed = ranks.sums(flat)
+        return {n: [t, c] for n, t, c in zip(names, summed[: len(names)], summed[len(names) :], strict=True)}
+
+    @classmethod
+    def from_reduced(cls, pairs: Mapping[str, Sequence[float]]) -> Sums:
+        """The sums that `reduced` described."""
+        sums = cls()
+        sums.totals = {name: total for name, (total, _) in pairs.items()}
+        sums.counts = {name: count for name, (_, count) in pairs.items()}
+        return sums
+
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """Means over the events of all ranks."""
+        return {n: total / count if count else math.nan for n, (total, count) in self.reduced(ranks).items()}
+
+
+class Recorder:
+    """Writes records to `metrics.jsonl` and mirrors them; on ranks that do not write, nothing."""
+
+    def __init__(self, log: MetricsLog | None, mirrors: Sequence[Mirror]) -> None:
+        self._log, self._mirrors = log, mirrors
+        self.last_loss = math.nan
+
+    def write(self, kind: str, at: Position, values: dict[str, Any]) -> None:
+        """Write one record."""
+        if self._log is None:
+            return
+        record = {"kind": kind, "epoch": at.epoch, "step": at.global_step, "time": time.time(), **values}
+        self._log.write(record)
+        for mirror in self._mirrors:
+            mirror.log(record)
+
+    def offset(self) -> int:
+        """Length of `metrics.jsonl`."""
+        return self._log.offset() if self._log else 0
+
+    def replay(self) -> None:
+        """Give mirrors what `metrics.jsonl` holds already: a killed run may not have come to it."""
+        for record in read_metrics(self._log.path) if self._log is not None else ():
+            for mirror in self._mirrors:
+                mirror.log(record)
+        self.checkpointed()
+
+    def checkpointed(self) -> None:
+        """A checkpoint holds everything written so far: mirrors may have it."""
+        for mirror in self._mirrors:
+            mirror.flush()
+
+    def close(self, status: str) -> None:
+        """Close the log and tell mirrors how the run ended: FINISHED, KILLED or FAILED."""
+        if self._log is not None:
+            self._log.close()
+        for mirror in self._mirrors:
+            mirror.finish(status)
