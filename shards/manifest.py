@@ -11,13 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shards.base import CorruptError, InputError, publish_text
+from shards.base import CorruptError, InputError, package_version, publish_text
 from shards.columns import Column
 from shards.normalization import Normalization, SensorCounts
 from shards.order import HASH
@@ -29,11 +28,6 @@ SHARD_FOLDER = "shards"
 N_SENSORS = 4760
 EVENTS_PER_SHARD = 8192
 TIME_REFERENCES = ("relative", "absolute")
-
-
-def code_version() -> str:
-    """The version of this project that is running."""
-    return metadata.version("xec")
 
 
 @dataclass(frozen=True)
@@ -148,7 +142,7 @@ class Manifest:
     """Bad-value classes per sensor, over the events of this dataset."""
     uncounted: tuple[str, ...] = ()
     """Classes whose counts are not known for just these events, because the dataset was cut out of another one."""
-    version: str = field(default_factory=code_version)
+    version: str = field(default_factory=package_version)
     """Of the code that wrote it."""
 
     @property

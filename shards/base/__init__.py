@@ -8,6 +8,7 @@ from shards.base.lock import locked
 from shards.base.log import progress, setup_logging
 from shards.base.memory import keep_freed_memory
 from shards.base.publish import publish_json, publish_text, published, remove_abandoned, sync_directory
+from shards.base.version import code_version, package_version
 
 __all__ = [
     "ConfigError",
@@ -16,9 +17,11 @@ __all__ = [
     "LockedError",
     "OutputError",
     "XecError",
+    "code_version",
     "keep_freed_memory",
     "locked",
     "nearest",
+    "package_version",
     "progress",
     "publish_json",
     "publish_text",

@@ -2,15 +2,8 @@
 
 from xectrain.exporting.gate import GATE_BATCHES, TOLERANCE, Deviation, GateEvents, compare
 from xectrain.exporting.graph import Exported, export, restricted
-from xectrain.exporting.modules import (
-    EARLIEST,
-    NORMALIZED_INPUT,
-    RAW_INPUTS,
-    SensorInput,
-    module_for,
-    sensor_module_for,
-)
-from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata, metadata
+from xectrain.exporting.modules import SensorInput, module_for, sensor_module_for
+from xectrain.inference.metadata import EARLIEST, FACTS_KEY, NORMALIZED_INPUT, RAW_INPUTS, facts_from_metadata, metadata
 
 __all__ = [
     "EARLIEST",

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from shards.normalization import normalize
-from xectrain.exporting.modules import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS, ExportModule, SensorInput
+from xectrain.exporting.modules import ExportModule, SensorInput
+from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
 from xectrain.inference.model import IN_RANGE
 from xectrain.tasks import TASKS
 

@@ -16,8 +16,8 @@ import torch
 
 from shards.base import ConfigError, CorruptError, OutputError, published
 from xectrain.exporting.gate import Deviation, GateEvents, compare
-from xectrain.exporting.modules import EARLIEST, ExportModule, NormalizedInput, SensorInput
-from xectrain.inference.metadata import metadata
+from xectrain.exporting.modules import ExportModule, NormalizedInput, SensorInput
+from xectrain.inference.metadata import EARLIEST, metadata
 from xectrain.inference.model import ModelFacts
 from xectrain.tasks import TASKS, find_task, output_columns
 

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from shards.normalization import apply_threshold, normalize, valid
+from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
 from xectrain.inference.model import IN_RANGE, ModelFacts
 
 if TYPE_CHECKING:
     from xectrain.models.regressor import Regressor
     from xectrain.modes.masked import MaskedSensors
 
-RAW_INPUTS = ("npho", "time", "dead")
-EARLIEST = "time_min_used"
-NORMALIZED_INPUT = "sensors"
 TRACE_BATCH = 3
 """Events traced; more than one, so that no dimension is mistaken for a constant 1."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.base import ConfigError, InputError, OutputError, locked, progress
+from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress
 from shards.columns import COLUMNS
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -193,8 +193,6 @@ def _metadata(
 ) -> dict[str, str | int | float]:
     """The one row of the `metadata` tree; `events` are all, and those outside the training range."""
     norm = facts.normalization
-    from xectrain.training.session import code_version
-
     return {
         "mode": facts.mode,
         "predict_channels": ",".join(facts.channels),

@@ -13,6 +13,10 @@ from xectrain.inference.model import ModelFacts
 from xectrain.tasks import TASKS, TargetOptions
 
 FACTS_KEY = "xec"
+RAW_INPUTS = ("npho", "time", "dead")
+"""Inputs of a graph that takes raw sensors, in order."""
+EARLIEST = "time_min_used"
+NORMALIZED_INPUT = "sensors"
 
 
 def metadata(facts: ModelFacts, normalized: bool) -> dict[str, str]:

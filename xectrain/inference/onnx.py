@@ -20,9 +20,8 @@ from shards.normalization import (
     preset,
     remap,
 )
-from xectrain.exporting.modules import RAW_INPUTS
 from xectrain.inference.events import Events, Stored
-from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata
+from xectrain.inference.metadata import FACTS_KEY, RAW_INPUTS, facts_from_metadata
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Columns, Predictor
 from xectrain.inference.sensors import Filled, Filler

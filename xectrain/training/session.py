@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.base import ConfigError, locked, publish_text
+from shards.base import ConfigError, code_version, locked, publish_text
 from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset
 from xectrain.checkpoint import newest_valid, read_checkpoint
 from xectrain.compute import Compute, choose_compute
@@ -185,18 +184,6 @@ def _facts(config: Config, data: TrainingData, mode: Mode) -> dict[str, Any]:
         "relative_time": data.first.manifest.settings.time_reference == "relative",
         "code_version": code_version(),
     }
-
-
-def code_version() -> str:
-    """The package version, with the commit when it runs from a checkout."""
-    from importlib.metadata import version
-
-    here = Path(__file__).resolve().parents[2]
-    described = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    commit = described.stdout.strip()
-    return f"{version('xec')}+{commit}" if described.returncode == 0 and commit else version("xec")
 
 
 def _initialize(mode: Mode, source: Path, parts: str) -> None:
