@@ -47,15 +47,25 @@ class _Root(LazyGroup):
 app = typer.Typer(
     cls=_Root,
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reconstruct photons in the MEG II liquid-xenon detector: ROOT → shards → network → predictions in ROOT.",
     epilog="Every command has --help with examples.",
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from shards.base import code_version
+
+        typer.echo(f"xec {code_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks and debug messages; accepted anywhere on the line.")
     ] = False,

@@ -1,10 +1,14 @@
 """The `xec` command as a whole: instant help, errors on one line."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import xec
 
 XEC = [sys.executable, "-m", "xec"]
 
@@ -46,7 +50,28 @@ def test_every_command_has_help_with_examples(command: str) -> None:
 def test_unknown_command_is_usage_error() -> None:
     done = run("trian")
     assert done.returncode == 2
-    assert "No such command" in done.stderr
+    assert done.stderr == "xec: error: no such command 'trian'; did you mean 'train' or 'track'?\n"
+
+
+def test_version_names_package_and_commit() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(rf"xec {re.escape(xec.__version__)}(\+\S+)?\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["latin-1", "ascii"],
+)
+def test_help_and_errors_on_a_terminal_that_is_not_utf8(environment: dict[str, str], tmp_path: Path) -> None:
+    where = {**os.environ, **environment}
+    assert subprocess.run([*XEC, "--help"], capture_output=True, env=where, check=True).stdout
+    missing = os.fsencode(tmp_path) + b"/r\xf6ntgen"
+    done = subprocess.run([*XEC, "shards", "info", missing], capture_output=True, env=where, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"xec: error: ")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_error_is_one_line_and_debug_shows_the_traceback(tmp_path: Path) -> None:

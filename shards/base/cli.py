@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -11,12 +13,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 from shards.base.errors import XecError
 from shards.base.log import setup_logging
 
 logger = logging.getLogger(__name__)
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+REMEDIES = {
+    errno.ENOSPC: "make room there, then run the command again",
+    errno.EDQUOT: "make room there, then run the command again",
+    errno.EACCES: "look at its permissions and those of its folder",
+    errno.EPERM: "look at its permissions and those of its folder",
+    errno.EROFS: "this file system can only be read: write elsewhere",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EISDIR: "a file is needed, and this is a folder",
+    errno.ENAMETOOLONG: "the file system takes no such long names: choose a shorter one",
+    errno.EMFILE: "too many open files: raise `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine: try again later",
+    errno.EIO: "the disk or the connection to it fails: try again, or copy the file elsewhere",
+    errno.ESTALE: "the network file system lost the file: try again",
+}
+"""What to do about an error of the operating system."""
 
 
 @dataclass(frozen=True)
@@ -30,53 +51,84 @@ class LazyCommand:
 
 
 class LazyGroup(TyperGroup):
-    """A command group whose members are imported on use. Subclasses set `commands_table`."""
+    """A command group whose members are imported on use. Subclasses set `commands_table`.
+
+    `--help`, completion of names and "did you mean" see stand-ins that carry the help line.
+    """
 
     commands_table: Mapping[str, LazyCommand] = {}
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return list(self.commands_table)
-
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
-        """A stand-in that carries the help line: listing the commands imports none of them."""
-        entry = self.commands_table.get(cmd_name)
-        return None if entry is None else _placeholder(cmd_name, entry.help)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {
+            name: TyperCommand(name, help=entry.help, short_help=entry.help)
+            for name, entry in self.commands_table.items()
+        }
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:  # type: ignore[override]
         """The command to run: only now is its module imported."""
-        name, _, rest = super().resolve_command(ctx, args)
-        module, _, attribute = self.commands_table[str(name)].target.partition(":")
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is None:  # completing the line after a command that there is not
+            return name, command, rest
+        module, _, attribute = self.commands_table[name].target.partition(":")
         return name, typer.main.get_command(getattr(importlib.import_module(module), attribute)), rest
-
-
-def _placeholder(name: str, help_text: str) -> Any:
-    app = typer.Typer(add_completion=False)
-
-    @app.command(name, help=help_text, short_help=help_text)
-    def command() -> None: ...
-
-    return typer.main.get_command(app)
 
 
 def run(app: typer.Typer) -> None:
     """Run a Typer app as the process: log set up, `--debug` accepted anywhere, errors on one line, exit status set.
 
-    Exit status: 0 success, 1 an XecError, 2 wrong usage (Typer), 130 interrupted; anything else is a bug and shows its
-    traceback.
+    Exit status: 0 success, 1 an error that says what to do (an `XecError`, or one of the operating system about a
+    file), 2 wrong usage, 130 interrupted; anything else is a bug and shows its traceback.
     """
     debug = "--debug" in sys.argv[1:]
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
+    _print_anything()
     setup_logging(debug=debug or bool(os.environ.get("XEC_DEBUG")))
     try:
-        app()
-    except XecError as error:
-        if debug:
+        status = app(prog_name="xec", standalone_mode=False)
+    except (XecError, OSError, TyperException) as error:
+        line = error_line(error)
+        if debug or line is None:
             raise
-        typer.echo(f"xec: error: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
+        if line:
+            typer.echo(line, err=True)
+        sys.exit(USAGE if isinstance(error, TyperException) else FAILED)
+    except typer.Abort:
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         typer.echo("xec: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def error_line(error: XecError | OSError | TyperException) -> str | None:
+    """What the command line says about an error; empty when the help has been printed instead, None for a bug."""
+    if isinstance(error, XecError):
+        return f"xec: error: {error}"
+    if isinstance(error, OSError):
+        if error.errno is None or (error.filename is None and error.errno not in REMEDIES):
+            return None
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        remedy = REMEDIES.get(error.errno)
+        return f"xec: error: {place}{error.strerror}" + (f"; {remedy}" if remedy else "")
+    return _usage_line(error)
+
+
+def _usage_line(error: TyperException) -> str:
+    """Wrong usage in the words of the other errors: lower case, no full stop, and what to do."""
+    similar = getattr(error, "possibilities", None)
+    said = " ".join((error.message if similar else error.format_message()).split()).rstrip(".")
+    if not said:
+        return ""
+    problem, _, guess = said.partition(". Did you mean ")
+    guess = " or ".join(repr(name) for name in similar) + "?" if similar else guess.replace("', '", "' or '")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "xec"
+    remedy = f"did you mean {guess}" if guess else f"`{command} --help` shows what there is"
+    return f"xec: error: {problem[:1].lower()}{problem[1:]}; {remedy}"
+
+
+def _print_anything() -> None:
+    """Names that are no UTF-8 and terminals that are not cost a `?`, not the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

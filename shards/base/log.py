@@ -37,7 +37,7 @@ def setup_logging(debug: bool = False, file: Path | None = None) -> None:
         plain.setFormatter(logging.Formatter(PLAIN_FORMAT, datefmt="%H:%M:%S"))
         handlers.append(plain)
     if file is not None:
-        to_file = logging.FileHandler(file)
+        to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter(PLAIN_FORMAT))
         handlers.append(to_file)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
