@@ -15,6 +15,8 @@ from xectrain.baselines.raw import RawEvents, fill_from_neighbours
 
 Array = NDArray[np.float64]
 
+MIN_LIGHT = 1e3
+"""Photons; an event without light has no shape."""
 FIT_HALVES = (3, 2, 5)
 """Windows of the local fits, 7×7 first; how the fitted point moves with the window tells the shape of the shower."""
 
@@ -38,6 +40,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.light)
+
+    @property
+    def log_light(self) -> Array:
+        """(n,): logarithm of all photons: what the maps know of the energy."""
+        return np.asarray(np.log(np.maximum(self.faces.sum(axis=1), MIN_LIGHT)))
 
 
 def extract(events: RawEvents, geometry: geo.Geometry | None = None) -> Features:

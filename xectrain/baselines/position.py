@@ -14,8 +14,6 @@ from xectrain.baselines.regression import Map
 
 Array = NDArray[np.float64]
 MAP_DEGREE = 3
-MIN_LIGHT = 1e3
-"""Photons; an event without light has no shape."""
 WORST_QUALITY = 100.0
 """Stands for the χ² of an event that could not be fitted."""
 
@@ -55,15 +53,15 @@ class PositionCalibration:
 
 
 def _shape(features: Features) -> Array:
-    """(n, 11): what tells the shower's shape, all independent of the energy.
+    """(n, 12): what tells the shower's shape, and the light, since the shower of more energy is longer.
 
     The fitted point; how far a larger window moves it relative to the depth; how other windows change the depth; the
-    fit's χ²; the fitted light, the inner face's and the window's as shares of all light.
+    fit's χ²; the fitted light, the inner face's and the window's as shares of all light; all light.
     """
     fit = features.fits[:, 0]
     depth = fit[:, 2:3]
     small, large = features.fits[:, 1], features.fits[:, 2]
-    light = np.maximum(features.faces.sum(axis=1), MIN_LIGHT)
+    light = np.exp(features.log_light)
     shares = np.column_stack([features.amplitudes[:, 0], features.light[:, 2]])
     return np.column_stack(
         [
@@ -75,5 +73,6 @@ def _shape(features: Features) -> Array:
             np.log(np.nan_to_num(features.quality, nan=WORST_QUALITY) + 0.1),
             np.log(np.maximum(shares / light[:, None], 1e-3)),
             features.faces[:, 0] / light,
+            features.log_light,
         ]
     )

@@ -95,7 +95,7 @@ class Baselines:
             times = sensor_times(events, fitted, geometry)
             result["mean_time"] = {"timing": self.timing.simple(robust_mean(times))}
             after_walk = robust_mean(times, np.array(self.timing.walk))
-            result["light_path"] = {"timing": self.timing.corrected(after_walk, fitted)}
+            result["light_path"] = {"timing": self.timing.corrected(after_walk, fitted, features.log_light)}
         return result
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,12 +146,12 @@ def calibrate(
     position = PositionCalibration.fit(features, np.column_stack([truth[c] for c in "uvw"]))
     fitted = position.corrected(features)
     energy = EnergyCalibration.fit(features, fitted, truth["energy"]) if _enough(truth, "energy") else None
-    timing = _calibrate_timing(batches, fitted, geometry) if _enough(truth, "timing") else None
+    timing = _calibrate_timing(batches, features, fitted, geometry) if _enough(truth, "timing") else None
     return Baselines(means, position, energy, timing)
 
 
 def _calibrate_timing(
-    batches: Callable[[], Iterable[RawEvents]], fitted: Array, geometry: geo.Geometry | None
+    batches: Callable[[], Iterable[RawEvents]], features: Features, fitted: Array, geometry: geo.Geometry | None
 ) -> TimingCalibration:
     """Walk from one pass over the times, offset and map from the means they give."""
     sums, kept, truths, start = WalkSums.empty(), [], [], 0
@@ -164,7 +164,7 @@ def _calibrate_timing(
     walk, truth = sums.walk(), np.concatenate(truths)
     simple = np.concatenate([robust_mean(t) for t in kept]) - truth
     late = np.concatenate([robust_mean(t, walk) for t in kept]) - truth
-    correction = Map.fit(timing_place(fitted), late[:, None], MAP_DEGREE)
+    correction = Map.fit(timing_place(fitted, features.log_light), late[:, None], MAP_DEGREE)
     return TimingCalibration(float(np.nanmedian(simple)), tuple(walk.tolist()), correction)
 
 

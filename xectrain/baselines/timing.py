@@ -142,15 +142,15 @@ class TimingCalibration:
     walk: tuple[float, ...]
     """Mean lateness per bin of `WALK_EDGES` [ns]."""
     correction: Map
-    """What is left, against the fitted position [ns]."""
+    """What is left, against the fitted position and the light [ns]."""
 
     def simple(self, arrival: Array) -> Array:
         """Weighted mean without walk or map: (n,) [ns]."""
         return arrival - self.offset
 
-    def corrected(self, arrival: Array, position: Array) -> Array:
-        """Weighted mean after walk, minus the position map: (n,) [ns]."""
-        return np.asarray(arrival - self.correction(timing_place(position))[:, 0])
+    def corrected(self, arrival: Array, position: Array, log_light: Array) -> Array:
+        """Weighted mean after walk, minus the map of position and light: (n,) [ns]."""
+        return np.asarray(arrival - self.correction(timing_place(position, log_light))[:, 0])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -162,6 +162,6 @@ class TimingCalibration:
         return cls(values["offset"], tuple(values["walk"]), Map.from_dict(values["correction"]))
 
 
-def timing_place(position: Array) -> Array:
-    """Features of the position map: (n, 3)."""
-    return np.column_stack([position[:, :2], np.log(np.maximum(position[:, 2], 0.0) + 1.0)])
+def timing_place(position: Array, log_light: Array) -> Array:
+    """Features of the map: (n, 4), the point, its depth on a compressing scale, and the logarithm of the light."""
+    return np.column_stack([position[:, :2], np.log(np.maximum(position[:, 2], 0.0) + 1.0), log_light])

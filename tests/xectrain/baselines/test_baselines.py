@@ -137,6 +137,27 @@ def test_every_method_on_point_sources(calibrated):
     assert found["local_fit"]["theta"] == pytest.approx(theta)
 
 
+def test_the_maps_learn_what_moves_with_the_light():
+    """A depth and a lateness that grow with the energy, which a map of position alone would leave as a bend."""
+
+    def bent(seed: int) -> RawEvents:
+        events = point_sources(200, seed)
+        more = events.columns["energy"] - 0.05
+        columns = {
+            **events.columns,
+            "w": events.columns["w"] + 60 * more,
+            "timing": events.columns["timing"] - 20 * more,
+        }
+        return RawEvents(events.npho, events.time, columns)
+
+    baselines = calibrate(lambda: (bent(seed) for seed in range(4)), ["energy", "timing", "u", "v", "w"])
+    events = bent(99)
+    found, energy = baselines.predict(events), events.columns["energy"]
+    for method, column, slope in (("local_fit_corrected", "w", 60), ("light_path", "timing", 20)):
+        left = np.polyfit(energy, found[method][column] - events.columns[column], 1)[0]
+        assert abs(left) < 0.3 * slope, (method, left)
+
+
 def test_calibrations_survive_json(calibrated):
     events = point_sources(20, seed=78)
     again = Baselines.from_dict(json.loads(json.dumps(calibrated.to_dict())))
