@@ -85,9 +85,9 @@ def open(path: Path | str) -> Dataset:
     Raises:
         InputError: no complete dataset there.
     """
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
-    return Dataset.open(path)
+    return open_dataset(path)
 
 
 def load(model: Path | str, **options: Any) -> Predictor | Filler:

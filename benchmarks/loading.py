@@ -31,6 +31,7 @@ from ingest.reading.schema import load_schema
 from pipelines import open_loader
 from shards.dataset import Dataset
 from shards.normalization import normalize, preset
+from shards.opening import open_dataset
 from shards.plan import View, epoch_order, rank_plan
 
 BATCH = 256
@@ -87,8 +88,8 @@ def main() -> None:
             out = folder / dtype
             options = Options(schema=load_schema("mc"), dtype=dtype)
             convert(open_sources([folder / "lz4.root"]), out, options, workers=2)
-            readers[f"DALI, {dtype} shards"] = lambda out=out: dali(Dataset.open(out), COPIES)
-        readers["webdataset"] = lambda: stock(Dataset.open(folder / "float32"))
+            readers[f"DALI, {dtype} shards"] = lambda out=out: dali(open_dataset(out), COPIES)
+        readers["webdataset"] = lambda: stock(open_dataset(folder / "float32"))
         readers |= {name: lambda name=name: streamed(folder / f"{name}.root") for name in COMPRESSIONS}
         for read in readers.values():
             read()

@@ -22,7 +22,7 @@ from ingest.conversion.convert import convert
 from ingest.conversion.options import Options
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 
 
 def converting(root: Path, out: Path) -> None:
@@ -30,7 +30,7 @@ def converting(root: Path, out: Path) -> None:
 
 
 def reading(_: Path, out: Path) -> None:
-    dali(Dataset.open(out))
+    dali(open_dataset(out))
 
 
 def peak(work: Callable[[Path, Path], None], root: Path, out: Path, answer: multiprocessing.Queue[int]) -> None:

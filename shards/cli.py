@@ -37,10 +37,10 @@ def info(
     """Say what a dataset holds: columns, sizes, normalization, bad values, and what float16 costs."""
     import json as json_module
 
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
     from shards.operations.describe import describe, sampled_rounding, summary
 
-    dataset = Dataset.open(data)
+    dataset = open_dataset(data)
     report = sampled_rounding(dataset)
     if json:
         typer.echo(json_module.dumps(summary(dataset, report), indent=2, ensure_ascii=False))
@@ -54,7 +54,7 @@ def verify(
     full: Annotated[bool, typer.Option("--full", help="Read every byte, not only sizes, indexes and headers.")] = False,
 ) -> None:
     """Check that datasets are what was written; list everything that is not."""
-    from shards.operations.verify import verify as check
+    from shards.verify import verify as check
 
     damaged = 0
     for path in data:
@@ -85,11 +85,10 @@ def select(
     ] = None,
 ) -> None:
     """Count the events that pass a condition, and keep it as a view: an expression, no copy of the data."""
-    from shards.dataset import Dataset
-    from shards.selection import SavedView
+    from shards.opening import open_dataset
 
-    dataset = Dataset.open(data)
-    view = SavedView.of(dataset, expression)
+    dataset = open_dataset(data)
+    view = dataset.view(expression)
     share = 100 * view.count / max(len(dataset), 1)
     typer.echo(f"{view.count} of {len(dataset)} events ({share:.2f} %) pass {expression!r}")
     if out is not None:
@@ -109,10 +108,10 @@ def head(
     """Print the first events' columns."""
     import polars as pl
 
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
     from shards.sidecar import OFFSET_COLUMNS
 
-    dataset = Dataset.open(data)
+    dataset = open_dataset(data)
     default = [name for name in dataset.table_columns if name not in OFFSET_COLUMNS]
     names = [name.strip() for name in columns.split(",")] if columns else default
     rows = dataset.rows(select)[:events]

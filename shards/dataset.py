@@ -1,6 +1,6 @@
 """A dataset opened for reading: its table, its events by row, and the offsets an index is made of.
 
-data = Dataset.open("data/train")
+data = open_dataset("data/train")            # of shards.opening
 rows = data.rows("fiducial and energy > 0.05")
 sensors, truth = data.read(rows[:100])
 """
@@ -12,23 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from shards.base import ConfigError, CorruptError, InputError, nearest
+from shards.expressions import condition, inlined
 from shards.manifest import N_SENSORS, SHARD_FOLDER, Manifest
+from shards.normalization import Normalization
+from shards.selection import SavedView
 from shards.sidecar import OFFSET_COLUMNS, PLACE_COLUMNS, SUMMARY_COLUMNS, read_sidecar
 from shards.writer import sample_keys
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from shards.normalization import Normalization
-
 Int64 = npt.NDArray[np.int64]
-CHECKS = ("quick", "full", "none")
 CACHED_SHARDS = 64
 
 
@@ -59,24 +57,14 @@ class Dataset:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path | str, check: str = "quick") -> Dataset:
-        """Open the dataset in folder `path`.
-
-        Args:
-            check: "quick" (sizes, counts, index digests, some tar headers), "full" (every byte), or "none".
+    def at(cls, path: Path | str) -> Dataset:
+        """The dataset in folder `path` as its manifest describes it; `shards.opening.open_dataset` also checks it.
 
         Raises:
             InputError: there is no complete dataset.
-            CorruptError: the files are not those that were written.
+            CorruptError: the manifest is damaged.
         """
-        if check not in CHECKS:
-            raise ConfigError("unknown check", found=check, remedy=nearest(check, CHECKS))
-        dataset = cls(Path(path), Manifest.read(path))
-        if check != "none":
-            from shards.operations.verify import verify
-
-            verify(dataset.path, full=check == "full").require()
-        return dataset
+        return cls(Path(path), Manifest.read(path))
 
     @property
     def columns(self) -> list[str]:
@@ -131,8 +119,6 @@ class Dataset:
             ConfigError: an unknown column.
             CorruptError: a damaged sidecar.
         """
-        import polars as pl
-
         names = list(columns) if columns is not None else self.table_columns
         for name in names:
             if name not in self.table_columns:
@@ -150,14 +136,10 @@ class Dataset:
 
     def shard_table(self, shard: int, columns: Sequence[str]) -> pl.DataFrame:
         """Columns of one shard's events, in row order."""
-        import polars as pl
-
         return pl.DataFrame(pl.from_arrow(read_sidecar(self.file(shard, "parquet"), columns))).select(columns)
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """One column of `table` as float64 (events,), missing values as NaN."""
-        import polars as pl
-
         series = self.table([name])[name].cast(pl.Float64).fill_null(float("nan"))
         return np.asarray(series.to_numpy(), dtype=np.float64)
 
@@ -165,26 +147,55 @@ class Dataset:
         """Global rows that pass a selection, ascending.
 
         Args:
-            select: an expression (see `shards.selection`), or the path of a view file ending in ".json"; several of
+            select: an expression (see `shards.expressions`), or the path of a view file ending in ".json"; several of
                 these, all of which must be passed; None for all events.
         """
-        from shards.selection import select_rows
+        found = np.arange(self.n_events, dtype=np.int64)
+        for part in [select] if select is None or isinstance(select, str) else select:
+            if part is not None:
+                found = np.intersect1d(found, self._selected(part), assume_unique=True)
+        return found
 
-        rows = np.arange(self.n_events, dtype=np.int64)
-        for condition in [select] if select is None or isinstance(select, str) else select:
-            if condition is not None:
-                rows = np.intersect1d(rows, select_rows(self, condition), assume_unique=True)
+    def _selected(self, select: str) -> Int64:
+        if select.endswith(".json"):
+            return self._viewed(SavedView.read(select))
+        passing = condition(select, self.table_columns)
+        columns = passing.columns or ("entry",)
+        found = [np.zeros(0, np.int64)]
+        for shard, start in enumerate(self.starts[:-1].tolist()):
+            found.append(start + np.flatnonzero(passing(self.shard_table(shard, columns))))
+        return np.concatenate(found).astype(np.int64)
+
+    def view(self, expression: str) -> SavedView:
+        """The selection by `expression`, to be kept in a view file; numbers of list files become part of it."""
+        whole = inlined(expression)
+        return SavedView(whole, self.fingerprint, len(self._selected(whole)))
+
+    def _viewed(self, view: SavedView) -> Int64:
+        """Global rows of a view; InputError where the dataset is not the one that it was made of."""
+        if self.fingerprint != view.fingerprint:
+            raise InputError(
+                "the view belongs to another dataset",
+                file=self.path,
+                found=self.fingerprint[:12],
+                expected=view.fingerprint[:12],
+                remedy=f"make it again: xec shards select {self.path} {view.expression[:100]!r}",
+            )
+        rows = self._selected(view.expression)
+        if len(rows) != view.count:
+            raise CorruptError("the view's count does not hold", file=self.path, found=len(rows), expected=view.count)
         return rows
 
     def shard_of(self, rows: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shard, row within the shard) of each global row.
 
         Raises:
-            InputError: a row that does not exist.
+            InputError: a row that does not exist, or rows that are no whole numbers (a mask).
         """
-        rows = np.asarray(rows, dtype=np.int64)
+        rows = row_numbers(rows)
         if rows.size and (rows.min() < 0 or rows.max() >= self.n_events):
-            raise InputError("has no such event", file=self.path, found=int(rows.max()), expected=f"< {self.n_events}")
+            wrong = rows[(rows < 0) | (rows >= self.n_events)][0]
+            raise InputError("has no such row", file=self.path, found=int(wrong), expected=f"0 to {self.n_events - 1}")
         shard = np.searchsorted(self.starts, rows, side="right") - 1
         return shard.astype(np.int64), rows - self.starts[shard]
 
@@ -203,7 +214,7 @@ class Dataset:
 
     def read_stored(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.float64]]:
         """As `read`, with the sensors in the storage dtype."""
-        rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
+        rows = np.atleast_1d(row_numbers(rows))
         sensors = np.empty((len(rows), N_SENSORS, 2), self.dtype)
         truth = np.empty((len(rows), len(self.columns)), np.float64)
         for places, raw_sensors, raw_truth in self.read_raw(rows):
@@ -246,6 +257,22 @@ class Dataset:
                     )
             finally:
                 os.close(handle)
+
+
+def row_numbers(rows: npt.ArrayLike) -> Int64:
+    """`rows` as int64; whatever takes row numbers asks here.
+
+    Raises:
+        InputError: a boolean mask, or numbers that are not whole: neither says which rows are meant.
+    """
+    found = np.asarray(rows)
+    if found.dtype.kind in "iu" and (found.dtype != np.uint64 or not found.size or found.max() < 2**63):
+        return found.astype(np.int64, copy=False)
+    if not found.size and found.dtype.kind == "f":  # an empty list
+        return found.astype(np.int64)
+    if found.dtype.kind == "b":
+        raise InputError("rows are a boolean mask", expected="row numbers", remedy="numpy.flatnonzero(mask) gives them")
+    raise InputError("rows are no whole numbers", found=str(found.dtype), expected="row numbers")
 
 
 @lru_cache(maxsize=CACHED_SHARDS)

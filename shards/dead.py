@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from shards.base import ConfigError, InputError, published
 from shards.manifest import N_SENSORS
@@ -127,8 +128,6 @@ def _text_entries(file: Path, lines: Sequence[str]) -> Iterable[DeadEntry]:
 
 
 def _parquet_rows(file: Path) -> list[dict[str, Any]]:
-    import polars as pl
-
     try:
         return pl.read_parquet(file).to_dicts()
     except pl.exceptions.PolarsError as error:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from shards.base import CorruptError, InputError, package_version, publish_text
+from shards.base.documents import checked, read_json
 from shards.columns import Column
 from shards.normalization import Normalization, SensorCounts
 from shards.order import HASH
@@ -208,10 +209,7 @@ class Manifest:
         """
         if value.get("format") != FORMAT:
             raise InputError("is of another format", file=file, found=value.get("format"), expected=FORMAT)
-        try:
-            manifest = _from_json(value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(f"is not a manifest ({type(error).__name__}: {error})", file=file) from error
+        manifest = _from_json(value, file)
         if manifest.fingerprint != value.get("fingerprint") or manifest.n_events != value.get("events"):
             raise CorruptError(
                 "contradicts its own fingerprint",
@@ -235,49 +233,55 @@ class Manifest:
             CorruptError: it is damaged.
         """
         file = Path(folder) / MANIFEST
-        try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        if not file.exists():
             raise InputError(
                 "is not a complete dataset: it has no manifest.json",
                 file=folder,
                 remedy="finish the conversion by running the same command again" if Path(folder).is_dir() else None,
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorruptError(f"cannot be read: {error}", file=file) from error
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise CorruptError(f"is not JSON: {error}", file=file) from error
+            )
+        value = read_json(file, "manifest")
         if not isinstance(value, dict):
-            raise CorruptError("is not a manifest", file=file)
+            raise CorruptError("is no manifest", file=file)
         return cls.from_json(value, file)
 
 
-def _from_json(value: Mapping[str, Any]) -> Manifest:
-    split = value["split"]
-    given = {f.name: value[f.name] for f in dataclasses.fields(Settings)}
-    given |= {
-        "columns": tuple(Column(**column) for column in value["columns"]),
-        "normalization": Normalization.from_dict(value["normalization"]),
-        "split": None if split is None else Split(**split),
-    }
-    if strange := [d["name"] for d in value["shards"] if Path(d["name"]).name != d["name"]]:
-        raise ValueError(f"shard {strange[0]!r} is not in the dataset's folder")
-    counts = {name: np.array(value["counts"][name]["per_sensor"], np.int64) for name in _count_names()}
-    files = ("tar", "idx", "parquet")
+@dataclass(frozen=True)
+class _Count:
+    per_sensor: list[int]
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a manifest says apart from the settings."""
+
+    shards: tuple[ShardInfo, ...]
+    sources: tuple[SourceInfo, ...]
+    counts: dict[str, _Count]
+    uncounted: tuple[str, ...]
+    version: str
+
+
+def _from_json(value: Mapping[str, Any], file: Path | str | None) -> Manifest:
+    for name in (f.name for f in dataclasses.fields(Settings)):
+        if name not in value:
+            raise CorruptError("is missing", file=file, item=name)
+    settings = checked(Settings, dict(value), file=file)
+    contents = checked(_Contents, dict(value), file=file)
+    if strange := [shard.name for shard in contents.shards if Path(shard.name).name != shard.name]:
+        raise CorruptError(f"shard {strange[0]!r} is not in the dataset's folder", file=file, item="shards")
+    counts = {}
+    for name in (f.name for f in dataclasses.fields(SensorCounts)):
+        if name not in contents.counts or len(contents.counts[name].per_sensor) != N_SENSORS:
+            raise CorruptError("does not have a number for every sensor", file=file, item=f"counts.{name}")
+        counts[name] = np.array(contents.counts[name].per_sensor, np.int64)
     return Manifest(
-        settings=Settings(**given),
-        shards=tuple(ShardInfo(**{**d, **{f: FileInfo(**d[f]) for f in files}}) for d in value["shards"]),
-        sources=tuple(SourceInfo(**source) for source in value["sources"]),
+        settings=settings,
+        shards=contents.shards,
+        sources=contents.sources,
         counts=SensorCounts(**counts),
-        uncounted=tuple(value["uncounted"]),
-        version=value["version"],
+        uncounted=contents.uncounted,
+        version=contents.version,
     )
-
-
-def _count_names() -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(SensorCounts))
 
 
 def json_text(value: Any, indent: int = 0) -> str:

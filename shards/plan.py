@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.base import ConfigError, CorruptError
-from shards.dataset import Dataset
+from shards.dataset import Dataset, row_numbers
 from shards.order import hash64, uniform
 from shards.tarfmt import INDEX_VERSION
 
@@ -45,6 +45,9 @@ class View:
     """Global rows; repeats are allowed."""
     weight: float = 1.0
     """How many times each row comes in an epoch, on average; 0.5 takes half of them, the other half next time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", row_numbers(self.rows))
 
 
 @dataclass(frozen=True, eq=False)

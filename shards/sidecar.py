@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shards.base import CorruptError, InputError
 from shards.columns import Column
 from shards.normalization import Normalization, valid
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SUMMARY_COLUMNS: dict[str, Column] = {
     column.name: column
@@ -76,8 +74,6 @@ def summarize(
 
 def whole_numbers(values: npt.NDArray[np.float64], name: str) -> pa.Array:
     """float64 `values` as nullable int64, NaN as missing; refuses fractions (`InputError`)."""
-    import pyarrow as pa
-
     missing = np.isnan(values)
     numbers = np.where(missing, 0, values)
     if (numbers != np.rint(numbers)).any() or (np.abs(numbers) > 2**53).any():
@@ -103,9 +99,6 @@ def write_sidecar(
         summaries: of `summarize`.
         offsets: payload offsets and sizes by `OFFSET_COLUMNS`, (n,).
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     whole = {"brightest", "brightest_face", "n_good", "n_dead", "n_time_invalid"}
     table: dict[str, pa.Array] = {}
     for i, column in enumerate(columns):
@@ -132,9 +125,6 @@ def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         CorruptError: it is missing, damaged or lacks a column.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=None if columns is None else list(columns))
@@ -144,7 +134,5 @@ def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def as_float(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """A column of a sidecar as float64 (n,), missing values as NaN."""
-    import pyarrow as pa
-
     values: npt.NDArray[np.float64] = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float64)

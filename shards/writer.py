@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from shards.base import InputError, published, remove_abandoned
 from shards.directio import DirectFile
+from shards.geometry import nominal_faces
 from shards.manifest import N_SENSORS, SHARD_FOLDER, FileInfo, Manifest, Settings, ShardInfo, SourceInfo
 from shards.normalization import SensorCounts
 from shards.sidecar import RESERVED, summarize, write_sidecar
@@ -118,7 +119,7 @@ class _Tar:
 
 
 def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, source_ids: Sequence[str]) -> _Tar:
-    layout, face, digest = settings.layout, _faces(), hashlib.sha256()
+    layout, face, digest = settings.layout, np.asarray(nominal_faces(), dtype=np.int8), hashlib.sha256()
     keys: list[str] = []
     truths, sources, entries = [], [], []
     summaries: list[dict[str, npt.NDArray[np.float64]]] = []
@@ -248,12 +249,6 @@ def _check(rows: ShardRows, settings: Settings, source_ids: Sequence[str]) -> No
             raise InputError("has the wrong shape or type", item=name, found=found, expected=expected)
     if n and (rows.source.min() < 0 or rows.source.max() >= len(source_ids)):
         raise InputError("rows name a source that is not in the list", found=int(rows.source.max()))
-
-
-def _faces() -> npt.NDArray[np.int8]:
-    from shards.geometry import nominal_faces
-
-    return np.asarray(nominal_faces(), dtype=np.int8)
 
 
 def _remove_strangers(folder: Path, names: set[str]) -> None:

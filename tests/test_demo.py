@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import uproot
 
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 
 DEMO = (sys.executable, "-m", "xec", "demo", "--events", "40", "--epochs", "1", "--preset", "tiny")
 TITLES = ["toy train", "toy flat", "toy signal", "ingest train", "ingest flat", "ingest signal", "train", "evaluate"]
@@ -41,7 +41,7 @@ def assert_complete(out: Path) -> None:
     assert "energy" in report
     assert "http://" not in report.replace("http://www.w3.org", "")
     for name in ("train", "flat", "signal"):
-        assert Dataset.open(out / "shards" / name, check="full").n_events == (40 if name == "train" else 20)
+        assert open_dataset(out / "shards" / name, check="full").n_events == (40 if name == "train" else 20)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,6 @@ def test_killed_at_random_it_ends_as_if_undisturbed(finished: tuple[Path, str], 
     assert done.returncode == 0, done.stderr
     assert_complete(tmp_path)
     for name in ("train", "flat", "signal"):
-        one, two = (Dataset.open(folder / "shards" / name) for folder in (undisturbed, tmp_path))
+        one, two = (open_dataset(folder / "shards" / name) for folder in (undisturbed, tmp_path))
         assert one.n_events == two.n_events
         assert np.array_equal(one.read(one.rows())[1], two.read(two.rows())[1], equal_nan=True)

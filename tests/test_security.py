@@ -17,10 +17,10 @@ from support.synthetic import make_dataset
 from ingest.reading.schema import load_schema
 from pipelines.loader import BACKENDS, open_loader
 from shards.base import ConfigError, CorruptError, InputError
-from shards.dataset import Dataset
 from shards.manifest import MANIFEST
-from shards.operations.verify import verify
+from shards.opening import open_dataset
 from shards.plan import View, epoch_order, rank_plan
+from shards.verify import verify
 from xectrain.config.files import load_config
 
 
@@ -69,7 +69,7 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path: Path, name: str) 
     value["shards"][0]["name"] = name
     file.write_text(json.dumps(value))
     with pytest.raises(CorruptError, match="is not in the dataset's folder"):
-        Dataset.open(tmp_path / "d")
+        open_dataset(tmp_path / "d")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_manifest_of_another_shape_is_one_clear_error(tmp_path: Path, value: o
     make_dataset(tmp_path / "d", events=8)
     (tmp_path / "d" / MANIFEST).write_text(json.dumps(value))
     with pytest.raises((CorruptError, InputError)) as caught:
-        Dataset.open(tmp_path / "d")
+        open_dataset(tmp_path / "d")
     assert "\n" not in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_a_pickle_in_a_shard_is_not_loaded(tmp_path: Path, marker: Path) -> None
     dataset = make_dataset(tmp_path / "d", events=8, events_per_shard=8)
     pickled_member(next((tmp_path / "d").rglob("*.tar")), marker)
     with pytest.raises(CorruptError):
-        Dataset.open(tmp_path / "d").read(range(8))
+        open_dataset(tmp_path / "d").read(range(8))
     assert verify(dataset.path, full=True).problems
     for backend in BACKENDS[1:]:
         view = View(dataset, np.arange(8))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from shards.base import ConfigError, InputError
 from shards.dataset import Dataset
+from shards.opening import open_dataset
 from shards.order import hash64, uniform
 from shards.plan import EpochOrder, View, epoch_order
 from shards.sampling import curriculum, resampled
@@ -111,7 +112,7 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
 
 
 def _view(entry: DatasetConfig, select: str | None) -> View:
-    dataset = Dataset.open(Path(entry.path), check="quick")
+    dataset = open_dataset(Path(entry.path), check="quick")
     return View(dataset, dataset.rows([entry.select, select]), entry.weight)
 
 

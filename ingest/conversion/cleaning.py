@@ -69,7 +69,7 @@ class Cleaner:
             return np.ones(len(chunk), dtype=bool)
         import polars as pl
 
-        from shards.selection import evaluate
+        from shards.expressions import evaluate
 
         values: dict[str, npt.NDArray[Any]] = dict(chunk.columns)
         values["entry"] = np.arange(chunk.entry_start, chunk.entry_start + len(chunk))
@@ -98,7 +98,7 @@ def selection_columns(plan: Plan) -> list[str]:
     Raises:
         ConfigError: it is not understood, or names a column that no source has.
     """
-    from shards.selection import columns_of
+    from shards.expressions import columns_of
     from shards.sidecar import SUMMARY_COLUMNS
 
     known = (*plan.settings.names, *SUMMARY_COLUMNS, "entry")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,8 +46,6 @@ def describe(dataset: Dataset, report: RoundingReport | None) -> str:
 
 def summary(dataset: Dataset, report: RoundingReport | None) -> dict[str, Any]:
     """The same as JSON values: the manifest without shard and per-sensor lists, and the rounding errors."""
-    import dataclasses
-
     value = dataset.manifest.to_json()
     value["shards"] = len(dataset.manifest.shards)
     value["bytes"] = _sizes(dataset.manifest)

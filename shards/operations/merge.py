@@ -16,6 +16,7 @@ import numpy.typing as npt
 from shards.base import InputError, OutputError, locked, progress
 from shards.dataset import Dataset
 from shards.manifest import MANIFEST, Manifest, Settings, SourceInfo
+from shards.opening import open_dataset
 from shards.operations.agreement import merged_counts, merged_settings, merged_sources
 from shards.order import event_keys, sort_events
 from shards.sidecar import PLACE_COLUMNS
@@ -40,7 +41,7 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Manifest:
     """
     if len(parts) < 2:
         raise InputError("merging needs at least two datasets", found=len(parts))
-    datasets = [Dataset.open(part, check="full") for part in parts]  # never copy damage under a new digest
+    datasets = [open_dataset(part, check="full") for part in parts]  # never copy damage under a new digest
     settings = merged_settings(datasets)
     sources = merged_sources(datasets)
     counts, uncounted = merged_counts(datasets)
@@ -121,7 +122,7 @@ def existing(out: Path, settings: Settings, sources: Sequence[SourceInfo]) -> Ma
     """The manifest that is in `out` already, if it is that of the same events under the same settings."""
     if not (out / MANIFEST).exists():
         return None
-    found = Dataset.open(out).manifest
+    found = open_dataset(out).manifest
     if found.settings == settings and list(found.sources) == list(sources):
         logger.info("%s: is complete already", out)
         return found

@@ -14,6 +14,7 @@ from shards.base import InputError, OutputError, locked, progress
 from shards.dataset import Dataset
 from shards.manifest import Manifest, SourceInfo, Split
 from shards.normalization import SensorCounts, valid
+from shards.opening import open_dataset
 from shards.operations.agreement import OTHER_SPLITS
 from shards.operations.merge import LOCK, existing
 from shards.order import assign_splits
@@ -61,7 +62,7 @@ def split(
         InputError: the dataset is part of a split itself, or a part would be empty.
         OutputError: something else is in the way.
     """
-    dataset = Dataset.open(path, check="full")  # never copy damage under a new digest
+    dataset = open_dataset(path, check="full")  # never copy damage under a new digest
     settings = dataset.manifest.settings
     if settings.split is not None:
         raise InputError(

@@ -10,7 +10,7 @@ import pytest
 from support.ingest_files import digests, events, write_tree
 
 from shards.base import ConfigError, InputError
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 
 Run = Callable[..., str]
 APP = "ingest.cli:app"
@@ -29,7 +29,7 @@ def test_options_reach_the_dataset(file: Path, tmp_path: Path, run_command: Run)
         "--norm-param", "npho_scale=1e4", "--events-per-shard", 7, "--seed", 5, "--select", "u > -100",
         "--max-events", 20, "--time-floor", 10, "--dead", tmp_path / "dead.txt", "--dead-if-invalid-fraction", 0.9,
     )  # fmt: skip
-    data = Dataset.open(tmp_path / "d", check="full")
+    data = open_dataset(tmp_path / "d", check="full")
     settings = data.manifest.settings
     assert (settings.dtype, settings.normalization.scheme, settings.normalization.npho_scale) == (
         "float16",
@@ -54,12 +54,12 @@ def test_real_data_are_split_by_run_unless_told_otherwise(tmp_path: Path, run_co
         write_tree(tmp_path / f"r{run}.root", events(3, run=run))
     common = ("root2shards", tmp_path, "--schema", "real", "--split", "train=0.5,val=0.5")
     run_command(APP, *common, "--out", tmp_path / "d")
-    runs = [set(Dataset.open(tmp_path / "d" / name).table()["run"].to_list()) for name in ("train", "val")]
+    runs = [set(open_dataset(tmp_path / "d" / name).table()["run"].to_list()) for name in ("train", "val")]
     assert runs[0] | runs[1] == set(range(8))
     assert not runs[0] & runs[1]
-    assert "energy" not in Dataset.open(tmp_path / "d" / "train").columns
+    assert "energy" not in open_dataset(tmp_path / "d" / "train").columns
     run_command(APP, *common, "--split-by", "event", "--out", tmp_path / "e")
-    runs = [set(Dataset.open(tmp_path / "e" / name).table()["run"].to_list()) for name in ("train", "val")]
+    runs = [set(open_dataset(tmp_path / "e" / name).table()["run"].to_list()) for name in ("train", "val")]
     assert runs[0] & runs[1]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ingest.reading.schema import load_schema
-from shards.dataset import Dataset
 from shards.dead import read_dead
+from shards.opening import open_dataset
 
 DOC = Path(__file__).parents[2] / "docs" / "ingest.md"
 APPS = {"toymc": "ingest.toymc.cli:app", "ingest": "ingest.cli:app", "shards": "shards.cli:app"}
@@ -41,13 +41,13 @@ def test_the_commands_do_what_the_page_says(
         xec, group, *arguments = shlex.split(command)
         assert xec == "xec"
         run_command(APPS[group], *arguments)
-    train, val = (Dataset.open(folder / "data" / "mc" / name) for name in ("train", "val"))
+    train, val = (open_dataset(folder / "data" / "mc" / name) for name in ("train", "val"))
     assert train.n_events + val.n_events == 80
-    assert Dataset.open(folder / "data" / "small").n_events == 20
-    real = Dataset.open(folder / "data" / "real", check="full")
+    assert open_dataset(folder / "data" / "small").n_events == 20
+    real = open_dataset(folder / "data" / "real", check="full")
     assert real.table()["run"].to_list() == [430001] * 20 + [430002] * 20
     assert {entry["sensor"] for entry in real.manifest.settings.conversion["dead"]} >= {1234, 4100}
-    assert Dataset.open(folder / "data" / "steps").n_events == 80
+    assert open_dataset(folder / "data" / "steps").n_events == 80
     exec(compile("\n".join(blocks("python")), str(DOC), "exec"), {})
     assert "prod_000.root 20" in capsys.readouterr().out
 

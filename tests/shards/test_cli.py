@@ -13,7 +13,7 @@ import pytest
 from support.synthetic import make_dataset
 
 from shards.base import ConfigError, CorruptError
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 from shards.selection import SavedView
 
 CLI = "shards.cli:app"
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_info_says_what_the_dataset_is(data: Path, run_command: Callable[..., str]) -> None:
     text = run_command(CLI, "info", data)
-    dataset = Dataset.open(data)
+    dataset = open_dataset(data)
     for expected in (
         "40 events in 3 shards",
         dataset.fingerprint,
@@ -81,7 +81,7 @@ def test_verify_lists_every_problem_and_fails(tmp_path: Path, run_command: Calla
 
 
 def test_select_counts_and_writes_a_view(data: Path, tmp_path: Path, run_command: Callable[..., str]) -> None:
-    rows = Dataset.open(data).rows("w < 20")
+    rows = open_dataset(data).rows("w < 20")
     said = run_command(CLI, "select", data, "w < 20", "--out", tmp_path / "view.json")
     assert f"{len(rows)} of 40 events" in said
     assert SavedView.read(tmp_path / "view.json").count == len(rows)
@@ -90,13 +90,13 @@ def test_select_counts_and_writes_a_view(data: Path, tmp_path: Path, run_command
 
 
 def test_head_prints_the_first_events(data: Path, run_command: Callable[..., str]) -> None:
-    table = Dataset.open(data).table(["event", "w"])
+    table = open_dataset(data).table(["event", "w"])
     text = run_command(CLI, "head", data, "-n", 3, "--columns", "event,w,n_dead")
     assert all(f" {event} " in text for event in table["event"][:3])
     assert f" {table['event'][3]} " not in text
     assert "n_dead" in text
     assert text.rstrip().endswith(f"3 of 40 events of {data}")
-    passing = Dataset.open(data).rows("w > 30")[:2]
+    passing = open_dataset(data).rows("w > 30")[:2]
     text = run_command(CLI, "head", data, "-n", 2, "--select", "w > 30", "--columns", "event")
     assert all(f" {event} " in text for event in table["event"].gather(passing))
 
@@ -105,7 +105,7 @@ def test_merge_says_where_the_events_are(data: Path, tmp_path: Path, run_command
     other = make_dataset(tmp_path / "other", events=10, events_per_shard=16, first_source=5).path
     said = run_command(CLI, "merge", data, other, "--out", tmp_path / "both")
     assert said == f"50 events of 2 datasets are in {tmp_path / 'both'} (4 shards)\n"
-    assert Dataset.open(tmp_path / "both").n_events == 50
+    assert open_dataset(tmp_path / "both").n_events == 50
 
 
 def test_listing_the_commands_imports_nothing_heavy() -> None:
@@ -118,7 +118,7 @@ def test_listing_the_commands_imports_nothing_heavy() -> None:
 
 
 def test_datasets_are_read_without_torch() -> None:
-    modules = "shards.dataset, shards.plan, shards.operations.verify, shards.writer"
+    modules = "shards.dataset, shards.plan, shards.verify, shards.writer"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

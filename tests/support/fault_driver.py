@@ -20,7 +20,7 @@ from ingest.conversion.options import Options
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 from shards.base import InputError, OutputError, XecError
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 from support.ingest_files import digests
 
 SPLITS = ("train", "val")
@@ -55,7 +55,7 @@ def problem(out: Path, reference: dict[str, str]) -> str | None:
     for split in SPLITS:
         folder = out / split
         try:
-            Dataset.open(folder, check="full")
+            open_dataset(folder, check="full")
         except InputError as error:
             if (folder / "manifest.json").exists():
                 return f"{split} has a manifest, but: {error}"

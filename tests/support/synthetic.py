@@ -12,6 +12,7 @@ from shards.dataset import Dataset
 from shards.geometry import nominal
 from shards.manifest import Settings, SourceInfo
 from shards.normalization import Normalization, normalize, preset
+from shards.opening import open_dataset
 from shards.order import event_keys, sort_events
 from shards.writer import DatasetWriter, ShardRows
 
@@ -105,4 +106,4 @@ def make_dataset(
     writer.append(rows)
     assert counts is not None
     writer.close(infos, counts)
-    return Dataset.open(path, check="none")
+    return open_dataset(path, check="none")

@@ -123,10 +123,10 @@ def _entry_of(sources: Sequence[Source], entry: int) -> tuple[Chunk, str]:
 
 
 def _from_dataset(path: Path, run: int | None, event: int | None, entry: int | None) -> Event:
-    from shards.dataset import Dataset
     from shards.normalization import denormalize
+    from shards.opening import open_dataset
 
-    dataset = Dataset.open(path)
+    dataset = open_dataset(path)
     row = entry if entry is not None else _row_of(dataset.table(["run", "event"]), path, run, event)
     sensors, truth = dataset.read([row])
     npho, time = denormalize(sensors[0], dataset.normalization)

@@ -74,10 +74,10 @@ def training_views(facts: ModelFacts, data: Path | None = None) -> list[tuple[Da
     Raises:
         InputError, ConfigError: it cannot be read.
     """
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
     if data is not None:
-        dataset = Dataset.open(data)
+        dataset = open_dataset(data)
         return [(dataset, dataset.rows())]
     from xectrain.data import open_training_data
 

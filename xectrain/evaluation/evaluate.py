@@ -157,8 +157,8 @@ def _samples(inputs: dict[str, NDArray[Any]], further: Mapping[str, str]) -> dic
     """Sub-samples: all events, the fiducial ones, those of the signal energy in a wider spectrum, and what is asked."""
     import polars as pl
 
-    from shards.selection import NAMED_CUTS
-    from shards.selection import evaluate as passing
+    from shards.expressions import NAMED_CUTS
+    from shards.expressions import evaluate as passing
 
     frame = pl.DataFrame(inputs)
     every = np.ones(frame.height, dtype=bool)

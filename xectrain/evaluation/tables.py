@@ -142,6 +142,6 @@ def selected_by(table: TaskTable, expression: str | None) -> TaskTable:
     """The rows that pass an expression on the table's columns; all without one."""
     if expression is None:
         return table
-    from shards.selection import evaluate
+    from shards.expressions import evaluate
 
     return table.selected(evaluate(expression, _frame(table.columns)))

@@ -162,7 +162,7 @@ class ShardPart:
         starts = self.dataset.starts
         if select is None:
             return np.arange(starts[first], starts[last], dtype=np.int64)
-        from shards.selection import columns_of, evaluate
+        from shards.expressions import columns_of, evaluate
 
         if select.endswith(".json"):
             rows: NDArray[np.int64] = self.dataset.rows(select)
@@ -282,9 +282,9 @@ def _passing(
     """Which events of a chunk pass; sensor summaries are made when the expression names one."""
     import polars as pl
 
+    from shards.expressions import columns_of, evaluate
     from shards.geometry import nominal_faces
     from shards.normalization import normalize
-    from shards.selection import columns_of, evaluate
     from shards.sidecar import SUMMARY_COLUMNS, summarize
 
     table = dict(columns)
@@ -304,9 +304,9 @@ def open_parts(data: Sequence[Path], schema: str = "mc", tree: str | None = None
     if any(are_datasets) and not all(are_datasets):
         raise InputError("give shard datasets or ROOT files, not both", found=", ".join(str(p) for p in data))
     if data and all(are_datasets):
-        from shards.dataset import Dataset
+        from shards.opening import open_dataset
 
-        return [ShardPart(Dataset.open(path, check="quick")) for path in data]
+        return [ShardPart(open_dataset(path, check="quick")) for path in data]
     from ingest.reading.rootio import open_sources
 
     return [RootPart(source) for source in open_sources(list(data), tree, schema)]

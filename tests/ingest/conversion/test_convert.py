@@ -21,6 +21,7 @@ from shards.dataset import Dataset
 from shards.dead import DeadEntry, DeadList
 from shards.geometry import nominal
 from shards.normalization import denormalize, normalize, preset, valid
+from shards.opening import open_dataset
 from shards.operations.merge import merge
 from shards.order import assign_splits, event_keys
 
@@ -67,7 +68,7 @@ def reference(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def rows(out: Path) -> tuple[Dataset, np.ndarray, np.ndarray]:
     """(dataset, run, event) in dataset order."""
-    data = Dataset.open(out, check="full")
+    data = open_dataset(out, check="full")
     table = data.table()
     return data, table["run"].to_numpy(), table["event"].to_numpy()
 
@@ -101,7 +102,7 @@ def test_the_order_is_that_of_the_hash(reference: Path, files: list[Path]) -> No
 
 
 def test_counts_are_those_of_the_data(reference: Path, trees: list[Any]) -> None:
-    manifest = Dataset.open(reference).manifest
+    manifest = open_dataset(reference).manifest
     total = None
     for tree in trees:
         counts = normalize(tree["npho"], tree["relative_time"], preset("standard")).counts
@@ -116,7 +117,7 @@ def test_counts_are_those_of_the_data(reference: Path, trees: list[Any]) -> None
 
 
 def test_the_manifest_says_what_was_read(reference: Path, files: list[Path]) -> None:
-    manifest = Dataset.open(reference).manifest
+    manifest = open_dataset(reference).manifest
     assert {s.name for s in manifest.sources} == {"run0.root", "run1.root"}
     assert manifest.settings.time_reference == "relative"
     columns = {c.name: c for c in manifest.settings.columns}
@@ -192,7 +193,7 @@ def test_ties_of_the_hash_are_broken_by_source_and_entry(
         "ingest.conversion.cleaning.event_keys", lambda seed, source, entries: (entries % 3).astype(np.uint64)
     )
     run(files, tmp_path / "d")
-    table = Dataset.open(tmp_path / "d", check="full").table()
+    table = open_dataset(tmp_path / "d", check="full").table()
     found = list(zip(table["entry"] % 3, table["source"], table["entry"], strict=True))
     assert found == sorted(found)
     assert len(set(found)) == sum(N)
@@ -251,7 +252,7 @@ def test_splits_are_disjoint_complete_and_in_hash_order(
     if by != "event":
         assert len({r for r, _ in parts[0]} & {r for r, _ in parts[1]}) == 0
     total = result.manifests[0].counts + result.manifests[1].counts
-    np.testing.assert_array_equal(total.dead, Dataset.open(reference).manifest.counts.dead)
+    np.testing.assert_array_equal(total.dead, open_dataset(reference).manifest.counts.dead)
 
 
 def test_a_split_without_events_is_refused_before_anything_is_published(files: list[Path], tmp_path: Path) -> None:
@@ -261,12 +262,12 @@ def test_a_split_without_events_is_refused_before_anything_is_published(files: l
 
 
 def test_selections_on_columns_and_on_summaries(files: list[Path], reference: Path, tmp_path: Path) -> None:
-    table = Dataset.open(reference).table()
+    table = open_dataset(reference).table()
     threshold = float(np.median(table["npho_sum"].to_numpy()))
     for number, expression in enumerate(("u > 0 and event < 560", f"npho_sum > {threshold}", "entry < 10")):
         out = tmp_path / str(number)
         manifest = run(files, out, select=expression).manifest
-        expected = Dataset.open(reference).rows(expression)
+        expected = open_dataset(reference).rows(expression)
         assert np.array_equal(rows(out)[2], table["event"].to_numpy()[expected])
         assert manifest.settings.selection == expression
         assert manifest.summed("dropped") == {"selection": sum(N) - len(expected)}
@@ -317,8 +318,8 @@ def test_channels_found_dead_are_dead_in_all_events_of_the_run(tmp_path: Path) -
     path = write_tree(tmp_path / "a.root", tree)
     run([path], tmp_path / "with", dead_if_invalid_fraction=0.9)
     run([path], tmp_path / "without")
-    assert Dataset.open(tmp_path / "with").manifest.counts.dead[9] == 20
-    assert Dataset.open(tmp_path / "without").manifest.counts.dead[9] == 19
+    assert open_dataset(tmp_path / "with").manifest.counts.dead[9] == 20
+    assert open_dataset(tmp_path / "without").manifest.counts.dead[9] == 19
 
 
 def test_preparing_is_a_step_of_its_own_where_it_is_needed(files: list[Path], tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_preparing_is_a_step_of_its_own_where_it_is_needed(files: list[Path], tm
 
 def test_a_time_floor_invalidates_times_for_ever(files: list[Path], tmp_path: Path) -> None:
     run(files[:1], tmp_path / "d", time_floor=100.0)
-    data = Dataset.open(tmp_path / "d")
+    data = open_dataset(tmp_path / "d")
     npho, time = denormalize(data.read(np.arange(N[0]))[0], data.normalization)
     assert np.isnan(time[npho < 99.9]).all()
     assert np.isfinite(time[npho > 100.1]).all()
@@ -344,7 +345,7 @@ def test_a_time_floor_invalidates_times_for_ever(files: list[Path], tmp_path: Pa
 def test_float16_and_other_normalizations(files: list[Path], trees: list[Any], tmp_path: Path) -> None:
     norm = preset("sqrt", npho_scale=10000.0)
     run(files[:1], tmp_path / "d", normalization=norm, dtype="float16", shuffle=False)
-    data = Dataset.open(tmp_path / "d")
+    data = open_dataset(tmp_path / "d")
     sensors, _ = data.read(np.arange(N[0]))
     assert data.dtype == "float16"
     expected = normalize(trees[0]["npho"], trees[0]["relative_time"], norm, dtype="float16").sensors
@@ -356,7 +357,7 @@ def test_a_column_that_only_some_sources_have_is_missing_in_the_others(trees: li
     first = write_tree(tmp_path / "a.root", {**trees[0], "energyDep": np.full(N[0], 0.05)})
     second = write_tree(tmp_path / "b.root", trees[1])
     manifest = run([first, second], tmp_path / "d").manifest
-    table = Dataset.open(tmp_path / "d").table()
+    table = open_dataset(tmp_path / "d").table()
     np.testing.assert_array_equal(np.isnan(table["energy_dep"].to_numpy()), table["run"].to_numpy() == 101)
     assert manifest.summed("invalid_scalars") == {}
 
@@ -367,7 +368,7 @@ def test_unknown_scalars_are_nan_and_counted(trees: list[Any], tmp_path: Path) -
     path = write_tree(tmp_path / "a.root", {**trees[0], "energyTruth": energy})
     manifest = run([path], tmp_path / "d", select="event != 60").manifest
     assert manifest.sources[0].invalid_scalars == {"energy": 2}
-    assert int(np.isnan(Dataset.open(tmp_path / "d").table()["energy"].to_numpy()).sum()) == 2
+    assert int(np.isnan(open_dataset(tmp_path / "d").table()["energy"].to_numpy()).sum()) == 2
 
 
 def test_sources_that_disagree_on_the_time_reference_are_refused(trees: list[Any], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from support.ingest_files import digests, events, write_tree
 
 from shards.base import InputError
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 
 TESTS = Path(__file__).parents[2]
 HERE = TESTS / "support"
@@ -81,11 +81,11 @@ def complete(out: Path) -> bool:
     done = []
     for split in ("train", "val"):
         if (out / split / "manifest.json").exists():
-            Dataset.open(out / split, check="full")
+            open_dataset(out / split, check="full")
             done.append(split)
         else:
             with pytest.raises(InputError, match="is not a complete dataset"):
-                Dataset.open(out / split)
+                open_dataset(out / split)
     return len(done) == 2
 
 

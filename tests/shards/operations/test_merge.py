@@ -24,8 +24,8 @@ from ingest.conversion.options import Options
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 from shards.base import ConfigError, CorruptError, InputError, OutputError
-from shards.dataset import Dataset
 from shards.manifest import MANIFEST, Manifest
+from shards.opening import open_dataset
 from shards.operations.merge import merge
 from shards.operations.split import split, split_rows
 from shards.order import parse_split
@@ -101,7 +101,7 @@ def test_splitting_gives_the_bytes_of_a_conversion_with_that_split(
     """Here nothing was out of domain, nudged or saturated, so that even the counts can be made again."""
     whole = converted(root_files, tmp_path / "whole")
     fractions, seed = {"train": 0.6, "val": 0.4}, 0
-    while any(not rows.size for rows in split_rows(Dataset.open(whole), fractions, by, seed).values()):
+    while any(not rows.size for rows in split_rows(open_dataset(whole), fractions, by, seed).values()):
         seed += 1  # three sources with new identifiers every time may all fall into one part
     converted(root_files, tmp_path / "parts", split="train=0.6,val=0.4", split_by=by, split_seed=seed)
     manifests = split(whole, tmp_path / "cut", fractions, by, seed)
@@ -123,7 +123,7 @@ def test_merging_is_sorting(
         for i, n in enumerate(sizes)
     ]
     merged = merge([parts[i].path for i in order if i < len(parts)], folder / "merged")
-    data = Dataset.open(folder / "merged", check="full")
+    data = open_dataset(folder / "merged", check="full")
     assert merged.n_events == sum(sizes)
     assert [s.events for s in merged.shards[:-1]] == [per_shard] * (len(merged.shards) - 1)
     events = data.column("event").tolist()
@@ -240,7 +240,7 @@ def test_dead_lists_are_united_unless_a_shared_run_contradicts(tmp_path: Path) -
     def found(sensor: int, run: int) -> dict[str, Any]:
         return {"sensor": sensor, "run_first": run, "run_last": run, "kind": "invalid", "reason": "found"}
 
-    runs = [set(Dataset.open(path).column("run").astype(int).tolist()) for path in (one, two)]
+    runs = [set(open_dataset(path).column("run").astype(int).tolist()) for path in (one, two)]
     shared = sorted(runs[0] & runs[1])[0]
     rewrite(one, with_conversion(dead=[found(7, 1)], skipped=[{"name": "b", "reason": "r"}], source_order=None))
     rewrite(two, with_conversion(dead=[found(9, 2)], skipped=[{"name": "a", "reason": "r"}], source_order=None))
@@ -331,9 +331,9 @@ def test_split_rows_copies_nothing_and_agrees_with_split(tmp_path: Path) -> None
     assert not set(runs[rows["train"]]) & set(runs[rows["val"]])
     split(whole.path, tmp_path / "parts", {"train": 0.7, "val": 0.3}, by="run")
     for name, mine in rows.items():
-        np.testing.assert_array_equal(Dataset.open(tmp_path / "parts" / name).read(mine * 0)[1].shape[0], len(mine))
+        np.testing.assert_array_equal(open_dataset(tmp_path / "parts" / name).read(mine * 0)[1].shape[0], len(mine))
         np.testing.assert_array_equal(
-            Dataset.open(tmp_path / "parts" / name).column("event"), whole.column("event")[mine]
+            open_dataset(tmp_path / "parts" / name).column("event"), whole.column("event")[mine]
         )
 
 

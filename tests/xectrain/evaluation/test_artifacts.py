@@ -12,7 +12,7 @@ from support.synthetic import make_dataset, make_events
 from support.trained import COLUMNS, tiny_run, tiny_sensor_run
 
 from shards import geometry as geo
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 from xectrain.evaluation.artifacts import validation_parts, write_artifacts
 from xectrain.evaluation.evaluate import Options
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
@@ -27,7 +27,7 @@ TASKS = ("energy", "uvwFI")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     make_dataset(folder / "toy", 40, events_per_shard=16, columns=COLUMNS)
-    tiny_run(folder / "run", Dataset.open(folder / "toy"), tasks=TASKS)
+    tiny_run(folder / "run", open_dataset(folder / "toy"), tasks=TASKS)
     return folder
 
 
@@ -59,7 +59,7 @@ def test_everything_of_a_run(place):
 
 @pytest.mark.slow
 def test_files_of_an_inpainter(place, tmp_path):
-    run = tiny_sensor_run(tmp_path / "run", Dataset.open(place / "toy"), "inpaint")
+    run = tiny_sensor_run(tmp_path / "run", open_dataset(place / "toy"), "inpaint")
     folder = write_artifacts(run)
     assert {"card.html", "metrics.json", "predictions.root", "resolution_sensors.pdf", "loss_curves.pdf"} <= {
         p.name for p in folder.iterdir()
@@ -68,7 +68,7 @@ def test_files_of_an_inpainter(place, tmp_path):
 
 
 def test_some_rows_of_a_dataset_are_a_part(place, predictor):
-    dataset = Dataset.open(place / "toy")
+    dataset = open_dataset(place / "toy")
     rows = np.array([0, 3, 15, 16, 31, 39])
     part = ShardPart(dataset, rows)
     wanted = Wanted(4, "cpu", predictor.facts.normalization)
@@ -85,7 +85,7 @@ def test_some_rows_of_a_dataset_are_a_part(place, predictor):
 
 
 def test_the_validation_set_is_what_the_run_was_validated_on(place, tmp_path):
-    dataset = Dataset.open(place / "toy")
+    dataset = open_dataset(place / "toy")
     run = tiny_run(tmp_path / "run", dataset, tasks=("energy",), data__val="[]", data__val_fraction=0.3)
     (part,) = validation_parts(load(run, device="cpu"))
     assert 0 < part.events < 40
@@ -145,4 +145,4 @@ def test_the_worst_events_are_kept_in_order(predictor):
 def test_spreads_are_those_of_the_training_set(place, predictor):
     found = spreads(predictor)
     assert set(found) == {"energy", "u", "v", "w"}
-    assert found["energy"] == pytest.approx(np.std(Dataset.open(place / "toy").column("energy")), rel=1e-6)
+    assert found["energy"] == pytest.approx(np.std(open_dataset(place / "toy").column("energy")), rel=1e-6)

@@ -13,7 +13,7 @@ from support.trained import COLUMNS, tiny_run, tiny_sensor_run
 
 from ingest.toymc import Options, write
 from shards.base import ConfigError, InputError
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 from xectrain.evaluation.energy_line import Line, study_line
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor, load
@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lines")
     write(folder / "cex.root", 300, Options(energy="cex"))
     make_dataset(folder / "data", 24, columns=COLUMNS)
-    tiny_run(folder / "run", Dataset.open(folder / "data"), tasks=("energy",))
+    tiny_run(folder / "run", open_dataset(folder / "data"), tasks=("energy",))
     return folder
 
 
@@ -56,7 +56,7 @@ def parts(place: Path) -> list[Part]:
 
 def test_a_line_is_found_and_written(place, parts, tmp_path):
     model = PhotonSum(load(place / "run", device="cpu").facts)
-    inpainter = load(tiny_sensor_run(tmp_path / "fill", Dataset.open(place / "data"), "inpaint"), device="cpu")
+    inpainter = load(tiny_sensor_run(tmp_path / "fill", open_dataset(place / "data"), "inpaint"), device="cpu")
     assert isinstance(inpainter, SensorPredictor)
     results = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", Settings(), inpainter=inpainter)
     names = [r.name for r in results]

@@ -16,7 +16,7 @@ from support.trained import COLUMNS, tiny_run, write_root
 from typer.testing import CliRunner
 
 from shards.base import ConfigError, CorruptError, InputError, OutputError
-from shards.dataset import Dataset
+from shards.opening import open_dataset
 from xectrain.baselines import STRONG
 from xectrain.cli.evaluate import app
 from xectrain.evaluation.classical import calibrated_baselines
@@ -106,7 +106,7 @@ def test_the_mean_is_the_model_s_own(place, predictor, result):
     means = table.prediction("mean")["energy"]
     assert np.ptp(means) == 0
     assert means[0] == pytest.approx(predictor.facts.means["energy"])
-    assert means[0] == pytest.approx(np.mean(Dataset.open(place / "train").column("energy")), rel=1e-6)
+    assert means[0] == pytest.approx(np.mean(open_dataset(place / "train").column("energy")), rel=1e-6)
 
 
 def test_the_report_stands_alone_and_escapes(place, result):
@@ -167,7 +167,7 @@ def test_root_files_give_the_same_numbers_as_their_shards(place, predictor, tmp_
 
 def test_without_training_data_only_the_mean_is_compared(place, tmp_path, caplog):
     shutil.copytree(place / "train", tmp_path / "gone")
-    tiny_run(tmp_path / "run", Dataset.open(tmp_path / "gone"), tasks=("energy",))
+    tiny_run(tmp_path / "run", open_dataset(tmp_path / "gone"), tasks=("energy",))
     shutil.rmtree(tmp_path / "gone")
     facts = load(tmp_path / "run", device="cpu").facts
     found = calibrated_baselines(facts)

@@ -86,9 +86,9 @@ def test_a_filled_sensor_does_not_depend_on_its_own_value(inpainter):
 
 
 def test_stored_sensors_come_out_as_they_are_stored(place, inpainter):
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
-    dataset = Dataset.open(place / "data")
+    dataset = open_dataset(place / "data")
     import torch
 
     sensors, _ = dataset.read(np.arange(4))
@@ -155,9 +155,9 @@ def test_autoencoder_inference_is_a_row_per_event(place, autoencoder, tmp_path):
 
 
 def test_hiding_belongs_to_the_inpainter(place, tmp_path):
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
-    run = tiny_run(tmp_path / "run", Dataset.open(place / "data"), tasks=("energy",))
+    run = tiny_run(tmp_path / "run", open_dataset(place / "data"), tasks=("energy",))
     with pytest.raises(ConfigError, match="hiding sensors belongs to the inpainter"):
         infer(load(run, device="cpu"), open_parts([place / "data"]), tmp_path / "p.root", Request(hide=True))
 
@@ -206,9 +206,9 @@ def test_evaluate_takes_these_modes_too(place, tmp_path):
 
 
 def test_a_regressor_is_no_inpainter(place, tmp_path):
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
-    run = tiny_run(tmp_path / "run", Dataset.open(place / "data"), tasks=("energy",))
+    run = tiny_run(tmp_path / "run", open_dataset(place / "data"), tasks=("energy",))
     arguments = [str(run), "--data", str(place / "data"), "--out", str(tmp_path / "out")]
     with pytest.raises(ConfigError, match="predicts no sensors"):
         CliRunner().invoke(compare_cli.app, arguments, catch_exceptions=False)

@@ -251,9 +251,9 @@ def test_a_checkpoint_takes_no_normalization(run):
 
 @pytest.mark.slow
 def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(run, tmp_path):
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
-    dataset = Dataset.open(run.parent / "data")
+    dataset = open_dataset(run.parent / "data")
     inpaint = tiny_sensor_run(tmp_path / "inpaint", dataset, "inpaint")
     path = tmp_path / "inpaint.onnx"
     CliRunner().invoke(app, [str(inpaint), "-o", str(path)], catch_exceptions=False)
@@ -270,9 +270,9 @@ def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(run, tmp_path)
 
 @pytest.mark.slow
 def test_an_autoencoder_predicts_every_sensor(run, tmp_path):
-    from shards.dataset import Dataset
+    from shards.opening import open_dataset
 
-    mae = tiny_sensor_run(tmp_path / "mae", Dataset.open(run.parent / "data"), "mae")
+    mae = tiny_sensor_run(tmp_path / "mae", open_dataset(run.parent / "data"), "mae")
     path = tmp_path / "mae.onnx"
     done = CliRunner().invoke(app, [str(mae), "-o", str(path)], catch_exceptions=False)
     assert "outputs pred_npho, pred_time" in done.output

@@ -15,8 +15,8 @@ from support.synthetic import make_dataset, make_events
 from support.trained import COLUMNS, tiny_run, write_root
 
 from shards.base import ConfigError, CorruptError, InputError, OutputError
-from shards.dataset import Dataset
 from shards.dead import DeadEntry, DeadList
+from shards.opening import open_dataset
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.readahead import ahead, read_source
 from xectrain.inference.regressor import IN_RANGE, Predictor, load
@@ -58,7 +58,7 @@ def test_shards_in_dataset_order(place, predictor, tmp_path):
     out = tmp_path / "pred.root"
     result = infer(predictor, open_parts([place / "data"]), out, Request())
     assert (result.events, result.existed) == (EVENTS, False)
-    table, truth = rows(out), Dataset.open(place / "data").table()
+    table, truth = rows(out), open_dataset(place / "data").table()
     np.testing.assert_array_equal(table["run"], truth["run"].to_numpy())
     np.testing.assert_array_equal(table["event"], truth["event"].to_numpy())
     np.testing.assert_array_equal(table["true_energy"], truth["energy"].to_numpy())
@@ -190,7 +190,7 @@ def test_metadata_says_how(place, predictor, tmp_path):
     assert found["tasks"] == "angle,energy,timing,uvwFI"
     assert found["npho_scheme"] == "log1p"
     assert found["npho_threshold"] == 100.0
-    assert found["dataset_fingerprint"] == Dataset.open(place / "data").fingerprint
+    assert found["dataset_fingerprint"] == open_dataset(place / "data").fingerprint
     assert found["model_digest"] == predictor.facts.digest
     assert found["events"] == EVENTS
     assert "0 inner" in str(found["face_names"])

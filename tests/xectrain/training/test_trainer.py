@@ -23,6 +23,7 @@ from support.synthetic import make_dataset
 
 from shards.base import ConfigError, XecError
 from shards.dataset import Dataset
+from shards.opening import open_dataset
 from xectrain.checkpoint import BEST, LAST, PREVIOUS, newest_valid, previous_names, read_checkpoint
 from xectrain.config.files import load_config
 from xectrain.config.tree import Config
@@ -155,7 +156,7 @@ def test_a_damaged_newest_checkpoint_falls_back(
 
 
 def test_training_learns_and_keeps_the_best(toy_dataset: Path, tmp_path: Path) -> None:
-    toy = Dataset.open(toy_dataset)
+    toy = open_dataset(toy_dataset)
     session.train(
         config(toy, train__epochs=12, schedule__warmup_epochs=1, optim__lr=1e-2, train__ema_decay=0.5), tmp_path
     )

@@ -15,7 +15,8 @@ from support.synthetic import make_dataset
 from shards import geometry as geo
 from shards.base import ConfigError, CorruptError, InputError
 from shards.dataset import Dataset
-from shards.selection import NAMED_CUTS, SavedView, columns_of, evaluate
+from shards.expressions import NAMED_CUTS, columns_of, evaluate, inlined
+from shards.selection import SavedView
 
 VALUES = [-30.0, -23.9, -1.0, 0.0, 0.5, 3.0, 23.9, np.nan, 40.0]
 TABLE = pl.DataFrame(
@@ -119,7 +120,7 @@ def test_the_fiducial_cut_is_that_of_the_geometry() -> None:
         ("u", "'u' is a number, not a condition"),
         ("u > 0 and w", "'w' is a number, not a condition"),
         ("ab(u) > 1", "unknown function 'ab'; did you mean 'abs'"),
-        ("u.real > 1", "does not allow 'u.real'"),
+        ("u.real > 1", "unknown column 'u.real'"),
         ("__import__('os').system('true') > 1", "does not allow"),
         ("(lambda: 1)() > 0", "does not allow"),
         ("[x for x in u] > 1", "does not allow"),
@@ -167,7 +168,7 @@ def test_rows_of_a_dataset(dataset: Dataset) -> None:
 
 
 def test_view_files_hold_the_expression_the_fingerprint_and_the_count(dataset: Dataset, tmp_path: Path) -> None:
-    view = SavedView.of(dataset, "fiducial and w < 20")
+    view = dataset.view("fiducial and w < 20")
     view.write(tmp_path / "view.json")
     value = json.loads((tmp_path / "view.json").read_text())
     assert value["expression"] == "fiducial and w < 20"
@@ -183,7 +184,7 @@ def test_views_of_other_datasets_and_damaged_ones_are_refused(dataset: Dataset, 
     file = tmp_path / "view.json"
     with pytest.raises(InputError, match="there is no such view file"):
         dataset.rows(str(file))
-    SavedView.of(dataset, "w < 20").write(file)
+    dataset.view("w < 20").write(file)
     other = make_dataset(tmp_path / "other", events=20)
     with pytest.raises(InputError, match=r"the view belongs to another dataset.*xec shards select .* 'w < 20'"):
         other.rows(str(file))
@@ -193,5 +194,46 @@ def test_views_of_other_datasets_and_damaged_ones_are_refused(dataset: Dataset, 
         dataset.rows(str(file))
     for text in ("{", "[]", '{"format": "x"}'):
         file.write_text(text)
-        with pytest.raises(CorruptError, match="is not a view file"):
+        with pytest.raises(CorruptError, match="is no view file"):
             dataset.rows(str(file))
+
+
+def test_lists_come_from_files_too(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("\ufeff# good runs\n1, 3\n5  # the last\n", encoding="utf-8")
+    table = pl.DataFrame({"run": [1, 2, 3, None]})
+    expression = f"run in @{tmp_path}/good.txt"
+    assert inlined(f"not ({expression})") == "not (run in [1, 3, 5])"
+    assert evaluate(expression, table).tolist() == [True, False, True, False]
+    assert evaluate(f"run not in @'{tmp_path}/good.txt'", table).tolist() == [False, True, False, False]
+    (tmp_path / "bad.txt").write_text("1\nruns\n")
+    with pytest.raises(ConfigError, match=r"bad\.txt: line 2: is no whole number \(found 'runs'\)"):
+        evaluate(f"run in @{tmp_path}/bad.txt", table)
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=r"empty\.txt: lists no number"):
+        evaluate(f"run in @{tmp_path}/empty.txt", table)
+    with pytest.raises(InputError, match="there is no such list of numbers"):
+        evaluate(f"run in @{tmp_path}/none.txt", table)
+
+
+def test_long_lists_and_chains_select_what_numpy_selects() -> None:
+    runs = np.arange(200)
+    table = pl.DataFrame({"run": runs})
+    wanted = list(range(1, 20_001, 2))
+    assert (evaluate(f"run in {wanted}", table) == np.isin(runs, wanted)).all()
+    chain = " or ".join(f"run == {run}" for run in range(0, 3000, 3))
+    assert (evaluate(chain, table) == (runs % 3 == 0)).all()
+    with pytest.raises(ConfigError, match="is too deeply nested"):
+        evaluate("not " * 3000 + "(run > 0)", table)
+
+
+def test_whole_numbers_are_compared_exactly() -> None:
+    table = pl.DataFrame({"stamp": [2**62, 2**62 + 1, 2**62 + 2]})
+    assert evaluate(f"stamp == {2**62 + 1}", table).tolist() == [False, True, False]
+    assert evaluate(f"stamp in [{2**62}, {2**62 + 2}]", table).tolist() == [True, False, True]
+    assert evaluate(f"stamp < {2**63}", table).all()
+
+
+def test_columns_with_dots_are_named_as_they_are() -> None:
+    table = pl.DataFrame({"reco.e": [1.0, 2.0], "e": [5.0, 5.0]})
+    assert evaluate("reco.e > 1.5", table).tolist() == [False, True]
+    assert columns_of("reco.e > 1.5", table.columns) == ["reco.e"]

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shards.base import CorruptError, progress
 from shards.dataset import Dataset
-from shards.manifest import MANIFEST, SHARD_FOLDER, FileInfo, Manifest
+from shards.manifest import MANIFEST, SHARD_FOLDER, FileInfo
 from shards.sidecar import PLACE_COLUMNS, as_float, read_sidecar
 from shards.tarfmt import BLOCK, INDEX_VERSION, SampleLayout, index_text, tar_header
 from shards.writer import BLOCK_EVENTS, file_info, sample_keys
@@ -66,7 +68,7 @@ def verify(path: Path | str, full: bool = False) -> VerifyReport:
         InputError: there is no manifest.
         CorruptError: the manifest itself is damaged. What is wrong with shards is in the report.
     """
-    dataset = Dataset(Path(path), Manifest.read(path))
+    dataset = Dataset.at(path)
     problems = [*_manifest_problems(dataset), *_strangers(dataset)]
     for shard in _followed(dataset, full):
         problems += _shard_problems(dataset, shard, full)
@@ -139,9 +141,6 @@ def _file_problems(path: Path, info: FileInfo, digest: bool) -> Iterator[Corrupt
 
 
 def _quick_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     events, layout = dataset.manifest.shards[shard].events, dataset.manifest.settings.layout
     sidecar = dataset.file(shard, "parquet")
     try:

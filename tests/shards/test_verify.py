@@ -16,9 +16,10 @@ from support.synthetic import make_dataset
 from shards.base import CorruptError
 from shards.dataset import Dataset
 from shards.manifest import MANIFEST, Manifest
-from shards.operations.verify import verify
+from shards.opening import open_dataset
 from shards.sidecar import read_sidecar
 from shards.tarfmt import BLOCK, index_text
+from shards.verify import verify
 from shards.writer import file_info
 
 PER_SHARD = 8
@@ -32,7 +33,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dataset(pristine: Path, tmp_path: Path) -> Dataset:
     shutil.copytree(pristine, tmp_path / "copy")
-    return Dataset.open(tmp_path / "copy", check="none")
+    return open_dataset(tmp_path / "copy", check="none")
 
 
 def forge(dataset: Dataset, shard: int = 1) -> None:
@@ -134,10 +135,10 @@ def copy_a_manifest_from_another_dataset(d: Dataset) -> None:
     ],
 )
 def test_opening_a_dataset_finds(dataset: Dataset, corrupt: Callable[[Dataset], None], message: str) -> None:
-    Dataset.open(dataset.path)
+    open_dataset(dataset.path)
     corrupt(dataset)
     with pytest.raises(CorruptError, match=message):
-        Dataset.open(dataset.path)
+        open_dataset(dataset.path)
     assert not verify(dataset.path, full=True).ok
 
 
@@ -260,7 +261,7 @@ def test_counts_that_contradict_each_other_are_found(dataset: Dataset) -> None:
     value["sources"][0]["used"] += 1
     path.write_text(json.dumps(value))
     with pytest.raises(CorruptError, match=r"shards and sources count differently .found 20, expected 21"):
-        Dataset.open(dataset.path)
+        open_dataset(dataset.path)
     value["sources"][0]["used"] -= 1
     value["shards"][2]["events"] += 1
     value["events"] += 1
@@ -277,7 +278,7 @@ def test_all_is_well_with_a_good_dataset(dataset: Dataset) -> None:
         assert report.ok
         assert (report.shards, report.events, report.full) == (3, 20, full)
         report.require()
-    Dataset.open(dataset.path, check="full")
+    open_dataset(dataset.path, check="full")
 
 
 def test_every_problem_is_listed(dataset: Dataset) -> None:
