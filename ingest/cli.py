@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shards.base import ConfigError
+from shards.base import ConfigError, duration_text, size_text
 
 if TYPE_CHECKING:
     from ingest.conversion.convert import Conversion
@@ -170,16 +170,6 @@ def _run(
     return run_step(step, make_plan(sources, skipped, options), out, task=task, tasks=tasks, workers=workers)
 
 
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
 def _normalization(name: str, parameters: list[str]) -> Normalization:
     from shards.normalization import preset
 
@@ -259,8 +249,8 @@ def inspect(
     total = sum(source.entries for source in sources)
     seconds = 1.6 * sample.seconds / sample.events * total
     typer.echo(
-        f"converting all {total} events gives {look.expected_bytes(sources, dtype.value) / 1e9:.2f} GB of shards, "
-        f"as much again while it runs, in about {_duration(seconds)} on one core"
+        f"converting all {total} events gives {size_text(look.expected_bytes(sources, dtype.value))} of shards, "
+        f"as much again while it runs, in about {duration_text(seconds)} on one core"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shards.base import CorruptError
+from shards.base import CorruptError, output_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,7 +86,10 @@ def select(
 ) -> None:
     """Count the events that pass a condition, and keep it as a view: an expression, no copy of the data."""
     from shards.opening import open_dataset
+    from shards.selection import SavedView
 
+    if out is not None:
+        output_file(out, "view file", SavedView.read)
     dataset = open_dataset(data)
     view = dataset.view(expression)
     share = 100 * view.count / max(len(dataset), 1)

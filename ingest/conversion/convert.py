@@ -12,7 +12,6 @@ cluster the two in the middle run as arrays, one task doing every n-th piece.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +36,17 @@ from ingest.conversion.prepare import (
 )
 from ingest.conversion.work import WorkFolder
 from ingest.reading.rootio import Skipped, Source
-from shards.base import ConfigError, InputError, LockedError, OutputError, locked, progress
+from shards.base import (
+    ConfigError,
+    InputError,
+    LockedError,
+    OutputError,
+    local_path,
+    locked,
+    output_folder,
+    progress,
+    size_text,
+)
 from shards.manifest import MANIFEST, Manifest, ShardInfo
 
 logger = logging.getLogger(__name__)
@@ -84,9 +93,9 @@ def convert(
         OutputError: `out` holds something else, or cannot be written.
         LockedError: another process is converting into `out`.
     """
-    folder = Path(out)
     plan = make_plan(sources, skipped, options)
     selection_columns(plan)
+    folder = output_place(plan, out)
     done = _result_if_finished(plan, folder)
     if done is not None:
         return done
@@ -112,13 +121,13 @@ def run_step(step: str, plan: Plan, out: Path, *, task: int = 0, tasks: int = 1,
     """
     if step not in STEPS[1:] or not 0 <= task < tasks:
         raise ConfigError("no such step or task", found=f"{step}, task {task} of {tasks}")
+    output_place(plan, out)
     done = _result_if_finished(plan, out)
     if done is not None:
         return done
     work = WorkFolder(out)
     lock = out / (LOCK if step == "finalize" else f"{LOCK}-{step}-{task}-of-{tasks}")
-    _take_over_requeued(lock)
-    with _storage_errors(out), locked(lock, f"{_job()}{step} step, task {task} of {tasks}, into {out}"):
+    with _storage_errors(out), locked(lock, f"{step} step, task {task} of {tasks}, into {out}"):
         _begin(plan, work, out)
         if step == "finalize":
             prepared = Engine(plan, out).prepared
@@ -146,6 +155,14 @@ def finalize_folder(out: Path) -> Conversion:
     conversion = run_step("finalize", work.read_plan(), out)
     assert conversion is not None
     return conversion
+
+
+def output_place(plan: Plan, out: Path | str) -> Path:
+    """`out` as a folder, after making sure that datasets can be written there, and not among their own inputs."""
+    folder, inputs = local_path(out), [source.path for source in plan.sources]
+    for split in plan.options.splits:
+        output_folder(split_folder(folder, split), "dataset", lambda path: True, inputs)
+    return folder
 
 
 @contextmanager
@@ -190,16 +207,16 @@ def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
     shards = events * plan.settings.layout.stride
     free = shutil.disk_usage(out).free
     logger.info(
-        "%d files, %d events: needs up to %.1f GB for the shards and %.1f GB temporarily in %s; %.1f GB are free",
-        len(plan.sources), plan.entries, shards / 1e9, temporary / 1e9, work.path, free / 1e9,
+        "%d files, %d events: needs up to %s for the shards and %s temporarily in %s; %s are free",
+        len(plan.sources), plan.entries, size_text(shards), size_text(temporary), work.path, size_text(free),
     )  # fmt: skip
     if temporary + shards > free and options.select is None:
         work.remove()
         raise OutputError(
             "has too little free space",
             file=out,
-            found=f"{free / 1e9:.1f} GB",
-            expected=f"{(temporary + shards) / 1e9:.1f} GB",
+            found=size_text(free),
+            expected=size_text(temporary + shards),
             remedy="free some, choose another --out, or --dtype float16",
         )
 
@@ -316,24 +333,6 @@ def _finalize(plan: Plan, work: WorkFolder, out: Path, prepared: Prepared) -> li
     manifests = write_manifests(plan, work, out, all_results(plan, work), prepared, shards)
     work.remove()
     return manifests
-
-
-def _job() -> str:
-    """The SLURM job this runs in, for lock files."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    return f"SLURM job {job}, " if job else ""
-
-
-def _take_over_requeued(lock: Path) -> None:
-    """A job that SLURM requeued may remove the lock that it left itself on another node: its former self is gone."""
-    if not _job() or not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return
-    try:
-        if _job() in lock.read_text():
-            logger.warning("%s: left by this job before it was requeued; taking it over", lock)
-            lock.unlink(missing_ok=True)
-    except FileNotFoundError:
-        return
 
 
 __all__ = ["Conversion", "convert", "run_step"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 from shards.base.errors import LockedError
-from shards.base.publish import process_alive
+from shards.base.outputs import output_errors
+from shards.base.publish import process_alive, process_stat
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,8 @@ logger = logging.getLogger(__name__)
 def locked(path: Path | str, doing: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
 
-    A lock left by a dead process on this host is taken over with a warning; one from another host is never touched.
+    A lock left by a dead process on this host is taken over with a warning, as is one that this SLURM job left on
+    another node before it was requeued; any other from another host is never touched.
 
     Args:
         path: the lock file; its folder is made if need be.
@@ -29,38 +33,62 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
 
     Raises:
         LockedError: a living (or unreachable) process holds it.
+        OutputError: the folder cannot be written.
     """
     lock = Path(path)
-    lock.parent.mkdir(parents=True, exist_ok=True)
     mine = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": _process_started(os.getpid()),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         "doing": doing,
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": _restarts(),
     }
-    _acquire(lock, mine)
+    with output_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, mine)
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with suppress(OSError):
+            lock.unlink(missing_ok=True)
+
+
+def _restarts() -> int:
+    text = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _acquire(lock: Path, mine: dict[str, object]) -> None:
-    """Create `lock` with its content in one step (link is atomic, also on NFS), or explain who holds it."""
+    """Create `lock` with its content in one step, or explain who holds it."""
     _remove_abandoned_drafts(lock)
     draft = lock.with_name(f"{lock.name}.{socket.gethostname()}-{os.getpid()}")
     try:
         draft.write_text(json.dumps(mine))
         for _ in range(3):
             try:
-                os.link(draft, lock)
+                _link(draft, lock)
                 return
             except FileExistsError:
-                _remove_if_stale(lock)
+                _remove_if_stale(lock, mine)
         raise LockedError("changes hands faster than it can be taken", file=lock, remedy="try again")
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _link(draft: Path, lock: Path) -> None:
+    """Link is atomic, also on NFS. Where there are no hard links (exFAT, SMB, FUSE), a new file is next best."""
+    try:
+        os.link(draft, lock)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        try:
+            os.write(handle, draft.read_bytes())
+        finally:
+            os.close(handle)
 
 
 def _remove_abandoned_drafts(lock: Path) -> None:
@@ -72,37 +100,63 @@ def _remove_abandoned_drafts(lock: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _remove_if_stale(lock: Path) -> None:
-    """Remove the lock of a dead process on this host; raise LockedError for any other."""
+def _holder(text: str) -> dict[str, Any] | None:
+    """What a lock file says, None where it is no lock of ours; not by `documents`, which are heavy to import."""
     try:
-        text = lock.read_text()
-        holder = json.loads(text)
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    fits = isinstance(value, dict) and isinstance(value.get("host"), str) and isinstance(value.get("pid"), int)
+    return value if fits else None
+
+
+def _remove_if_stale(lock: Path, mine: dict[str, object]) -> None:
+    """Remove the lock of a dead process on this host, or of this job's former self; LockedError for any other."""
+    try:
+        text = lock.read_text(errors="replace")
     except FileNotFoundError:
         return
-    except ValueError:
+    holder = _holder(text)
+    if holder is None:
         raise LockedError(
             "is held, but does not name its holder", file=lock, remedy="remove it if nothing writes there"
-        ) from None
-    who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')} ({holder.get('doing')})"
-    if holder.get("host") != socket.gethostname():
+        )
+    who = f"process {holder['pid']} on {holder['host']} since {holder.get('since')} ({holder.get('doing')})"
+    if _is_former_self(holder, mine):
+        _take_over(lock, text, f"left by this job before it was requeued ({who})")
+        return
+    if holder["host"] != socket.gethostname():
         raise LockedError(f"is held by {who}", file=lock, remedy="if that process is gone, remove the lock file")
-    pid = int(holder["pid"])
+    pid = holder["pid"]
     if process_alive(pid) and _process_started(pid) == holder.get("process_started"):
         raise LockedError(f"is held by {who}", file=lock, remedy="wait for it to end")
-    logger.warning("%s: left by %s, which is gone; taking it over", lock, who)
+    _take_over(lock, text, f"left by {who}, which is gone")
+
+
+def _is_former_self(holder: Mapping[str, Any], mine: Mapping[str, object]) -> bool:
+    """Whether the lock is of the same SLURM job, of a start before this one: SLURM ends a job before it requeues it."""
+    before, now = holder.get("restarts"), mine["restarts"]
+    return bool(
+        mine["job"] and holder.get("job") == mine["job"] and isinstance(before, int) and before < cast(int, now)
+    )
+
+
+def _take_over(lock: Path, text: str, reason: str) -> None:
+    """Remove a lock whose content is `text`, unless somebody else was faster."""
+    logger.warning("%s: %s; taking it over", lock, reason)
     aside = lock.with_name(f"{lock.name}.stale-{os.getpid()}")
     try:
         lock.rename(aside)
     except FileNotFoundError:
         return
-    if aside.read_text() != text:  # somebody else took it over between our look and our rename: give it back
-        os.link(aside, lock)
+    if aside.read_text(errors="replace") != text:  # somebody else took it over since our look: give it back
+        _link(aside, lock)
     aside.unlink()
 
 
 def _process_started(pid: int) -> str | None:
     """Start time of a process in clock ticks since boot, which tells a process from a later one of the same number."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return process_stat(pid)[19]
     except OSError:
         return None

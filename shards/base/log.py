@@ -46,6 +46,22 @@ def setup_logging(debug: bool = False, file: Path | None = None) -> None:
     logging.captureWarnings(True)
 
 
+def size_text(size: float) -> str:
+    """Bytes for people: "330 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.4g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds for people: "45 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class Progress(Protocol):
     """What `progress` yields."""
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shards.base.errors import OutputError
+from shards.base.outputs import cannot_be_written
 
 _HOST = socket.gethostname().split(".")[0]
 
@@ -43,11 +44,13 @@ def published(path: Path | str, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync_directory(final.parent)
     except OSError as error:
-        if error.filename not in (None, str(part), str(final), str(final.parent)):
+        mine = error.filename is None or Path(os.fsdecode(error.filename)) in (part, final, *final.parents)
+        if not mine:
             raise  # the block failed on another file
-        raise OutputError(f"cannot be written: {error.strerror or error}", file=final) from error
+        raise cannot_be_written(final, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def publish_text(path: Path | str, text: str) -> None:
@@ -65,10 +68,13 @@ def publish_json(path: Path | str, value: Any) -> None:
 
 
 def sync_directory(folder: Path) -> None:
-    """Make renames in `folder` durable."""
+    """Make renames in `folder` durable, where the file system can: some (SMB, FUSE) take no fsync of a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
 
@@ -88,11 +94,18 @@ def remove_abandoned(folder: Path, name: str = "*") -> None:
 
 def process_alive(pid: int) -> bool:
     """Whether a process of this number runs on this host. One that was killed and is waited for by nobody does not."""
-    import psutil
-
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return False
-    except psutil.AccessDenied:
+    except PermissionError:
         return True
+    try:
+        return process_stat(pid)[0] not in ("Z", "X")
+    except OSError:  # it ended just now
+        return not Path("/proc/self").exists()
+
+
+def process_stat(pid: int) -> list[str]:
+    """The fields of `/proc/PID/stat` behind the name: the state first, start time in clock ticks as the twentieth."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

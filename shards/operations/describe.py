@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shards.base import size_text
 from shards.dataset import Dataset
 from shards.manifest import N_SENSORS, Manifest
 from shards.normalization import PRESETS, Normalization, RoundingReport, rounding
@@ -59,8 +60,8 @@ def _overview(dataset: Dataset) -> Iterator[str]:
     sizes = _sizes(manifest)
     yield f"{dataset.path}: {manifest.n_events} events in {len(manifest.shards)} shards"
     yield f"  fingerprint    {manifest.fingerprint}"
-    parts = ", ".join(f"{kind} {_bytes(size)}" for kind, size in sizes.items())
-    yield f"  size           {_bytes(sum(sizes.values()))} ({parts})"
+    parts = ", ".join(f"{kind} {size_text(size)}" for kind, size in sizes.items())
+    yield f"  size           {size_text(sum(sizes.values()))} ({parts})"
     stored = f"{settings.dtype}, times {settings.time_reference}, geometry {settings.geometry}"
     yield f"  sensors        {N_SENSORS}, {stored}"
     yield f"  normalization  {_normalization(settings.normalization)}"
@@ -85,14 +86,6 @@ def _normalization(norm: Normalization) -> str:
 
 def _sizes(manifest: Manifest) -> dict[str, int]:
     return {kind: sum(getattr(shard, kind).bytes for shard in manifest.shards) for kind in ("tar", "idx", "parquet")}
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.4g} {unit}"
-        size /= 1000
-    return f"{size:.4g} TB"
 
 
 def _columns(manifest: Manifest) -> Iterator[str]:

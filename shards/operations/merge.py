@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.base import InputError, OutputError, locked, progress
+from shards.base import InputError, OutputError, locked, output_folder, progress
 from shards.dataset import Dataset
 from shards.manifest import MANIFEST, Manifest, Settings, SourceInfo
 from shards.opening import open_dataset
@@ -41,13 +41,11 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Manifest:
     """
     if len(parts) < 2:
         raise InputError("merging needs at least two datasets", found=len(parts))
+    target = output_folder(out, "dataset", lambda path: True, parts)
     datasets = [open_dataset(part, check="full") for part in parts]  # never copy damage under a new digest
     settings = merged_settings(datasets)
     sources = merged_sources(datasets)
     counts, uncounted = merged_counts(datasets)
-    target = Path(out)
-    if any(target.resolve() == dataset.path.resolve() for dataset in datasets):
-        raise OutputError("is one of the datasets to be merged", file=target)
     done = existing(target, settings, sources)
     if done is not None:
         return done

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.base import InputError, OutputError, locked, progress
+from shards.base import InputError, locked, output_folder, progress
 from shards.dataset import Dataset
 from shards.manifest import Manifest, SourceInfo, Split
 from shards.normalization import SensorCounts, valid
@@ -62,6 +62,7 @@ def split(
         InputError: the dataset is part of a split itself, or a part would be empty.
         OutputError: something else is in the way.
     """
+    target = output_folder(out, "split", lambda place: True, [path])
     dataset = open_dataset(path, check="full")  # never copy damage under a new digest
     settings = dataset.manifest.settings
     if settings.split is not None:
@@ -72,9 +73,6 @@ def split(
     empty = [name for name, mine in rows.items() if not mine.size]
     if empty:
         raise InputError(f"no event falls into the part {empty[0]!r}", file=path, remedy="split by something finer")
-    target = Path(out)
-    if target.resolve() == dataset.path.resolve():
-        raise OutputError("is the dataset to be split", file=target)
     with locked(target / LOCK, f"splitting into {target}"):
         tallies = _tallies(dataset, rows)
         return {

@@ -122,7 +122,7 @@ def test_inspect_tells_everything_before_converting(file: Path, tmp_path: Path, 
         "dead-channel candidates: 17, 4100",
         "out_of_domain",
         "every (run, event) occurs once",
-        "converting all 45 events gives 0.00 GB of shards",
+        "converting all 45 events gives 1.797 MB",
     ):
         assert part in out
     with pytest.raises(InputError, match="has no branch for npho"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.synthetic import make_dataset
 
-from shards.base import ConfigError, CorruptError
+from shards.base import ConfigError, CorruptError, OutputError
 from shards.opening import open_dataset
 from shards.selection import SavedView
 
@@ -122,3 +122,17 @@ def test_datasets_are_read_without_torch() -> None:
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_select_replaces_its_own_view_and_nothing_else(
+    data: Path, tmp_path: Path, run_command: Callable[..., str]
+) -> None:
+    view = tmp_path / "v.json"
+    for expression in ("energy > 0", "energy > 1"):
+        run_command(CLI, "select", data, expression, "--out", view)
+    assert SavedView.read(view).expression == "energy > 1"
+    for other in (data / "manifest.json", data / "shards" / "000000.tar"):
+        before = other.read_bytes()
+        with pytest.raises(OutputError, match="is there and is no view file of this command"):
+            run_command(CLI, "select", data, "energy > 0", "--out", other)
+        assert other.read_bytes() == before

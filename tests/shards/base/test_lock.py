@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.base import LockedError, locked
+from shards.base import LockedError, OutputError, locked
 
 
 def test_second_holder_is_told_who_holds_it(tmp_path: Path) -> None:
@@ -54,3 +55,45 @@ def test_unreadable_lock_is_explained(tmp_path: Path) -> None:
     lock.write_text("")
     with pytest.raises(LockedError, match="does not name its holder"), locked(lock, "x"):
         pass
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", '{"state": 3}', "[" * 3000, '{"host": "a", "pid": "x"}', "\xff"])
+def test_a_lock_of_another_shape_is_explained(tmp_path: Path, text: str) -> None:
+    lock = tmp_path / ".lock"
+    lock.write_bytes(text.encode("latin-1"))
+    with pytest.raises(LockedError, match="does not name its holder"), locked(lock, "x"):
+        pass
+
+
+def test_a_requeued_job_takes_over_what_its_former_self_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / ".lock"
+    left = {"host": "node17", "pid": 1, "since": "noon", "doing": "converting", "job": "77", "restarts": 0}
+    for job, restarts, takes in (("77", "1", True), ("77", "0", False), ("78", "1", False), ("77", "many", False)):
+        lock.write_text(json.dumps(left))
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        if takes:
+            with locked(lock, "x"):
+                assert json.loads(lock.read_text())["restarts"] == 1
+        else:
+            with pytest.raises(LockedError, match="on node17"), locked(lock, "x"):
+                pass
+
+
+def test_where_there_are_no_hard_links_a_new_file_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    lock = tmp_path / ".lock"
+    with locked(lock, "x"), pytest.raises(LockedError, match=f"process {os.getpid()}"), locked(lock, "y"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_without_room_for_a_lock_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file" / "deep" / ".lock", tmp_path / ("n" * 300) / ".lock"):
+        with pytest.raises(OutputError, match=r"cannot be written: (Not a directory|File exists|File name too)"):
+            with locked(place, "x"):
+                pass

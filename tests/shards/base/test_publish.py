@@ -1,4 +1,6 @@
+import errno
 import os
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -110,3 +112,25 @@ def test_a_killed_process_that_nobody_waits_for_is_dead(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt"]
     child.wait()
     assert not process_alive(child.pid)
+
+
+def test_a_file_system_that_takes_no_fsync_of_folders_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("place", ["file/deep/a.txt", "n" * 300 + "/a.txt", "/".join(["d" * 200] * 25) + "/a.txt"])
+def test_places_that_cannot_be_written_are_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"cannot be written: (Not a directory|File exists|File name too long)"):
+        publish_text(tmp_path / place, "new")

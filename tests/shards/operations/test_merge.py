@@ -150,7 +150,7 @@ def test_merging_again_changes_nothing_and_says_so(tmp_path: Path, caplog: pytes
     other = make_dataset(tmp_path / "other", 20, 16, first_source=9).path
     with pytest.raises(OutputError, match="holds another dataset"):
         merge([parts[0], other], tmp_path / "out")
-    with pytest.raises(OutputError, match="is one of the datasets to be merged"):
+    with pytest.raises(OutputError, match="is an input of this command"):
         merge(parts, parts[0])
     with pytest.raises(InputError, match="merging needs at least two datasets"):
         merge(parts[:1], tmp_path / "out")
@@ -314,7 +314,7 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
         split(whole, tmp_path / "out", {"a": 0.5, "b": 0.5}, by="run")
     with pytest.raises(InputError, match="no event falls into the part 'b'"):
         split(whole, tmp_path / "out", {"a": 1 - 1e-9, "b": 1e-9})
-    with pytest.raises(OutputError, match="is the dataset to be split"):
+    with pytest.raises(OutputError, match="is an input of this command"):
         split(whole, whole, {"a": 0.5, "b": 0.5})
     with pytest.raises(ConfigError, match="cannot split by 'file'"):
         split(whole, tmp_path / "out", {"a": 0.5, "b": 0.5}, by="file")
