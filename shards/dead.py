@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from shards.base import ConfigError, InputError, published
+from shards.base import ConfigError, InputError, nearest, published
+from shards.base.documents import checked, read_text
 from shards.manifest import N_SENSORS
 
 KINDS = ("bad", "invalid")
+TABLE = ("run_first", "run_last", "sensor", "kind", "reason")
 LAST_RUN = 2**53
 """Stands for "no last run"; every run number below is an exact float64."""
 
@@ -35,6 +38,11 @@ class DeadEntry:
     """Inclusive."""
     kind: str = "bad"
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Entries:
+    dead: tuple[DeadEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,13 @@ class DeadList:
         )
         return np.stack([self.sensors(int(run)) for run in values])[inverse]
 
+    def masked(self, runs: npt.NDArray[Any], flagged: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+        """`mask`, united with the channels `flagged` event by event, bool (n, 4760); None where there are neither."""
+        listed = self.mask(runs)
+        if listed is None or flagged is None:
+            return flagged if listed is None else listed
+        return listed | flagged
+
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, for manifests: `run_last` is left out where it is open."""
         plain = [dataclasses.asdict(entry) for entry in self.entries]
@@ -85,13 +100,13 @@ class DeadList:
     @classmethod
     def from_list(cls, values: Sequence[Mapping[str, Any]]) -> DeadList:
         """The inverse of `to_list`."""
-        return cls.of(DeadEntry(**entry) for entry in values)
+        return cls.of(checked(_Entries, {"dead": list(values)}).dead)
 
     def write(self, path: Path) -> None:
         """Publish as CSV: `run_first,run_last,sensor,kind,reason`."""
         with published(path) as part, open(part, "w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(("run_first", "run_last", "sensor", "kind", "reason"))
+            writer.writerow(TABLE)
             for e in self.entries:
                 last = "" if e.run_last == LAST_RUN else e.run_last
                 writer.writerow((e.run_first, last, e.sensor, e.kind, e.reason))
@@ -107,16 +122,11 @@ def read_dead(path: Path | str) -> DeadList:
         InputError: unreadable, or a channel, run or kind that there is not; names the line.
     """
     file = Path(path)
-    try:
-        if file.suffix == ".parquet":
-            return _from_rows(file, _parquet_rows(file))
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"dead list cannot be read: {error.strerror or error}", file=file) from error
-    except UnicodeDecodeError:
-        raise InputError("is no dead list: it is not text", file=file) from None
-    if file.suffix == ".csv" or any("sensor" in line and "," in line for line in lines[:1]):
-        return _from_rows(file, csv.DictReader(lines))
+    if file.suffix.lower() == ".parquet":
+        return _from_rows(file, _parquet_rows(file))
+    lines = read_text(file, "dead list", InputError).splitlines()
+    if file.suffix.lower() == ".csv" or any("sensor" in line and "," in line for line in lines[:1]):
+        return _from_rows(file, csv.DictReader(lines, restkey="more values than columns"))
     return DeadList.of(_text_entries(file, lines))
 
 
@@ -130,22 +140,27 @@ def _text_entries(file: Path, lines: Sequence[str]) -> Iterable[DeadEntry]:
 def _parquet_rows(file: Path) -> list[dict[str, Any]]:
     try:
         return pl.read_parquet(file).to_dicts()
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"is no Parquet file: {error}", file=file) from None
+    except FileNotFoundError:
+        raise InputError("there is no such dead list", file=file) from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"is no Parquet file: {str(error).splitlines()[0]}", file=file) from None
 
 
 def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
     entries = []
     for number, raw in enumerate(rows, 1):
-        row = {str(k).strip(): "" if v is None else str(v).strip() for k, v in raw.items()}
+        row = {str(k).strip(): "" if v is None or v != v else str(v).strip() for k, v in raw.items()}
         item = f"row {number}"
         if "sensor" not in row:
             raise InputError(
                 "is no dead list",
                 file=file,
                 found=", ".join(row),
-                expected="columns run_first,run_last,sensor[,reason,kind]",
+                expected=f"columns {','.join(TABLE)}",
             )
+        for name in row:
+            if name not in TABLE:
+                raise InputError(f"unknown column {name!r} of a dead list", file=file, remedy=nearest(name, TABLE))
         kind = row.get("kind") or "bad"
         if kind not in KINDS:
             raise InputError(
@@ -160,18 +175,28 @@ def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
     return DeadList.of(entries)
 
 
+def _whole(text: str) -> int | None:
+    """A whole number, also as a table that has empty places writes it ("430001.0"); None for anything else."""
+    match = re.fullmatch(r"(\d{1,16})(?:\.0*)?", text, re.ASCII)
+    return int(match[1]) if match else None
+
+
 def _channel(text: str, file: Path, item: str) -> int:
-    if not text.isdigit() or int(text) >= N_SENSORS:
-        raise InputError("names no channel", file=file, item=item, found=repr(text), expected=f"0 to {N_SENSORS - 1}")
-    return int(text)
+    channel = _whole(text)
+    if channel is None or channel >= N_SENSORS:
+        raise InputError(
+            "names no channel", file=file, item=item, found=repr(text[:40]), expected=f"0 to {N_SENSORS - 1}"
+        )
+    return channel
 
 
 def _run(text: str | None, default: int, file: Path, item: str) -> int:
     if not text:
         return default
-    if not text.isdigit() or int(text) > LAST_RUN:
-        raise InputError("names no run", file=file, item=item, found=repr(text))
-    return int(text)
+    run = _whole(text)
+    if run is None or run > LAST_RUN:
+        raise InputError("names no run", file=file, item=item, found=repr(text[:40]), expected="a whole number")
+    return run
 
 
 def from_fractions(

@@ -27,6 +27,7 @@ SPILL = 2048
 """Rows sorted at a time: about 80 MB."""
 GATHER = 512
 """Rows written with one system call."""
+WITHOUT_SENSORS = "empty sensor vector"
 NOT_SELECTED = "selection"
 OVER_MAXIMUM = "max_events"
 
@@ -141,6 +142,9 @@ class Bucketer:
         keys = sort_keys(self._plan, source, entries)
         keep = self._cleaner.selected(chunk, dead)
         tally.drop(NOT_SELECTED, int((~keep).sum()))
+        if chunk.empty is not None:
+            tally.drop(WITHOUT_SENSORS, int((keep & chunk.empty).sum()))
+            keep &= ~chunk.empty
         if self._last_key is not None:
             over = keep & (keys > self._last_key)
             tally.drop(OVER_MAXIMUM, int(over.sum()))

@@ -37,10 +37,7 @@ class Cleaner:
 
     def dead_mask(self, chunk: Chunk) -> npt.NDArray[np.bool_] | None:
         """Channels not to be believed, bool (n, 4760), from lists and the `dead` branch; None where there are none."""
-        listed = self._dead.mask(chunk.columns["run"])
-        if listed is None or chunk.dead is None:
-            return chunk.dead if listed is None else listed
-        return listed | chunk.dead
+        return self._dead.masked(chunk.columns["run"], chunk.dead)
 
     def blocks(
         self, chunk: Chunk, which: Indices, dead: npt.NDArray[np.bool_] | None

@@ -88,7 +88,7 @@ def selected_keys(plan: Plan, unit: Unit, dead: DeadList) -> npt.NDArray[np.uint
 def _without_sensors(reader: SourceReader, first: int, last: int) -> Chunk:
     columns, invalid = reader.read_columns(first, last)
     nothing = np.zeros((last - first, 0), dtype=np.float32)
-    return Chunk(first, nothing, nothing, columns, None, invalid)
+    return Chunk(first, nothing, nothing, columns, None, invalid=invalid)
 
 
 def last_key(keys: Iterable[npt.NDArray[np.uint64]], max_events: int) -> int | None:

@@ -113,8 +113,7 @@ def sample(sources: Sequence[Source], events: int, norm: Normalization, dead: De
             for start, stop in _places(source.entries, -(-events // len(sources))):
                 for first in range(start, stop, BLOCK):
                     chunk = reader.read(first, min(first + BLOCK, stop))
-                    listed = dead.mask(chunk.columns["run"])
-                    mask = listed if chunk.dead is None else chunk.dead if listed is None else listed | chunk.dead
+                    mask = dead.masked(chunk.columns["run"], chunk.dead)
                     counts += normalize(chunk.npho, chunk.time, norm, mask).counts
                     low, high = np.fmin(low, chunk.npho.min(axis=0)), np.fmax(high, chunk.npho.max(axis=0))
                     values: dict[str, npt.NDArray[np.floating]] = {"npho": chunk.npho, "time": chunk.time}

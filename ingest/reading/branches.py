@@ -22,30 +22,48 @@ import xxhash
 from ingest.reading.rootfile import COPY_AGAIN, DECODE_ERRORS, short
 from shards.base import CorruptError, InputError
 
+PACKED = (uproot.interpretation.numerical.AsDouble32, uproot.interpretation.numerical.AsFloat16)
+"""Double32_t and Float16_t, where they are stored as integers or with fewer bits."""
+
 
 @dataclass(frozen=True)
 class Branch:
-    """What a branch holds."""
+    """What a branch holds, or a leaf of a branch that has several."""
 
     name: str
     typename: str
     """As ROOT would write it, for people."""
     dtype: np.dtype[Any] | None
-    """Native dtype of its numbers; None: not numbers."""
+    """Native dtype of its numbers; None: not numbers, or nothing that can be interpreted."""
     length: int | None
     """Numbers an entry; None: jagged."""
+    leaf: str = ""
+    """Which leaf of a branch that has several; the branch is then the name without it."""
 
     @property
     def numeric(self) -> bool:
         """Whether it holds plain numbers (or booleans)."""
         return self.dtype is not None and self.dtype.kind in "fiub"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it holds integers, which have no mark for a missing value, one in every place."""
+        return self.dtype is not None and self.dtype.kind in "iu" and self.length is not None
+
+    @property
+    def parent(self) -> str:
+        """Name of the branch in the tree."""
+        return self.name.removesuffix(f".{self.leaf}") if self.leaf else self.name
+
 
 class Reader(Protocol):
     """Serves entry ranges of one branch."""
 
-    def read_into(self, out: npt.NDArray[Any], start: int) -> None:
-        """Fill `out` (n, length), of any numeric dtype, with entries [start, start + n)."""
+    def read_into(self, out: npt.NDArray[Any], start: int) -> npt.NDArray[np.bool_] | None:
+        """Fill `out` (n, length), of any numeric dtype, with entries [start, start + n).
+
+        **Returns** which entries hold nothing, bool (n,), and are NaN in `out`; None where none does.
+        """
 
     def boundaries(self) -> npt.NDArray[np.int64]:
         """Entry numbers where its storage blocks begin, and the number of entries: good places to cut."""
@@ -65,35 +83,66 @@ class Where:
 
 
 def list_branches(tree: Any) -> dict[str, Branch]:
-    """All branches of a TTree or fields of an RNTuple by full name; nested ones also by their last part if unique."""
-    found = {key: describe(tree, key, value) for key, value in tree.items(recursive=True)}
+    """All branches of a TTree, with the leaves of those that have several, or fields of an RNTuple, by full name.
+
+    Nested ones come by their last part too if that is unique. What uproot cannot interpret is listed without numbers.
+    """
+    every = [branch for key, value in tree.items(recursive=True) for branch in _described(tree, key, value)]
+    found = {branch.name: branch for branch in every}
     last: dict[str, list[str]] = {}
-    for key in found:
-        last.setdefault(key.replace("/", ".").rpartition(".")[2], []).append(key)
+    for key, branch in found.items():
+        if not branch.leaf:
+            last.setdefault(key.replace("/", ".").rpartition(".")[2], []).append(key)
     for short_name, keys in last.items():
         if len(keys) == 1 and short_name and short_name not in found:
             found[short_name] = found[keys[0]]
     return found
 
 
-def describe(tree: Any, name: str, value: Any = None) -> Branch:
-    """What the branch or field of that full name holds; `value` is its uproot object, where it is at hand."""
-    value = tree[name] if value is None else value
-    return (_field if isinstance(tree, uproot.behaviors.RNTuple.HasFields) else _branch)(name, value)
+def describe(tree: Any, name: str) -> Branch:
+    """What the branch, leaf or field of that full name holds."""
+    for key in (name, name.rpartition(".")[0]):
+        if key in tree.keys(recursive=True):
+            return next(branch for branch in _described(tree, key, tree[key]) if branch.name == name)
+    raise KeyError(name)
 
 
-def _branch(key: str, branch: Any) -> Branch:
-    interpretation = branch.interpretation
+def _described(tree: Any, key: str, value: Any) -> list[Branch]:
+    if isinstance(tree, uproot.behaviors.RNTuple.HasFields):
+        return [_field(key, value)]
+    try:
+        return _branches(key, value)
+    except DECODE_ERRORS:  # of a type that uproot does not know: it may disturb nothing
+        return [Branch(key, "unknown", None, None)]
+
+
+def _branches(key: str, branch: Any) -> list[Branch]:
+    """A branch, or what its leaves are where it has several: a structure as of `Branch("id", &id, "run/I:event/I")`."""
+    interpretation, typename = branch.interpretation, str(branch.typename)
+    if isinstance(interpretation, PACKED):
+        length = int(np.prod(interpretation.to_dims, dtype=int))
+        return [Branch(key, typename, interpretation.to_dtype.base, length)]
     if isinstance(interpretation, uproot.interpretation.numerical.AsDtype):
-        dtype = interpretation.to_dtype
-        base, shape = (dtype.base, dtype.shape) if dtype.subdtype else (dtype, ())
+        base, shape = _base(interpretation.to_dtype)
+        length = int(np.prod(shape, dtype=int))
         if base.names is None:
-            return Branch(key, branch.typename, base.newbyteorder("="), int(np.prod(shape, dtype=int)))
+            return [Branch(key, typename, base.newbyteorder("="), length)]
+        leaves = []
+        for leaf in base.names:
+            kind, inside = _base(base[leaf])
+            if kind.names is None and length == 1:
+                size = int(np.prod(inside, dtype=int))
+                leaves.append(Branch(f"{key}.{leaf}", str(kind), kind.newbyteorder("="), size, leaf))
+        return [Branch(key, typename, None, None), *leaves]
     if isinstance(interpretation, uproot.interpretation.jagged.AsJagged):
         content = interpretation.content
-        if isinstance(content, uproot.interpretation.numerical.AsDtype) and content.to_dtype.subdtype is None:
-            return Branch(key, branch.typename, content.to_dtype.newbyteorder("="), None)
-    return Branch(key, branch.typename, None, None)
+        if type(content) is uproot.interpretation.numerical.AsDtype and content.to_dtype.subdtype is None:
+            return [Branch(key, typename, content.to_dtype.newbyteorder("="), None)]
+    return [Branch(key, typename, None, None)]
+
+
+def _base(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    return (dtype.base, dtype.shape) if dtype.subdtype else (dtype, ())
 
 
 def _field(key: str, field: Any) -> Branch:
@@ -124,7 +173,10 @@ def open_reader(tree: Any, branch: Branch, length: int, where: Where) -> Reader:
         raise _wrong_length(where, f"{branch.length} values an event", length)
     if isinstance(tree, uproot.behaviors.RNTuple.HasFields):
         return _FieldReader(tree, branch, length, where)
-    return _BranchReader(tree[branch.name], branch, length, where)
+    source = tree[branch.parent]
+    if isinstance(source.interpretation, PACKED):
+        return _PackedReader(source, length, where)
+    return _BranchReader(source, branch, length, where)
 
 
 def _wrong_length(where: Where, found: str, expected: int) -> InputError:
@@ -144,12 +196,14 @@ class _Blocks:
     def __init__(self, starts: npt.NDArray[np.int64], length: int, where: Where) -> None:
         self._starts, self._length, self._where = starts, length, where
         self._held, self._values = -1, np.empty((0, length))
+        self._empty: npt.NDArray[np.bool_] | None = None
 
     def boundaries(self) -> npt.NDArray[np.int64]:
         return self._starts
 
-    def read_into(self, out: npt.NDArray[Any], start: int) -> None:
+    def read_into(self, out: npt.NDArray[Any], start: int) -> npt.NDArray[np.bool_] | None:
         stop = start + len(out)
+        empty: npt.NDArray[np.bool_] | None = None
         block = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
             first, last = int(self._starts[block]), int(self._starts[block + 1])
@@ -160,13 +214,19 @@ class _Blocks:
                 self._values = np.empty((0, self._length))  # let go of the old one before decoding the next
                 self._values, self._held = self._checked(block, first, last), block
             end = min(stop, last)
+            place, rows = slice(start - stop + len(out), end - stop + len(out)), slice(start - first, end - first)
             with np.errstate(over="ignore", invalid="ignore"):  # a float64 beyond float32 becomes Inf, which is "dead"
-                out[start - stop + len(out) : end - stop + len(out)] = self._values[start - first : end - first]
+                out[place] = self._values[rows]
+            if self._empty is not None and self._empty[rows].any():
+                empty = np.zeros(len(out), dtype=bool) if empty is None else empty
+                empty[place] = self._empty[rows]
             if end == last:
                 self._held, self._values = -1, np.empty((0, self._length))
             start, block = end, block + 1
+        return empty
 
     def _checked(self, block: int, first: int, last: int) -> npt.NDArray[Any]:
+        self._empty = None
         try:
             values = self._decode(block, first, last)
         except DECODE_ERRORS as error:
@@ -191,11 +251,23 @@ class _Blocks:
     def _decode(self, block: int, first: int, last: int) -> npt.NDArray[Any]:
         raise NotImplementedError
 
-    def _check_lengths(self, lengths: npt.NDArray[Any], first: int) -> None:
-        wrong = np.flatnonzero(lengths != self._length)
+    def _rectangular(self, values: npt.NDArray[Any], lengths: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
+        """The entries of a jagged block as rows, those without any value as rows of NaN, which are noted.
+
+        Args:
+            values: of all entries, one after another.
+            lengths: of each entry.
+        """
+        wrong = np.flatnonzero((lengths != self._length) & (lengths != 0))
         if len(wrong):
             entry = first + int(wrong[0])
             raise _wrong_length(self._where, f"{lengths[wrong[0]]} values in entry {entry}", self._length)
+        if (lengths == 0).any() and self._length:
+            self._empty = np.asarray(lengths == 0)
+            rows = np.full((len(lengths), self._length), np.nan)
+            rows[~self._empty] = values.reshape(-1, self._length)
+            return rows
+        return values.reshape(-1, self._length)
 
 
 class _BranchReader(_Blocks):
@@ -210,22 +282,45 @@ class _BranchReader(_Blocks):
             self._header = int(interpretation.header_bytes)
             interpretation = interpretation.content
         self._dtype: np.dtype[Any] = interpretation.from_dtype.base
-        self._jagged = kind.length is None
+        self._jagged, self._leaf = kind.length is None, kind.leaf
 
     def _decode(self, block: int, first: int, last: int) -> npt.NDArray[Any]:
         basket = self._branch.basket(block)
         data = np.asarray(basket.data)
-        stride = self._header + self._length * self._dtype.itemsize
         if self._jagged:
-            if basket.byte_offsets is None:
-                lengths = np.full(basket.num_entries, len(data) // max(basket.num_entries, 1))
-            else:
-                lengths = np.diff(np.asarray(basket.byte_offsets))
-            self._check_lengths((lengths - self._header) // self._dtype.itemsize, first)
-        values = data[: len(data) // stride * stride].reshape(-1, stride)[:, self._header :]
-        if len(values) * stride != len(data):
+            return self._vectors(data, basket, first)
+        stride = self._dtype.itemsize if self._leaf else self._length * self._dtype.itemsize
+        if len(data) % stride:
             raise ValueError(f"{len(data)} bytes are no whole number of entries of {stride}")
-        return values.view(self._dtype)
+        values = data.view(self._dtype)
+        return (values[self._leaf] if self._leaf else values).reshape(-1, self._length)
+
+    def _vectors(self, data: npt.NDArray[np.uint8], basket: Any, first: int) -> npt.NDArray[Any]:
+        if basket.byte_offsets is None:
+            sizes = np.full(basket.num_entries, len(data) // max(basket.num_entries, 1))
+        else:
+            sizes = np.diff(np.asarray(basket.byte_offsets))
+        lengths = (sizes - self._header) // self._dtype.itemsize
+        if sizes.sum() != len(data) or (sizes != self._header + lengths * self._dtype.itemsize).any():
+            raise ValueError(f"{len(data)} bytes are no whole number of values of {self._dtype.itemsize}")
+        stride = self._header + self._length * self._dtype.itemsize
+        if (lengths == self._length).all():
+            return data.reshape(-1, stride)[:, self._header :].view(self._dtype)
+        full = np.repeat(lengths == self._length, sizes)
+        numbers = data[full].reshape(-1, stride)[:, self._header :] if (lengths == self._length).any() else data[:0]
+        return self._rectangular(np.ascontiguousarray(numbers).reshape(-1).view(self._dtype), lengths, first)
+
+
+class _PackedReader(_Blocks):
+    """Baskets of Double32_t or Float16_t numbers, decoded by uproot."""
+
+    def __init__(self, branch: Any, length: int, where: Where) -> None:
+        super().__init__(np.asarray(branch.entry_offsets, dtype=np.int64), length, where)
+        self._branch = branch
+
+    def _decode(self, block: int, first: int, last: int) -> npt.NDArray[Any]:
+        values = self._branch.array(entry_start=first, entry_stop=last, library="np")
+        return np.asarray(values).reshape(-1, self._length)
 
 
 def _columns_of(ntuple: Any, field_id: int) -> list[int]:
@@ -263,6 +358,5 @@ class _FieldReader(_Blocks):
         self._check_pages(block)
         array = self._field.array(entry_start=first, entry_stop=last)
         if self._jagged:
-            self._check_lengths(ak.to_numpy(ak.num(array)), first)
-            array = ak.flatten(array)
+            return self._rectangular(np.asarray(ak.to_numpy(ak.flatten(array))), ak.to_numpy(ak.num(array)), first)
         return np.asarray(ak.to_numpy(array)).reshape(-1, self._length)

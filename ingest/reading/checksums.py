@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ingest.reading.sources import file_digest
 from shards.base import CorruptError, InputError
+from shards.base.documents import read_text
 
 
 def read_checksums(path: Path) -> dict[str, str]:
@@ -19,10 +20,7 @@ def read_checksums(path: Path) -> dict[str, str]:
     Raises:
         InputError: unreadable, a line of another form, or a name with two digests.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"checksums cannot be read: {error}", file=path) from error
+    lines = read_text(path, "list of checksums", InputError).splitlines()
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         digest, _, name = line.strip().partition(" ")

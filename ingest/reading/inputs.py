@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.base import InputError
+from shards.base import InputError, local_path
+from shards.base.documents import read_text
+
+logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".list", ".lst")
+LIKE_ROOT = re.compile(r"\.root(\.\d+)?$", re.IGNORECASE)
+LAST_RUN = 2**53
+"""Run numbers up to here are kept exactly."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,17 @@ class InputFile:
     path: Path
     run: int | None = None
     """Run number given in a list file; takes the place of the `run` branch."""
+    found: bool = False
+    """Not named itself: it was found in a folder, or by a glob."""
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """What is done with what is named."""
+
+    missing: list[InputError] | None
+    lists: tuple[Path, ...] = ()
+    """List files that are being read, to notice one that names itself."""
 
 
 def expand(names: Sequence[str | Path], missing: list[InputError] | None = None) -> list[InputFile]:
@@ -29,75 +47,113 @@ def expand(names: Sequence[str | Path], missing: list[InputError] | None = None)
     or `run path` a line, `#` starts a comment, relative paths are relative to the list file.
 
     Args:
-        missing: where given, complaints about files that are not there are collected here instead of raised.
+        missing: where given, complaints about files that are not there, or there twice, are collected here instead of
+            raised; of one that is there twice the first is kept.
 
     Raises:
         InputError: something named is not there, holds no file, or the same file comes twice.
     """
     if not names:
         raise InputError("no input files were given", remedy="name ROOT files, folders, globs or list files")
-    files = [file for name in names for file in _expand_one(str(name), missing)]
+    files = [file for name in names for file in _expand_one(str(name), _Expansion(missing))]
     seen: dict[Path, Path] = {}
+    unique = []
     for file in files:
         real = file.path.resolve()
         if real in seen:
             other = "" if seen[real] == file.path else f" (also as {seen[real]})"
-            raise InputError(f"is among the inputs twice{other}", file=file.path, remedy="give every file once")
+            error = InputError(f"is among the inputs twice{other}", file=file.path, remedy="give every file once")
+            if missing is None:
+                raise error
+            missing.append(error)
+            continue
         seen[real] = file.path
-    return files
+        unique.append(file)
+    return unique
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sorts `run9.root` before `run10.root`."""
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", str(path)) if p]
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", str(path)) if p]
 
 
-def _expand_one(name: str, missing: list[InputError] | None) -> list[InputFile]:
+def _expand_one(name: str, how: _Expansion) -> list[InputFile]:
     if name.startswith("@"):
-        return _read_list(Path(name[1:]), missing)
-    path = Path(name)
+        return _read_list(Path(name[1:]), how)
+    path = local_path(name, InputError)
     if path.is_dir():
-        return _several(path, [p for p in path.iterdir() if p.suffix == ".root"], "folder holds no *.root file")
+        return _folder(path)
     if path.suffix in LIST_SUFFIXES:
-        return _read_list(path, missing)
+        return _read_list(path, how)
     if not path.exists() and glob.has_magic(name):
         found = glob.glob(name, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute patterns)
         return _several(path, [Path(p) for p in found], "matches no file")
     if not path.exists():
         error = InputError("does not exist", file=path)
-        if missing is None:
+        if how.missing is None:
             raise error
-        missing.append(error)
+        how.missing.append(error)
         return []
     return [InputFile(path)]
+
+
+def _folder(path: Path) -> list[InputFile]:
+    """The `*.root` of a folder; what looks like data beside them is named, since it is passed over."""
+    inside = sorted(path.iterdir(), key=natural_key)
+    files = [p for p in inside if p.suffix == ".root" and not p.is_dir()]
+    over = [p.name for p in inside if p not in files and not p.is_dir() and LIKE_ROOT.search(p.name)]
+    over += [f"{p.name}/" for p in inside if p.is_dir() and not p.name.startswith(".") and any(p.glob("*.root"))]
+    shown = ", ".join(over[:5]) + (f" and {len(over) - 5} more" if len(over) > 5 else "")
+    if not files:
+        raise InputError(
+            "folder holds no *.root file",
+            file=path,
+            found=shown or None,
+            remedy="name them, or use a glob in quotes" if over else None,
+        )
+    if over:
+        logger.warning("%s: passed over %s; name them, or use a glob in quotes", path, shown)
+    return _several(path, files, "")
 
 
 def _several(where: Path, paths: Sequence[Path], problem: str) -> list[InputFile]:
     if not paths:
         raise InputError(problem, file=where)
-    return [InputFile(p) for p in sorted(paths, key=natural_key)]
+    return [InputFile(p, found=True) for p in sorted(paths, key=natural_key)]
 
 
-def _read_list(path: Path, missing: list[InputError] | None) -> list[InputFile]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"list file cannot be read: {error.strerror or error}", file=path) from error
-    except UnicodeDecodeError:
-        raise InputError("is no list file: it is not text", file=path) from None
+def _read_list(path: Path, how: _Expansion) -> list[InputFile]:
+    real = path.resolve()
+    if real in how.lists:
+        raise InputError("list file names itself", file=path)
+    lines = read_text(path, "list file", InputError).splitlines()
+    inside = _Expansion(how.missing, (*how.lists, real))
     files: list[InputFile] = []
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split(maxsplit=1)
         if not words:
             continue
-        run, name = (
-            (int(words[0]), words[1].strip()) if len(words) == 2 and words[0].isdigit() else (None, " ".join(words))
-        )
+        run, name = None, " ".join(words).strip()
         try:
-            found = _expand_one(str(path.parent / name), missing)
+            if len(words) == 2 and (re.fullmatch(r"[-+]?\d+", words[0]) or not (path.parent / name).exists()):
+                run, name = _run(words[0]), words[1].strip()
+            found = _expand_one(name if "://" in name else str(path.parent / name), inside)
         except InputError as error:
-            raise InputError(error.problem, file=path, item=f"line {number}", found=name) from error
-        files += [InputFile(file.path, run) for file in found] if run is not None else found
-    if not files and not missing:
+            raise InputError(
+                error.problem,
+                file=path,
+                item=f"line {number}",
+                found=error.found or name,
+                expected=error.expected,
+                remedy=error.remedy,
+            ) from error
+        files += [InputFile(file.path, run, file.found) for file in found] if run is not None else found
+    if not files and not how.missing:
         raise InputError("list file names no file", file=path)
     return files
+
+
+def _run(text: str) -> int:
+    if not re.fullmatch(r"\d{1,16}", text, re.ASCII) or int(text) > LAST_RUN:
+        raise InputError("names no run", found=repr(text[:40]), expected="`path` or `run path`")
+    return int(text)

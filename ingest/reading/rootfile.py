@@ -35,6 +35,7 @@ DECODE_ERRORS = (
     EOFError,
     LookupError,
     MemoryError,
+    NameError,
     NotImplementedError,
     OSError,
     RecursionError,
@@ -119,12 +120,16 @@ def open_file(path: Path) -> Any:
         CorruptError: it starts as a ROOT file, but its directory cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "a device or pipe"
+            raise InputError(f"is no ROOT file: it is {what}", file=path)
         with open(path, "rb") as handle:
             magic = handle.read(4)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
     if magic != b"root":
-        raise InputError("is no ROOT file", file=path, found=f"{magic!r} at its start", expected="b'root'")
+        found = f"{magic!r} at its start" if magic else "an empty file"
+        raise InputError("is no ROOT file", file=path, found=found, expected="b'root'")
     try:
         return uproot.open(path, handler=PreadSource, object_cache=None, array_cache=None)
     except DECODE_ERRORS as error:

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ingest.reading.binding import BoundColumn
-from ingest.reading.branches import Reader, Where, describe, open_reader
+from ingest.reading.branches import Branch, Reader, Where, describe, open_reader
 from ingest.reading.rootfile import find_tree, open_file
 from ingest.reading.sources import Skipped, Source, open_source, open_sources
 from shards.base import InputError
 from shards.manifest import N_SENSORS
 
 HUGE = 9e9
-"""Scalars beyond this are codes, not numbers (the input marks "missing" with 1e10)."""
+"""Floating-point scalars beyond this are codes, not numbers (the input marks "missing" with 1e10)."""
+EXACT = 2**53
+"""Whole numbers up to this are kept exactly; integers have no mark for "missing"."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Chunk:
     """(n,) each, in the column's unit; NaN where unknown."""
     dead: npt.NDArray[np.bool_] | None
     """(n, 4760), from the `dead` branch; None where there is none."""
+    empty: npt.NDArray[np.bool_] | None = None
+    """(n,), events whose photon or time vector holds nothing; None where there are none."""
     invalid: dict[str, int] = field(default_factory=dict)
     """How many values of each column were non-finite, huge or at a code, and are NaN now; only those that had any."""
 
@@ -62,7 +67,9 @@ class SourceReader:
         except InputError:
             self._directory.close()
             raise
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[tuple[str, int], Reader] = {}
+        self._kinds: dict[str, Branch] = {}
+        self._empty: npt.NDArray[np.bool_] | None = None
 
     def __enter__(self) -> SourceReader:
         return self
@@ -81,12 +88,14 @@ class SourceReader:
     def read(self, start: int, stop: int) -> Chunk:
         """Entries [start, stop), everything."""
         columns, invalid = self.read_columns(start, stop)
+        self._empty = None
         return Chunk(
             entry_start=start,
             npho=self.read_npho(start, stop),
             time=self.read_time(start, stop),
             columns=columns,
             dead=self.read_dead(start, stop),
+            empty=self._empty,
             invalid=invalid,
         )
 
@@ -103,7 +112,7 @@ class SourceReader:
         return self._sensors(bound.branch, bound.factor, start, stop)
 
     def read_dead(self, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
-        """(n, 4760), or None without a `dead` branch."""
+        """(n, 4760), or None without a `dead` branch; what is no number counts as dead."""
         name = self.source.binding.dead
         if name is None:
             return None
@@ -117,7 +126,7 @@ class SourceReader:
         """Columns (all, or those named) of entries [start, stop), and how many values of each are unknown."""
         columns: dict[str, npt.NDArray[np.float64]] = {}
         invalid: dict[str, int] = {}
-        raw: dict[str, npt.NDArray[np.float64]] = {}
+        raw: dict[str, npt.NDArray[Any]] = {}
         for bound in self.source.binding.columns:
             if names is not None and bound.name not in names:
                 continue
@@ -125,33 +134,59 @@ class SourceReader:
                 columns[bound.name] = _filled(bound, self.source, start, stop)
                 continue
             if bound.branch not in raw:
-                raw[bound.branch] = np.empty((stop - start, bound.width))
-                self._reader(bound.branch, bound.width).read_into(raw[bound.branch], start)
+                raw[bound.branch] = self._scalars(bound, start, stop)
             values, bad = _cleaned(raw[bound.branch][:, bound.component], bound)
+            if bound.name in ("run", "event"):
+                self._check_identity(bound, values, raw[bound.branch][:, bound.component], start)
             if bad.any():
-                if bound.name in ("run", "event"):
-                    entry = start + int(np.flatnonzero(bad)[0])
-                    raise InputError(
-                        f"{bound.name} number of entry {entry} is not a number",
-                        file=self.source.path,
-                        item=f"{self.source.tree}/{bound.branch}",
-                    )
                 invalid[bound.name] = int(bad.sum())
             columns[bound.name] = values
         return columns, invalid
 
+    def _scalars(self, bound: BoundColumn, start: int, stop: int) -> npt.NDArray[Any]:
+        """The values of a column's branch as they are in the file, (n, width); integers as such, others as float64."""
+        reader, kind = self._reader(bound.branch, bound.width), self._kinds[bound.branch]
+        raw = np.empty((stop - start, bound.width), kind.dtype if kind.whole else np.float64)
+        reader.read_into(raw, start)
+        whole = kind.dtype is not None and kind.dtype.kind in "iu"
+        if whole and (big := (raw > EXACT) | (raw < -EXACT)).any():
+            entry = start + int(np.flatnonzero(big.any(axis=1))[0])
+            raise InputError(
+                f"the whole number of entry {entry} is beyond 2⁵³, up to which they are kept exactly",
+                file=self.source.path,
+                item=f"{self.source.tree}/{bound.branch}",
+                found=f"{raw[entry - start].max():.0f}" if raw.dtype.kind == "f" else int(raw[entry - start].max()),
+                remedy=f"leave it out of the schema's {'carry' if bound.carried else 'columns'}",
+            )
+        return raw
+
+    def _check_identity(
+        self, bound: BoundColumn, values: npt.NDArray[np.float64], raw: npt.NDArray[Any], start: int
+    ) -> None:
+        wrong = np.flatnonzero(~(values == np.rint(values)))  # NaN compares false
+        if len(wrong):
+            raise InputError(
+                f"{bound.name} number of entry {start + int(wrong[0])} is no whole number",
+                file=self.source.path,
+                item=f"{self.source.tree}/{bound.branch}",
+                found=f"{raw[wrong[0]]:g}, which means missing" if abs(raw[wrong[0]]) > HUGE else f"{raw[wrong[0]]:g}",
+            )
+
     def _sensors(self, branch: str, factor: float, start: int, stop: int) -> npt.NDArray[np.float32]:
         out = np.empty((stop - start, N_SENSORS), dtype=np.float32)
-        self._reader(branch, N_SENSORS).read_into(out, start)
+        empty = self._reader(branch, N_SENSORS).read_into(out, start)
+        if empty is not None:
+            self._empty = empty if self._empty is None else self._empty | empty
         if factor != 1.0:
             np.multiply(out, np.float32(factor), out=out, where=np.abs(out) <= HUGE)  # codes such as 1e10 stay codes
         return out
 
     def _reader(self, branch: str, length: int) -> Reader:
-        if branch not in self._readers:
+        if (branch, length) not in self._readers:
             where = Where(self.source.path, self.source.tree, branch)
-            self._readers[branch] = open_reader(self._tree, describe(self._tree, branch), length, where)
-        return self._readers[branch]
+            self._kinds[branch] = describe(self._tree, branch)
+            self._readers[branch, length] = open_reader(self._tree, self._kinds[branch], length, where)
+        return self._readers[branch, length]
 
 
 def _check_unchanged(source: Source) -> None:
@@ -172,8 +207,10 @@ def _filled(bound: BoundColumn, source: Source, start: int, stop: int) -> npt.ND
     return np.full(stop - start, float(source.run or 0))
 
 
-def _cleaned(raw: npt.NDArray[np.float64], bound: BoundColumn) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    bad = ~(np.abs(raw) <= HUGE)  # NaN compares false
+def _cleaned(raw: npt.NDArray[Any], bound: BoundColumn) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Values in the column's unit, unknown ones as NaN, and which those are."""
+    whole = raw.dtype.kind in "iu"
+    bad = np.zeros(raw.shape, dtype=bool) if whole else ~(np.abs(raw) <= HUGE)  # NaN compares false
     for code in bound.invalid:
         bad |= raw == code
     return np.where(bad, np.nan, raw * bound.factor), bad

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ingest.reading.binding import Binding, bind
 from ingest.reading.branches import Branch, Where, list_branches, open_reader
 from ingest.reading.inputs import InputFile, expand
-from ingest.reading.rootfile import COPY_AGAIN, file_uuid, find_tree, opened
+from ingest.reading.rootfile import COPY_AGAIN, file_uuid, find_tree, opened, tree_paths
 from ingest.reading.schema import Schema, load_schema
 from shards.base import CorruptError, InputError
 from shards.manifest import N_SENSORS
@@ -89,21 +89,58 @@ def open_sources(
     sources = []
     missing: list[InputError] = []
     files = expand(paths, None if skipped is None else missing)
-    if skipped is not None:
-        skipped += [Skipped(Path(str(error.file)), str(error)) for error in missing]
+    for error in missing:
+        _skip(error, skipped)
     for file in files:
         try:
             if check is not None:
                 check(file.path)
             sources.append(open_source(file, wanted, tree))
         except InputError as error:
-            if skipped is None:
-                raise
-            logger.warning("skipped: %s", error)
-            skipped.append(Skipped(file.path, str(error)))
+            if file.found and is_prediction(file.path):
+                logger.warning("%s: passed over: it holds predictions", file.path)
+            else:
+                _skip(error, skipped)
     if not sources:
         raise InputError("no usable input file is left", found=f"{len(skipped or [])} skipped")
-    return _identified(sources)
+    sources = _identified(sources, skipped)
+    _say_about_times(sources)
+    return sources
+
+
+def _skip(error: InputError, skipped: list[Skipped] | None) -> None:
+    """Note a file with something wrong, or raise where none may be left out."""
+    if skipped is None:
+        raise error
+    logger.warning("skipped: %s", error)
+    skipped.append(Skipped(Path(str(error.file)), str(error)))
+
+
+def is_prediction(path: Path) -> bool:
+    """Whether a file is one that `xec infer` wrote: the output of a command may lie in the folder of its input."""
+    try:
+        with opened(path) as directory:
+            return {"predictions", "metadata"} <= tree_paths(directory).keys()
+    except InputError:
+        return False
+
+
+def _say_about_times(sources: Sequence[Source]) -> None:
+    """Say once what is not known of times, which everything that is computed from them inherits."""
+    untimed = [source for source in sources if source.binding.time is None]
+    if untimed:
+        logger.warning("%s no sensor times: all count as invalid", _has(untimed))
+    lost = [s for s in sources if s.binding.time is not None and s.binding.relative and "time_min_used" in s.missing]
+    if lost and lost[0].binding.time is not None:
+        branch = lost[0].binding.time.branch
+        logger.warning(
+            "%s relative times (%s) but no time_min_used: absolute times are unknown there", _has(lost), branch
+        )
+
+
+def _has(sources: Sequence[Source]) -> str:
+    more = len(sources) - 1
+    return f"{sources[0].path} and {more} more have" if more else f"{sources[0].path} has"
 
 
 def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None) -> Source:
@@ -199,11 +236,10 @@ def _notes(path: str, cycles: Sequence[int], asked: str) -> tuple[str, ...]:
 
 
 def _read_branches(binding: Binding) -> list[tuple[str, int]]:
-    """Every branch that is read, with the values an event it must have."""
+    """Every use of a branch that is read, with the values an event it must have: a slip may name one branch twice."""
     sensors = [binding.npho.branch, binding.time.branch if binding.time else None, binding.dead]
-    found = {name: N_SENSORS for name in sensors if name}
-    found.update({c.branch: c.width for c in binding.columns if c.branch})
-    return list(found.items())
+    used = [(name, N_SENSORS) for name in sensors if name]
+    return list(dict.fromkeys([*used, *((c.branch, c.width) for c in binding.columns if c.branch)]))
 
 
 def _with_id(source: Source, digest: bool) -> Source:
@@ -211,7 +247,7 @@ def _with_id(source: Source, digest: bool) -> Source:
     return replace(source, id=f"{name}#{file_digest(source.path)}" if digest else name)
 
 
-def _identified(sources: list[Source]) -> list[Source]:
+def _identified(sources: list[Source], skipped: list[Skipped] | None) -> list[Source]:
     """The sources with unique ids: where a UUID is repeated (a copy, or files of one template), contents decide."""
     count: dict[str, int] = {}
     for source in sources:
@@ -220,14 +256,16 @@ def _identified(sources: list[Source]) -> list[Source]:
     first: dict[str, Source] = {}
     for source in final:
         if source.id in first:
-            raise InputError(
+            error = InputError(
                 "holds the same bytes as another input",
                 file=source.path,
                 found=first[source.id].path,
                 remedy="give one of them",
             )
-        first[source.id] = source
-    return final
+            _skip(error, skipped)
+        else:
+            first[source.id] = source
+    return list(first.values())
 
 
 def file_digest(path: Path) -> str:

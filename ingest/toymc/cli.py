@@ -188,10 +188,9 @@ def read_channels(path: Path) -> tuple[int, ...]:
     Raises:
         InputError: unreadable, or a line that is not one number.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", file=path) from error
+    from shards.base.documents import read_text
+
+    lines = read_text(path, "list of channels", InputError).splitlines()
     channels = set()
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()

@@ -81,9 +81,13 @@ def test_tables_of_run_ranges(tmp_path: Path) -> None:
         ("d.txt", "5\n4760\n", r"d\.txt: line 2: names no channel \(found '4760', expected 0 to 4759\)"),
         ("d.csv", "run_first,run_last,sensor\n1,2,x\n", r"d\.csv: row 1: names no channel"),
         ("d.csv", "run_first,run_last,sensor\n3,2,7\n", r"run range ends before it begins \(found 3 to 2\)"),
-        ("d.csv", "run_first,run_last,sensor\na,2,7\n", r"names no run \(found 'a'\)"),
+        ("d.csv", "run_first,run_last,sensor\na,2,7\n", r"names no run \(found 'a', expected a whole number\)"),
         ("d.csv", "run_first,run_last,channel\n1,2,7\n", r"is no dead list \(found run_first, run_last, channel"),
         ("d.csv", "sensor,kind\n7,odd\n", r"unknown kind of dead channel \(found odd, expected bad or invalid\)"),
+        ("d.csv", "run,sensor\n5,7\n", r"unknown column 'run' of a dead list; did you mean 'run_"),
+        ("d.csv", "sensor,kind\n7,bad,more\n", "unknown column 'more values than columns'"),
+        ("d.csv", "run_first,sensor\n1.5,7\n", r"names no run \(found '1\.5', expected a whole number"),
+        ("d.txt", "²\n", r"line 1: names no channel \(found '²'"),
         ("d.parquet", "text", r"d\.parquet: is no Parquet file"),
     ],
 )
@@ -91,7 +95,7 @@ def test_mistakes_are_named(tmp_path: Path, name: str, text: str, message: str) 
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         read_dead(tmp_path / name)
-    with pytest.raises(InputError, match="dead list cannot be read: No such file"):
+    with pytest.raises(InputError, match="there is no such dead list"):
         read_dead(tmp_path / "gone.txt")
 
 
@@ -118,3 +122,13 @@ def test_differences_do_not_mind_reasons() -> None:
         (DeadEntry(3, 5, 6),),
         1,
     )
+
+
+def test_whole_floats_byte_order_marks_and_empty_places_of_tables_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("\ufeffrun_first,run_last,sensor\n430001.0,,12.0\n", encoding="utf-8")
+    pl.DataFrame({"run_first": [430001.0], "run_last": [float("nan")], "sensor": [12]}).write_parquet(
+        tmp_path / "d.parquet"
+    )
+    for name in ("d.csv", "d.parquet"):
+        (entry,) = read_dead(tmp_path / name).entries
+        assert (entry.sensor, entry.run_first, entry.run_last) == (12, 430001, LAST_RUN)

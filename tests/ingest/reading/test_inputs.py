@@ -42,15 +42,23 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
         "empty": "empty: folder holds no",
         "empty.txt": r"empty\.txt: list file names no file",
         "bad.txt": r"bad\.txt: line 2: does not exist \(found missing\.root\)",
-        "binary.list": r"binary\.list: is no list file: it is not text",
+        "binary.list": r"binary\.list: line 1: is no list file: it is not UTF-8 text",
+        "self.txt": r"self\.txt: line 2: list file names itself",
+        "runs.txt": r"runs\.txt: line 1: names no run \(found '12a', expected `path` or `run path`\)",
+        "url.txt": r"url\.txt: line 1: is a URL, inputs are local files",
     }
     (folder / "empty").mkdir()
     (folder / "empty.txt").write_text("# nothing\n")
+    (folder / "self.txt").write_text("run9.root\nself.txt\n")
+    (folder / "runs.txt").write_text("12a run9.root\n")
+    (folder / "url.txt").write_text("12 root://host//x.root\n")
     (folder / "bad.txt").write_text("run9.root\nmissing.root\n")
     (folder / "binary.list").write_bytes(b"\xff\xfe\x00")
     for name, message in cases.items():
         with pytest.raises(InputError, match=message):
             expand([folder / name])
+    with pytest.raises(InputError, match="is a URL, inputs are local files; copy it here first"):
+        expand(["root://host//x.root"])
     with pytest.raises(InputError, match="no input files were given"):
         expand([])
 
@@ -61,3 +69,23 @@ def test_the_same_file_twice_is_refused_however_it_is_named(folder: Path) -> Non
         expand([folder / "run9.root", folder / "run9.root"])
     with pytest.raises(InputError, match=r"link\.root: is among the inputs twice \(also as .*run9\.root\)"):
         expand([folder / "run9.root", folder / "link.root"])
+
+
+def test_what_is_passed_over_in_a_folder_is_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "a.root.1").write_bytes(b"root")
+    (folder / "B.ROOT").write_bytes(b"root")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "c.root").write_bytes(b"root")
+    assert names(expand([folder])) == ["run9.root", "run10.root"]
+    assert "passed over B.ROOT, a.root.1, sub/; name them, or use a glob in quotes" in caplog.text
+
+
+def test_a_byte_order_mark_is_no_part_of_a_path(folder: Path) -> None:
+    (folder / "runs.txt").write_text("\ufeffrun9.root\n", encoding="utf-8")
+    assert names(expand([folder / "runs.txt"])) == ["run9.root"]
+
+
+def test_twice_the_same_file_is_collected_where_that_is_asked_for(folder: Path) -> None:
+    missing: list[InputError] = []
+    assert names(expand([folder / "run9.root", folder / "run9.root", folder / "gone.root"], missing)) == ["run9.root"]
+    assert [error.problem for error in missing] == ["does not exist", "is among the inputs twice"]

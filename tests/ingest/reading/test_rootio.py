@@ -14,10 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.ingest_files import S, add_tree, events, write_tree
 
+from ingest.reading.branches import Where, describe, list_branches, open_reader
+from ingest.reading.rootfile import opened
 from ingest.reading.rootio import Chunk, SourceReader, find_event, open_sources, read_chunks
 from ingest.reading.schema import load_schema
 from shards.base import CorruptError, InputError
 
+ROOT_FILES = Path(__file__).parents[2] / "data" / "root"
 N = 40
 
 
@@ -409,7 +412,7 @@ def test_bad_files_are_skipped_when_that_is_asked_for(file: Path, tmp_path: Path
 def test_run_numbers_must_be_numbers(tmp_path: Path) -> None:
     tree = {**events(3), "run": np.array([1.0, np.nan, 1.0])}
     (source,) = open_sources([write_tree(tmp_path / "t.root", tree)])
-    with pytest.raises(InputError, match=r"tree/run: run number of entry 1 is not a number"):
+    with pytest.raises(InputError, match=r"tree/run: run number of entry 1 is no whole number \(found nan\)"):
         list(read_chunks(source))
 
 
@@ -509,3 +512,96 @@ def test_files_without_permission_are_named(file: Path, tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(InputError, match=r"p\.root: cannot be read: Permission denied"):
         open_sources([path])
+
+
+def test_integers_have_no_mark_for_missing_and_are_kept_exactly(tmp_path: Path) -> None:
+    stamps = np.array([2**53, 10**10, -(10**12)])
+    tree = {**events(3), "event": np.arange(3) + 2**40, "stamp": stamps, "code": np.array([1.0, 1e10, 3.0])}
+    path = write_tree(tmp_path / "t.root", tree)
+    (tmp_path / "s.yaml").write_text("extends: mc\ncarry: [{branches: [stamp], invalid: [1e10]}, code]\n")
+    _, _, columns = read(path, str(tmp_path / "s.yaml"))
+    np.testing.assert_array_equal(columns["stamp"], [2.0**53, np.nan, -1e12])
+    np.testing.assert_array_equal(columns["event"], np.arange(3) + 2**40)
+    np.testing.assert_array_equal(columns["code"], [1, np.nan, 3])
+    for branch, problem in (
+        ("event", "whole number of entry 1 is beyond 2⁵³.*found 4611686018427387904"),
+        ("stamp", "carry"),
+    ):
+        write_tree(path, {**tree, branch: np.array([0, 2**62, 2**53])})
+        with pytest.raises(InputError, match=rf"tree/{branch}: .*{problem}"):
+            read(path, str(tmp_path / "s.yaml"))
+    write_tree(path, {**tree, "event": np.array([1.0, 1e10, 3.0])})
+    with pytest.raises(InputError, match=r"event number of entry 1 is no whole number .found 1e.10, which means"):
+        read(path)
+
+
+def test_a_scalar_is_never_taken_for_sensors(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "t.root", events(3))
+    (tmp_path / "s.yaml").write_text("extends: sensors-only\nsensors: {npho: {branches: [event]}}\n")
+    with pytest.raises(InputError, match=r"event: has the wrong number of values .found 1 values an event, exp"):
+        open_sources([path], schema=str(tmp_path / "s.yaml"))
+
+
+def test_an_empty_vector_is_missing_truth_or_an_event_without_sensors(tmp_path: Path) -> None:
+    tree = events(20)
+    ragged = {
+        key: ak.Array([row[:0] if i in gone else row for i, row in enumerate(tree[key])])
+        for key, gone in (("uvwTruth", {3}), ("npho", {5, 17}))
+    }
+    with uproot.recreate(tmp_path / "t.root") as file:
+        types = {key: v.dtype if v.ndim == 1 else np.dtype((v.dtype, v.shape[1:])) for key, v in tree.items()}
+        out = file.mktree("tree", {**types, "uvwTruth": "var * float64", "npho": "var * float32"})
+        out.extend({**tree, **ragged})
+    (source,) = open_sources([tmp_path / "t.root"])
+    (chunk,) = read_chunks(source, 20)
+    assert np.flatnonzero(np.isnan(chunk.columns["u"])).tolist() == [3]
+    assert chunk.invalid == {"u": 1, "v": 1, "w": 1}
+    assert chunk.empty is not None
+    assert np.flatnonzero(chunk.empty).tolist() == [5, 17]
+    np.testing.assert_array_equal(chunk.npho[4], tree["npho"][4])
+    assert np.isnan(chunk.npho[5]).all()
+    assert next(read_chunks(source, 4)).empty is None
+
+
+def test_leaves_packed_floats_and_what_cannot_be_interpreted(tmp_path: Path) -> None:
+    with opened(ROOT_FILES / "uproot-leaflist.root") as file:
+        tree = file["tree"]
+        branches = list_branches(tree)
+        assert not branches["leaflist"].numeric
+        for leaf, values in (("x", [1.1, 2.2, 3.3, 4.0, 5.5]), ("y", [1, 2, 3, 4, 5])):
+            out = np.empty((5, 1))
+            branch = describe(tree, f"leaflist.{leaf}")
+            assert branch == branches[branch.name]
+            open_reader(tree, branch, 1, Where(tmp_path, "tree", branch.name)).read_into(out, 0)
+            np.testing.assert_array_equal(out[:, 0], values)
+    with opened(ROOT_FILES / "uproot-double32-float16.root") as file:
+        tree = file["tree"]
+        for name, length in (("double32_20", 1), ("float16_10", 1), ("array_30", 3)):
+            branch, out = describe(tree, name), np.empty((int(tree.num_entries), length))
+            open_reader(tree, branch, length, Where(tmp_path, "tree", name)).read_into(out, 0)
+            np.testing.assert_array_equal(out, tree[name].array(library="np").reshape(-1, length))
+    with opened(ROOT_FILES / "uproot-issue501.root") as file:
+        assert {b.name: b.typename for b in list_branches(file["T"]).values()} == {"point": "unknown"}
+    (source,) = open_sources([ROOT_FILES / "float16-beside.root"])
+    assert source.entries == sum(len(chunk) for chunk in read_chunks(source))
+
+
+def test_what_is_not_known_of_times_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree = events(3)
+    write_tree(tmp_path / "a.root", {k: v for k, v in tree.items() if k != "time_min_used"})
+    write_tree(tmp_path / "b.root", {k: v for k, v in tree.items() if k != "relative_time"})
+    open_sources([tmp_path / "a.root", tmp_path / "b.root"], schema="sensors-only")
+    assert "b.root has no sensor times: all count as invalid" in caplog.text
+    assert "a.root has relative times (relative_time) but no time_min_used: absolute times are unknown" in caplog.text
+    assert len(caplog.records) == 2
+
+
+def test_predictions_found_in_a_folder_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tree(tmp_path / "a.root", events(3))
+    with uproot.recreate(tmp_path / "p.root") as file:
+        add_tree(file, {"pred_u": np.ones(3)}, "predictions")
+        add_tree(file, {"model": np.ones(1)}, "metadata")
+    assert [s.path.name for s in open_sources([tmp_path])] == ["a.root"]
+    assert "p.root: passed over: it holds predictions" in caplog.text
+    with pytest.raises(InputError, match="has no tree 'tree'"):
+        open_sources([tmp_path / "p.root"])
