@@ -96,9 +96,9 @@ def load(model: Path | str, **options: Any) -> Predictor | Filler:
 
     Args:
         model: run folder, checkpoint file or `.onnx` file.
-        options: `device`, `precision` and `batch_size`, as of `xectrain.inference.regressor.load`.
+        options: `device`, `precision` and `batch_size`, as of `xectrain.inference.load.load`.
     """
-    from xectrain.inference.regressor import load as load_predictor
+    from xectrain.inference.load import load as load_predictor
 
     return load_predictor(model, **options)
 

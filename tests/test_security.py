@@ -21,7 +21,7 @@ from shards.manifest import MANIFEST
 from shards.opening import open_dataset
 from shards.plan import View, epoch_order, rank_plan
 from shards.verify import verify
-from xectrain.config.files import load_config
+from xectrain.modes import load_config
 
 
 class Bomb:

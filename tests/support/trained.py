@@ -10,7 +10,7 @@ import uproot
 
 from shards.dataset import Dataset
 from support.synthetic import make_events
-from xectrain.config.files import load_config
+from xectrain.modes import load_config
 from xectrain.training import session
 
 COLUMNS = (

@@ -65,7 +65,7 @@ def _labels(models: list[Path]) -> list[str]:
 
 
 def _sensor_model(path: Path, device: str) -> SensorPredictor:
-    from xectrain.inference.regressor import load
+    from xectrain.inference.load import load
     from xectrain.inference.sensors import SensorPredictor
 
     model = load(path, device=device)

@@ -73,7 +73,9 @@ def evaluate(
     """Metrics with uncertainties, plots and a report: the network against classical methods on the same events."""
     from xectrain.evaluation.evaluate import Options
     from xectrain.evaluation.evaluate import evaluate as run
-    from xectrain.inference.regressor import Predictor, load
+    from xectrain.evaluation.own_metrics import evaluate_own
+    from xectrain.inference.load import load
+    from xectrain.inference.regressor import Predictor, TorchPredictor
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import Settings, open_parts
 
@@ -95,6 +97,11 @@ def evaluate(
         return
     if not isinstance(predictor, Predictor):
         raise ConfigError("cannot be evaluated from ONNX", file=model, remedy="give the run folder")
+    if isinstance(predictor, TorchPredictor) and not predictor.facts.tasks:
+        for name, metrics in evaluate_own(predictor, parts, out, Settings(select, None, backend)).items():
+            typer.echo(f"{name}: " + ", ".join(f"{metric} {value:.6g}" for metric, value in metrics.items()))
+        typer.echo(f"Wrote {out / 'metrics.json'}.")
+        return
     options = Options(
         settings=Settings(select, None, backend),
         samples=_samples(sample or []),
@@ -128,7 +135,7 @@ def _line(
     from xectrain.evaluation.classical import calibrated_baselines
     from xectrain.evaluation.energy_line import Line, study_line
     from xectrain.evaluation.report import compact_number
-    from xectrain.inference.regressor import load
+    from xectrain.inference.load import load
     from xectrain.inference.sensors import Filler
     from xectrain.inference.sources import Settings
 

@@ -50,8 +50,8 @@ def export(
     """Write a model as ONNX, after comparing it with PyTorch at several batch sizes."""
     from xectrain.checkpoint import find_checkpoint, read_checkpoint
     from xectrain.exporting import export as run
-    from xectrain.exporting import module_for, restricted, sensor_module_for
-    from xectrain.inference.regressor import from_checkpoint
+    from xectrain.exporting import module_for, restricted
+    from xectrain.inference.load import load_mode
 
     path = find_checkpoint(model)
     state = read_checkpoint(path)
@@ -61,19 +61,11 @@ def export(
         count = _write_encoder(state, path, output, weights)
         typer.echo(f"Wrote {output}: {count} tensors of the encoder.")
         return
-    if state["mode"] != "regress":
-        from xectrain.inference.sensors import sensor_mode
-
-        if tasks or normalized:
-            raise ConfigError("--tasks and --normalized are for regression models", file=path, found=state["mode"])
-        mode, facts = sensor_mode(state, path, weights)
-        _say(run(sensor_module_for(mode, facts), output, _gate_events(facts, data)))
-        return
-    network, facts = from_checkpoint(state, path, weights)
+    mode, facts = load_mode(state, path, weights)
     if tasks:
-        network, facts = restricted(network, facts, [t.strip() for t in tasks.split(",") if t.strip()])
-    events = _gate_events(facts, data)
-    _say(run(module_for(network, facts, normalized), output, events))
+        mode, facts = restricted(mode, facts, [t.strip() for t in tasks.split(",") if t.strip()])
+    module = module_for(mode, facts, normalized)
+    _say(run(module, output, _gate_events(facts, data)))
 
 
 def _write_encoder(state: dict[str, object], path: Path, output: Path, weights: str) -> int:

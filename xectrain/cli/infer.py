@@ -61,7 +61,7 @@ def infer(
 ) -> None:
     """Predict every event of shards or ROOT files into a ROOT file, in constant memory."""
     from xectrain.inference.infer import Request, infer
-    from xectrain.inference.regressor import load
+    from xectrain.inference.load import load
     from xectrain.inference.sources import Settings, open_parts
 
     parts = open_parts(data, schema, tree)

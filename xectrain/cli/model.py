@@ -38,8 +38,9 @@ def describe(
     from rich.console import Console
     from rich.table import Table
 
-    from xectrain.config.files import load_config, validate
-    from xectrain.models.describe import describe_network
+    from xectrain.config.files import validate
+    from xectrain.modes import load_config
+    from xectrain.modes.describe import describe_network
 
     if run is not None:
         from xectrain.checkpoint import find_checkpoint, read_checkpoint

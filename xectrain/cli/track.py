@@ -32,7 +32,7 @@ def sync(
 ) -> None:
     """Send everything in a run's metrics.jsonl to MLflow; doing it twice changes nothing."""
     from xectrain.checkpoint import newest_valid
-    from xectrain.config.files import load_config
+    from xectrain.modes import load_config
     from xectrain.training.runfolder import RunFolder
     from xectrain.training.tracking import sync as send
     from xectrain.training.tracking import tracking_uri

@@ -47,11 +47,12 @@ def train(
     print_config: Annotated[bool, Option("--print-config", help="Print the effective options and stop.")] = False,
 ) -> None:
     """Train a network on shards, or continue a run."""
-    from xectrain.config.files import load_config, to_yaml
+    from xectrain.config.files import to_yaml
+    from xectrain.modes import load_config
 
     options = _tree(
         {
-            "mode": {"regressor": "regress", "inpainter": "inpaint"}.get(mode or "", mode),
+            "mode": mode,
             "data.train": [{"path": str(p)} for p in data] if data else None,
             "data.val": [{"path": str(p)} for p in val] if val else None,
             "data.select": select,

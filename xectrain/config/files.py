@@ -15,10 +15,10 @@ from xectrain.config.merge import merge
 from xectrain.config.tree import Config
 
 
-def load_config(
+def layered(
     files: Sequence[Path] = (), assignments: Sequence[str] = (), options: Mapping[str, Any] | None = None
-) -> Config:
-    """Build the configuration: each file over the previous, then the command's own options, then each assignment.
+) -> dict[str, Any]:
+    """What is set, as one nested mapping: each file over the previous, then `options`, then each assignment.
 
     Args:
         files: YAML files; a later one overrides single keys of an earlier one.
@@ -26,7 +26,7 @@ def load_config(
         options: what the command's own options set, as a nested mapping.
 
     Raises:
-        ConfigError: a file is no YAML mapping; unknown key (with the nearest valid one), wrong type or value, by path.
+        ConfigError: an assignment that is none, or a file that is no YAML mapping.
         InputError: a file is missing.
     """
     tree: dict[str, Any] = {}
@@ -35,7 +35,7 @@ def load_config(
     merge(tree, options or {})
     for assignment in assignments:
         merge(tree, parse_assignment(assignment))
-    return validate(tree)
+    return tree
 
 
 def validate(tree: Mapping[str, Any]) -> Config:

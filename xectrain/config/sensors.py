@@ -13,8 +13,6 @@ from xectrain.config.networks import Channel, FaceName, Section
 
 MaskKind = Literal["random", "flat", "fixed", "pattern", "sensor_front"]
 SensorLossName = Literal["smooth_l1", "l1", "mse", "huber"]
-DEFAULT_RATIO = {"mae": 0.6, "inpaint": 0.05}
-"""`masking.ratio` by mode, where none is given."""
 
 
 class MaskingConfig(Section):
@@ -81,12 +79,12 @@ class MaskingConfig(Section):
             raise ValueError("predict_channels must name npho, time or both, once each")
         return self
 
-    def channels(self, mode: Literal["mae", "inpaint"]) -> tuple[Channel, ...]:
-        """The channels to predict in a mode, npho before time."""
-        wanted = self.predict_channels or (("npho", "time") if mode == "mae" else ("npho",))
+    def channels(self, default: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        """The channels to predict, npho before time; `default` is the mode's."""
+        wanted = self.predict_channels or default
         every: tuple[Channel, ...] = ("npho", "time")
         return tuple(c for c in every if c in wanted)
 
-    def ratios(self, mode: Literal["mae", "inpaint"]) -> float | dict[FaceName, float]:
-        """`ratio`, or the mode's default."""
-        return DEFAULT_RATIO[mode] if self.ratio is None else self.ratio
+    def ratios(self, default: float) -> float | dict[FaceName, float]:
+        """`ratio`, or the mode's."""
+        return default if self.ratio is None else self.ratio

@@ -13,13 +13,6 @@ from xectrain.config.merge import merge
 from xectrain.config.networks import PRESETS, ModelConfig, TasksConfig
 from xectrain.config.sensors import MaskingConfig
 
-Mode = Literal["regress", "mae", "inpaint"]
-BY_MODE: dict[str, dict[str, dict[str, object]]] = {
-    "regress": {"optim": {"lr": 3e-4}, "train": {"epochs": 20}},
-    "mae": {"optim": {"lr": 1e-4}, "train": {"epochs": 20}},
-    "inpaint": {"optim": {"lr": 1e-4}, "train": {"epochs": 50}},
-}
-"""Defaults that depend on the mode."""
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -251,7 +244,7 @@ class NetworkConfig(ModelConfig):
 class Config(Group):
     """Everything that determines a training run."""
 
-    mode: Mode = "regress"
+    mode: str = "regress"
     """regress: predict event quantities; mae: pre-train the encoder on hidden sensors; inpaint: fill dead channels."""
     data: DataConfig = DataConfig()
     """Events and how they are read."""
@@ -279,23 +272,9 @@ class Config(Group):
     @model_validator(mode="after")
     def _reweights_what_is_learned(self) -> Self:
         off = [task for task in self.reweight.tasks if task not in self.tasks.enabled()]
-        if self.reweight.by == "loss" and (off or self.mode != "regress"):
-            raise ValueError(f"reweight.tasks: {', '.join(off) or self.reweight.tasks[0]} is not learned")
+        if self.reweight.by == "loss" and off:
+            raise ValueError(f"reweight.tasks: {', '.join(off)} is not learned")
         return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_by_mode(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        mode = values.get("mode", "regress")
-        tree: dict[str, object] = {}
-        merge(tree, BY_MODE.get(mode if isinstance(mode, str) else "", {}))
-        start = values.get("checkpoint")
-        if mode == "inpaint" and isinstance(start, dict) and start.get("init_from"):
-            merge(tree, {"optim": {"freeze_encoder": True}})
-        merge(tree, values)
-        return tree
 
     def resolved(self, *, gpu: bool) -> Config:
         """This configuration with every choice that depends on the machine made.

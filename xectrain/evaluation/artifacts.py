@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from xectrain.evaluation.evaluate import Options, evaluate
 from xectrain.evaluation.plots import loss_curves, save_pages
 from xectrain.inference.infer import Request, infer
-from xectrain.inference.regressor import Predictor, TorchPredictor, load
+from xectrain.inference.load import load
+from xectrain.inference.regressor import Predictor, TorchPredictor
 from xectrain.inference.sources import Part, Settings, ShardPart
+from xectrain.modes.regress import Regress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +73,7 @@ def _regression(model: Predictor, parts: Sequence[Part], place: Path, found: Eva
     from xectrain.evaluation.card import write_card
 
     write_card(model, found, place / "card.html")
-    if not isinstance(model, TorchPredictor):
+    if not isinstance(model, TorchPredictor) or not isinstance(model.mode, Regress):
         return
     from xectrain.evaluation.insight import look_inside
     from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page

@@ -13,6 +13,7 @@ from xectrain.evaluation.plots.panels import digits
 from xectrain.evaluation.report import compact, headline_label
 from xectrain.evaluation.tables import NETWORK
 from xectrain.metrics import DISPLAY, HEADLINE
+from xectrain.modes.regress import Regress
 from xectrain.tasks import RANGE_QUANTILES, TASKS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
     )
     facts = model.facts
-    network: Any = getattr(model, "model", None) or getattr(model, "mode", None)
+    network: Any = getattr(model, "mode", None)
     page = environment.get_template("card.html.j2").render(
         name=facts.file.parent.name,
         mode=facts.mode,
@@ -44,7 +45,7 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
         version=facts.code_version,
         datasets=_datasets(facts),
         fingerprint=facts.fingerprint,
-        ranges=_ranges(network) if facts.mode == "regress" else [],
+        ranges=_ranges(network.model) if isinstance(network, Regress) else [],
         inputs=_inputs(facts),
         metrics=[] if evaluation is None else _metrics(evaluation),
         limits=_limits(facts),

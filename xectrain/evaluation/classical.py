@@ -164,7 +164,7 @@ class _Classical:
     def add(self, events: Events) -> None:
         """Take up a chunk."""
         if self.baselines is not None:
-            self.waiting.append(events.physical(self.facts.normalization))
+            self.waiting.append(events.photons(self.facts.normalization))
             if sum(len(events) for events in self.waiting) >= CHUNK:
                 self._run()
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shards.base import ConfigError, InputError, locked, nearest, progress, publish_json
 from xectrain.baselines import Baselines, RawEvents, fill_from_neighbours
 from xectrain.evaluation.peaks import PeakFit, fit_peak
-from xectrain.inference.events import Events, Raw
+from xectrain.inference.events import Events
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import Filler
 from xectrain.inference.sources import Part, Settings, Wanted
@@ -121,7 +121,7 @@ def _estimates(
     predictor: Predictor, events: Events, baselines: Baselines | None, inpainter: Filler | None
 ) -> dict[str, NDArray[Any]]:
     """Energies [GeV] by estimator."""
-    raw = events.physical(predictor.facts.normalization)
+    raw = events.photons(predictor.facts.normalization)
     found = {"network": predictor.predict_events(events)["pred_energy"]}
     filled = fill_from_neighbours(raw.npho)
     found["network, neighbours filled"] = _predicted(predictor, filled, raw)
@@ -137,7 +137,7 @@ def _estimates(
 
 def _predicted(predictor: Predictor, npho: NDArray[Any], raw: RawEvents) -> NDArray[Any]:
     """The network on events whose dead sensors have photons again (and no time)."""
-    return predictor.predict_events(Events(dict(raw.columns), Raw(npho, raw.time, None)))["pred_energy"]
+    return predictor.predict_events(Events.of_raw(npho, raw.time, columns=raw.columns))["pred_energy"]
 
 
 def _fitted(name: str, values: Array, groups: Array, line: Line) -> LineResult:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards import geometry as geo
-from shards.base import progress
-from xectrain.inference.events import Events, Stored
+from shards.base import ConfigError, progress
+from xectrain.inference.events import Events
 from xectrain.inference.regressor import TorchPredictor
 from xectrain.inference.sources import Part, Settings, Wanted
 from xectrain.metrics import residual
-from xectrain.model_input import InputRules
+from xectrain.models.regressor import Regressor
 from xectrain.models.sensors import hide
+from xectrain.modes.regress import Regress
 from xectrain.tasks import TASKS
 
 Array = NDArray[np.float64]
@@ -87,7 +88,7 @@ class WorstEvents:
         rows = [int(i) for i in np.argsort(-loss)[: self.keep] if loss[i] > bar]
         if not rows:
             return
-        physical = events.physical(predictor.facts.normalization)
+        physical = events.photons(predictor.facts.normalization)
         for i in rows:
             values = {n: float(v[i]) for n, v in table.items() if n in ("run", "event") or n[:5] in ("true_", "pred_")}
             self._count += 1
@@ -101,9 +102,20 @@ class WorstEvents:
         return [event for _, _, event in sorted(self._heap, key=lambda item: -item[0])]
 
 
+def network_of(predictor: TorchPredictor) -> Regressor:
+    """The regressor behind a prediction.
+
+    Raises:
+        ConfigError: the model is another network, whose inside is not known.
+    """
+    if not isinstance(predictor.mode, Regress):
+        raise ConfigError("is no regressor to look into", file=predictor.facts.file, found=predictor.facts.mode)
+    return predictor.mode.model
+
+
 def spreads(predictor: TorchPredictor) -> dict[str, float]:
     """Spread of each predicted quantity over the training set, classes left out."""
-    network = predictor.model
+    network = network_of(predictor)
     return {
         column: float(network.standardization.spread(name)[k])
         for name in network.tasks
@@ -123,18 +135,18 @@ def look_inside(predictor: TorchPredictor, part: Part, settings: Settings, event
     done = 0
     with progress("what the network looks at", min(events, part.events)) as bar:
         for chunk in part.read(wanted, settings):
-            x_BN2, mask_BN = _input(predictor, chunk)
+            x_BN2, mask_BN = predictor.model_input(chunk)
             saliency += _saliency(predictor, columns, x_BN2, mask_BN)
             importance += _importance(predictor, columns, x_BN2, mask_BN)
             with torch.inference_mode():
-                weights = predictor.model.encoder.attention(x_BN2, mask_BN)  # (B, layers, heads, T, T)
+                weights = network_of(predictor).encoder.attention(x_BN2, mask_BN)  # (B, layers, heads, T, T)
             summed = weights.float().mean(dim=2).sum(dim=0).double().cpu().numpy()
             attention = summed if attention is None else attention + summed
             done += len(x_BN2)
             bar.advance(len(x_BN2))
             if done >= events:
                 break
-    tokens = tuple(str(token.name) for token in predictor.model.encoder.tokens)
+    tokens = tuple(str(token.name) for token in network_of(predictor).encoder.tokens)
     mean_attention = np.zeros((0, len(tokens), len(tokens))) if attention is None else attention / max(done, 1)
     per_event = saliency / max(done, 1) / scale[:, None, None]
     return Insight(
@@ -142,23 +154,10 @@ def look_inside(predictor: TorchPredictor, part: Part, settings: Settings, event
     )
 
 
-def _input(predictor: TorchPredictor, events: Events) -> tuple[Tensor, Tensor]:
-    norm = predictor.facts.normalization
-    if isinstance(events.sensors, Stored):
-        rules = InputRules(events.sensors.normalization, norm, predictor.facts.npho_threshold)
-        return rules.apply(events.sensors.sensors.to(predictor.compute.device))
-    from shards.normalization import normalize
-
-    raw = events.sensors
-    sensors = normalize(raw.npho, raw.time, norm, dead=raw.dead).sensors
-    tensor = torch.from_numpy(sensors).to(predictor.compute.device)
-    return InputRules(norm, norm, predictor.facts.npho_threshold).apply(tensor)
-
-
 def _saliency(predictor: TorchPredictor, columns: tuple[str, ...], x_BN2: Tensor, mask_BN: Tensor) -> Array:
     """Sum over events of mean |gradient| · spread of the input, per column, face and channel."""
     x_BN2 = x_BN2.detach().clone().requires_grad_(True)
-    found = predictor.model.predict(x_BN2, mask_BN)
+    found = network_of(predictor).predict(x_BN2, mask_BN)
     keep_BN = (~mask_BN).float()
     result = np.zeros((len(columns), len(geo.FACE_NAMES), 2))
     face_N = torch.from_numpy(geo.nominal_faces().astype(np.int64)).to(x_BN2.device)
@@ -178,12 +177,12 @@ def _saliency(predictor: TorchPredictor, columns: tuple[str, ...], x_BN2: Tensor
 @torch.inference_mode()
 def _importance(predictor: TorchPredictor, columns: tuple[str, ...], x_BN2: Tensor, mask_BN: Tensor) -> Array:
     """Sum over events of the squared change of each prediction when a face is hidden."""
-    found = predictor.model.predict(x_BN2, mask_BN)
+    found = network_of(predictor).predict(x_BN2, mask_BN)
     result = np.zeros((len(columns), len(geo.FACE_NAMES)))
     face_N = torch.from_numpy(geo.nominal_faces().astype(np.int64)).to(x_BN2.device)
     for code in range(len(geo.FACE_NAMES)):
         hidden_BN = (face_N == code).expand_as(mask_BN) & ~mask_BN
-        without = predictor.model.predict(*hide(x_BN2, hidden_BN, predictor.facts.normalization))
+        without = network_of(predictor).predict(*hide(x_BN2, hidden_BN, predictor.facts.normalization))
         for row, column in enumerate(columns):
             change_B = without[f"pred_{column}"] - found[f"pred_{column}"]
             result[row, code] = float(change_B.double().square().sum())

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from shards.base import InputError, locked, progress, publish_json, published
 from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_baselines
-from xectrain.inference.events import Events
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.sensor_rows import hidden_sensors
 from xectrain.inference.sensors import SensorPredictor
@@ -57,12 +56,12 @@ def predict_hidden(
     events_done = valid = 0
     with progress(part.name, min(part.events, max_events)) as bar:
         for chunk in part.read(wanted, settings):
-            events = _first(chunk, max_events - events_done)
+            events = chunk[: max_events - events_done]
             found = main.hide_and_predict(events)
             rows = hidden_sensors(found, events)
             rows["event_idx"] = rows["event_idx"] + events_done
             where = np.nonzero(found.hidden)
-            physical = events.physical(main.facts.normalization)
+            physical = events.photons(main.facts.normalization)
             if "npho" in main.facts.channels:
                 fills = fill_baselines(physical.npho, found.hidden)
                 rows.update({f"baseline_{name}_npho": fills[name] for name in FILLS})
@@ -79,15 +78,6 @@ def predict_hidden(
         raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
     joined = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
     return joined, events_done, len(joined["event_idx"]) / max(valid, 1)
-
-
-def _first(events: Events, count: int) -> Events:
-    from xectrain.inference.sensors import sliced
-
-    if len(events) <= count:
-        return events
-    columns = {name: values[:count] for name, values in events.columns.items()}
-    return Events(columns, sliced(events.sensors, slice(0, count)))
 
 
 def evaluate_sensors(

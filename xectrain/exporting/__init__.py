@@ -2,7 +2,7 @@
 
 from xectrain.exporting.gate import GATE_BATCHES, TOLERANCE, Deviation, GateEvents, compare
 from xectrain.exporting.graph import Exported, export, restricted
-from xectrain.exporting.modules import SensorInput, module_for, sensor_module_for
+from xectrain.exporting.modules import SensorInput, module_for
 from xectrain.inference.metadata import EARLIEST, FACTS_KEY, NORMALIZED_INPUT, RAW_INPUTS, facts_from_metadata, metadata
 
 __all__ = [
@@ -22,5 +22,4 @@ __all__ = [
     "metadata",
     "module_for",
     "restricted",
-    "sensor_module_for",
 ]

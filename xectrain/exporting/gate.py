@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -15,7 +16,6 @@ from shards.normalization import normalize
 from xectrain.exporting.modules import ExportModule, SensorInput
 from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
 from xectrain.inference.model import IN_RANGE
-from xectrain.tasks import TASKS
 
 GATE_BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
@@ -68,8 +68,6 @@ class Deviation:
 
 def compare(path: Path, module: ExportModule | SensorInput, events: GateEvents) -> list[Deviation]:
     """The largest deviation in each output, over batches of 1, 2, 7 and 64 events, with and without optional inputs."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -123,13 +121,4 @@ def _allowed(output: str, module: ExportModule | SensorInput) -> float:
         return 0.0
     if isinstance(module, SensorInput):
         return 0.0 if output == "filled" else SENSOR_TOLERANCE[output.rpartition("_")[2]]
-    network = module.network
-    for name, config in network.tasks.items():
-        if TASKS[name].kind == "classes":
-            continue
-        for k, column in enumerate(TASKS[name].columns):
-            if output == f"pred_{column}" or output.startswith((f"pred_{column}_q", f"sigma_{column}")):
-                spread = float(network.standardization.spread(name)[k])
-                mean = float(network.standardization.mean(name)[k])
-                return TOLERANCE * spread * (float(np.exp(mean)) if config.log_transform else 1.0)
-    return TOLERANCE
+    return TOLERANCE * module.mode.spread(output)

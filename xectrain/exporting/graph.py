@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from shards.base import ConfigError, CorruptError, OutputError, published
@@ -19,10 +20,8 @@ from xectrain.exporting.gate import Deviation, GateEvents, compare
 from xectrain.exporting.modules import ExportModule, NormalizedInput, SensorInput
 from xectrain.inference.metadata import EARLIEST, metadata
 from xectrain.inference.model import ModelFacts
-from xectrain.tasks import TASKS, find_task, output_columns
-
-if TYPE_CHECKING:
-    from xectrain.models.regressor import Regressor
+from xectrain.inference.onnx import open_session
+from xectrain.modes.base import EventMode, Mode
 
 logger = logging.getLogger(__name__)
 
@@ -40,29 +39,23 @@ class Exported:
     """Empty when the file was there already."""
 
 
-def restricted(network: Regressor, facts: ModelFacts, tasks: Sequence[str]) -> tuple[Regressor, ModelFacts]:
-    """The network with only some of its heads (changed in place), and facts to match.
+def restricted(mode: Mode, facts: ModelFacts, tasks: Sequence[str]) -> tuple[Mode, ModelFacts]:
+    """The mode with only some of its tasks (changed in place), and facts to match.
 
     Raises:
         ConfigError: a task that the model does not have.
     """
-    wanted = [find_task(task).name for task in tasks]
-    for task in wanted:
-        if task not in network.tasks:
-            raise ConfigError(f"the model does not predict {task!r}", found=", ".join(network.tasks))
-    kept = {name: task for name, task in network.tasks.items() if name in wanted}
-    for name in set(network.tasks) - set(kept):
-        del network.heads[name]
-    network.tasks, network.ranges.tasks = kept, tuple(kept)
-    columns = tuple(c for name, task in kept.items() for c in output_columns(TASKS[name], task))
-    return network, dataclasses.replace(facts, tasks=tuple(kept), columns=columns)
+    if not isinstance(mode, EventMode):
+        raise ConfigError("has no tasks to choose from", file=facts.file, found=facts.mode)
+    mode.restrict(tasks)
+    return mode, dataclasses.replace(facts, tasks=mode.tasks, columns=mode.columns)
 
 
 def export(module: ExportModule | SensorInput, output: Path, events: GateEvents) -> Exported:
     """Export a model, compare it with PyTorch, and publish it if it agrees; a file of the same model is left as it is.
 
     Args:
-        module: of `module_for` or `sensor_module_for`.
+        module: of `module_for`.
         output: the file to write.
         events: what the comparison is made on.
 
@@ -85,8 +78,6 @@ def export(module: ExportModule | SensorInput, output: Path, events: GateEvents)
 
 def _check_same(output: Path, wanted: dict[str, str]) -> None:
     """Refuse a file that is not what would be exported."""
-    from xectrain.inference.onnx import open_session
-
     try:
         properties = open_session(output, "cpu").get_modelmeta().custom_metadata_map
     except CorruptError as error:
@@ -102,8 +93,6 @@ def _check_same(output: Path, wanted: dict[str, str]) -> None:
 
 def onnx_bytes(module: ExportModule | SensorInput) -> bytes:
     """The module as an ONNX model with its metadata, any number of events a batch."""
-    import onnx
-
     batch = torch.export.Dim("N", min=1)
     example = module.example()
     with _quiet_exporter(), torch.no_grad():
@@ -119,6 +108,8 @@ def onnx_bytes(module: ExportModule | SensorInput) -> bytes:
         )
     assert program is not None
     model = program.model_proto
+    for value in model.graph.input:  # the exporter freezes the batch of an input that no output depends on
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
     if EARLIEST in module.inputs:
         _make_optional(model, EARLIEST)
     onnx.helper.set_model_props(model, metadata(module.facts, isinstance(module, NormalizedInput)))
@@ -133,8 +124,6 @@ def _make_optional(model: Any, name: str) -> None:
     The exporter noted the shape (N,) for everything computed from it; onnxruntime would believe that and reuse buffers
     of the wrong size, so the notes go.
     """
-    import onnx
-
     (value,) = (i for i in model.graph.input if i.name == name)
     value.type.tensor_type.shape.dim[0].dim_param = "N_or_1"
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1), name))

@@ -5,18 +5,15 @@ Shape suffixes: B events, N = 4760 sensors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from shards.normalization import apply_threshold, normalize, valid
+from shards.base import ConfigError
+from shards.normalization import normalize
 from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
 from xectrain.inference.model import IN_RANGE, ModelFacts
-
-if TYPE_CHECKING:
-    from xectrain.models.regressor import Regressor
-    from xectrain.modes.masked import MaskedSensors
+from xectrain.model_input import InputRules
+from xectrain.modes.base import EventMode, Mode, SensorMode
 
 TRACE_BATCH = 3
 """Events traced; more than one, so that no dimension is mistaken for a constant 1."""
@@ -27,9 +24,10 @@ class ExportModule(nn.Module):
 
     inputs: tuple[str, ...]
 
-    def __init__(self, network: Regressor, facts: ModelFacts) -> None:
+    def __init__(self, mode: EventMode, facts: ModelFacts) -> None:
         super().__init__()
-        self.network, self.facts = network, facts
+        self.mode, self.facts = mode, facts
+        self.rules = InputRules(facts.normalization, facts.normalization, facts.npho_threshold)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -42,10 +40,9 @@ class ExportModule(nn.Module):
 
     def predicted(self, sensors_BN2: Tensor) -> dict[str, Tensor]:
         """Predictions from float32 (B, N, 2), normalized and sentinel-marked."""
-        npho_valid_BN, _ = valid(sensors_BN2, self.facts.normalization)
-        x_BN2 = apply_threshold(sensors_BN2, self.facts.normalization, self.facts.npho_threshold)
-        found = self.network.predict(x_BN2, ~npho_valid_BN)
-        inside_B = self.network.in_training_range(x_BN2, ~npho_valid_BN, found)
+        x_BN2, mask_BN = self.rules.apply(sensors_BN2)
+        found = self.mode.predict(x_BN2, mask_BN)
+        inside_B = self.mode.in_training_range(x_BN2, mask_BN, found)
         return {**{name: found[name] for name in self.facts.columns}, IN_RANGE: inside_B}
 
 
@@ -94,13 +91,6 @@ class RawInputRelativeTime(RawInput):
         return tuple(v.double() + shift_B if n.startswith("pred_timing") else v for n, v in found.items())
 
 
-def module_for(network: Regressor, facts: ModelFacts, normalized: bool) -> ExportModule:
-    """The module to export, on the CPU, in evaluation mode."""
-    relative = "timing" in facts.tasks and facts.targets.relative_time
-    kind = NormalizedInput if normalized else RawInputRelativeTime if relative else RawInput
-    return kind(network.cpu(), facts).eval()
-
-
 class SensorInput(nn.Module):
     """An autoencoder or inpainter behind raw sensors.
 
@@ -110,14 +100,15 @@ class SensorInput(nn.Module):
 
     inputs = RAW_INPUTS
 
-    def __init__(self, mode: MaskedSensors, facts: ModelFacts) -> None:
+    def __init__(self, mode: SensorMode, facts: ModelFacts) -> None:
         super().__init__()
-        self.model, self.facts = mode.model, facts
+        self.model, self.fills, self.facts = mode.model, mode.fills, facts
+        self.rules = InputRules(facts.normalization, facts.normalization, facts.npho_threshold)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs."""
-        if self.facts.mode == "mae":
+        if not self.fills:
             return tuple(f"pred_{channel}" for channel in self.facts.channels)
         return (*(f"filled_{channel}" for channel in self.facts.channels), "filled")
 
@@ -129,16 +120,30 @@ class SensorInput(nn.Module):
     def forward(self, npho_BN: Tensor, time_BN: Tensor, dead_BN: Tensor) -> tuple[Tensor, ...]:
         norm = self.facts.normalization
         sensors_BN2 = normalize(npho_BN, time_BN, norm, dead_BN).sensors
-        npho_valid_BN, _ = valid(sensors_BN2, norm)
-        value_BNX = self.model(apply_threshold(sensors_BN2, norm, self.facts.npho_threshold), ~npho_valid_BN)
+        x_BN2, mask_BN = self.rules.apply(sensors_BN2)
+        value_BNX = self.model(x_BN2, mask_BN)
         given = {"npho": npho_BN, "time": time_BN}
         inverse = {"npho": norm.inverse_npho, "time": norm.inverse_time}
         predicted = {c: inverse[c](value_BNX[..., i].float()) for i, c in enumerate(self.facts.channels)}
-        if self.facts.mode == "mae":
+        if not self.fills:
             return tuple(predicted.values())
-        return (*(torch.where(npho_valid_BN, given[c], p) for c, p in predicted.items()), ~npho_valid_BN)
+        return (*(torch.where(mask_BN, p, given[c]) for c, p in predicted.items()), mask_BN)
 
 
-def sensor_module_for(mode: MaskedSensors, facts: ModelFacts) -> SensorInput:
-    """The module to export of an autoencoder or inpainter, on the CPU, in evaluation mode."""
-    return SensorInput(mode.cpu(), facts).eval()
+def module_for(mode: Mode, facts: ModelFacts, normalized: bool = False) -> ExportModule | SensorInput:
+    """The module to export, on the CPU, in evaluation mode.
+
+    Args:
+        normalized: take normalized sensors instead of raw ones; for modes that predict numbers of an event.
+
+    Raises:
+        ConfigError: `normalized` for a mode that predicts sensors.
+    """
+    if isinstance(mode, SensorMode):
+        if normalized:
+            raise ConfigError("fills raw sensors, so its input cannot be normalized", file=facts.file, found=facts.mode)
+        return SensorInput(mode.cpu(), facts).eval()
+    assert isinstance(mode, EventMode)
+    relative = facts.targets.relative_time and any(c.startswith("pred_timing") for c in facts.columns)
+    kind = NormalizedInput if normalized else RawInputRelativeTime if relative else RawInput
+    return kind(mode.cpu(), facts).eval()

@@ -12,25 +12,23 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress
 from shards.columns import COLUMNS
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.root_output import read_metadata, root_output
+from xectrain.inference.root_output import RootOutput, read_metadata, root_output
 from xectrain.inference.rows import Carried, EventRows, RowMaker
+from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
+from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
-
-if TYPE_CHECKING:
-    from xectrain.inference.root_output import RootOutput
 
 logger = logging.getLogger(__name__)
 
 FACES = "0 inner, 1 outer, 2 upstream, 3 downstream, 4 top, 5 bottom"
-MASK_TYPES = ("random", "flat", "fixed", "pattern", "sensor_front")
-"""Meaning of `mask_type`, as in `masking.MASK_KINDS` (which needs torch)."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +98,12 @@ def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker
         if request.hide:
             raise ConfigError("hiding sensors belongs to the inpainter", found=model.facts.mode)
         return EventRows.of(model, carried)
-    from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
-    from xectrain.inference.sensors import Filler, SensorPredictor
-
     assert isinstance(model, Filler)
     if not isinstance(model, SensorPredictor):  # an exported inpainter
         if request.hide:
             raise ConfigError("hiding sensors needs the checkpoint", file=model.facts.file)
         return FilledRows.of(model, carried)
-    if model.facts.mode == "mae":
+    if not model.mode.fills:
         return HiddenEventRows.of(model, carried)
     return HiddenSensorRows(model) if request.hide else FilledRows.of(model, carried)
 
@@ -209,7 +204,7 @@ def _metadata(
         "timing_at": facts.targets.timing_at,
         "units": ",".join(f"{c}:{COLUMNS[c].unit}" for t in facts.tasks for c in TASKS[t].columns),
         "face_names": FACES,
-        "mask_types": ",".join(f"{code} {kind}" for code, kind in enumerate(MASK_TYPES)),
+        "mask_types": ",".join(f"{code} {kind}" for code, kind in enumerate(MASK_KINDS)),
         "model_digest": facts.digest,
         "training_fingerprint": facts.fingerprint,
         "model_code_version": facts.code_version,

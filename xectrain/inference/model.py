@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
 
 from shards.base import ConfigError
 from shards.normalization import Normalization
+from xectrain.config.tree import Config
+from xectrain.modes.base import EventMode, Mode
 from xectrain.tasks import TargetOptions
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from xectrain.config.tree import Config
-
-logger = logging.getLogger(__name__)
 
 IN_RANGE = "in_training_range"
 CPU_BATCH, GPU_BATCH = 64, 1024
@@ -70,10 +67,6 @@ def checked_config(state: Mapping[str, Any], path: Path) -> Config:
     Raises:
         ConfigError: this version does not understand it.
     """
-    from pydantic import ValidationError
-
-    from xectrain.config.tree import Config
-
     try:
         return Config.model_validate(state["config"])
     except ValidationError as error:
@@ -93,28 +86,19 @@ def config_of(facts: ModelFacts) -> Config:
     return checked_config({"config": facts.config, "code_version": facts.code_version}, facts.file)
 
 
-def facts_of(
-    state: Mapping[str, Any],
-    path: Path,
-    config: Config,
-    *,
-    tasks: tuple[str, ...] = (),
-    columns: tuple[str, ...] = (),
-    channels: tuple[str, ...] = (),
-    means: Mapping[str, float] | None = None,
-) -> ModelFacts:
-    """The facts that a checkpoint tells, with those that its network adds."""
+def facts_of(state: Mapping[str, Any], path: Path, config: Config, mode: Mode) -> ModelFacts:
+    """The facts that a checkpoint and its mode tell."""
     return ModelFacts(
         file=path,
         digest=file_digest(path),
-        mode=state["mode"],
-        tasks=tasks,
-        columns=columns,
-        channels=channels,
+        mode=mode.name,
+        tasks=mode.tasks,
+        columns=mode.columns,
+        channels=mode.channels,
         normalization=Normalization.from_dict(state["normalization"]),
         npho_threshold=float(state["npho_threshold"]),
         targets=TargetOptions(bool(state["relative_time"]), config.tasks.timing_at),
-        means=means or {},
+        means=mode.means() if isinstance(mode, EventMode) else {},
         fingerprint=str(state["fingerprint"]),
         geometry=str(state["geometry"]),
         code_version=str(state["code_version"]),

@@ -5,33 +5,28 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnxruntime
+import torch
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from shards.base import ConfigError, CorruptError
-from shards.normalization import (
-    NPHO_THRESHOLD,
-    Normalization,
-    apply_threshold,
-    denormalize,
-    normalize,
-    preset,
-    remap,
-)
-from xectrain.inference.events import Events, Stored
-from xectrain.inference.metadata import FACTS_KEY, RAW_INPUTS, facts_from_metadata
+from shards.normalization import NPHO_THRESHOLD, preset
+from xectrain.inference.events import Events
+from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
-from xectrain.inference.regressor import Columns, Predictor
+from xectrain.inference.regressor import Predictions, Predictor
 from xectrain.inference.sensors import Filled, Filler
 from xectrain.tasks import ALIASES, TASKS, TargetOptions
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 logger = logging.getLogger(__name__)
 
+REFUSALS = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
+FOREIGN_MODE = "regress"
+"""What a bare network from elsewhere is taken for."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -52,31 +47,24 @@ class OnnxPredictor(Predictor):
         self.session, self.facts, self.raw, self.outputs, self.batch_size = session, facts, raw, outputs, batch_size
         self.device = "cpu"  # sensors go in from the host's memory
 
-    def _raw(self, npho: NDArray[Any], time: NDArray[Any], dead: NDArray[np.bool_] | None) -> Columns:
-        photons, seconds = (np.ascontiguousarray(a, dtype=np.float32) for a in (npho, time))
-        lost = np.zeros(photons.shape, dtype=bool) if dead is None else np.ascontiguousarray(dead)
+    def _run(self, events: Events) -> Predictions:
         if self.raw:
-            return self._run(dict(zip(RAW_INPUTS, (photons, seconds, lost), strict=True)))
-        norm = self.facts.normalization
-        return self._normalized(normalize(photons, seconds, norm, dead=lost).sensors, norm)
+            given = events.raw()
+            feed = {"npho": given.npho, "time": given.time, "dead": given.dead}
+        else:
+            x_BN2, _ = events.model_input(self.facts.normalization, self.facts.npho_threshold)
+            feed = {self.session.get_inputs()[0].name: x_BN2.numpy()}
+        return self._outputs(feed)
 
-    def _normalized(self, sensors: Tensor | NDArray[Any], storage: Normalization) -> Columns:
-        stored = np.asarray(sensors.cpu() if hasattr(sensors, "cpu") else sensors, dtype=np.float32)
-        if self.raw:
-            npho, time = denormalize(stored, storage)
-            return self._raw(npho, time, None)
-        norm = self.facts.normalization
-        x = apply_threshold(remap(stored, storage, norm), norm, self.facts.npho_threshold)
-        return self._run({self.session.get_inputs()[0].name: np.ascontiguousarray(x, dtype=np.float32)})
-
-    def _run(self, feed: dict[str, NDArray[Any]]) -> Columns:
-        found = self.session.run(list(self.outputs), feed)
-        result: Columns = {}
+    def _outputs(self, feed: dict[str, NDArray[Any]]) -> Predictions:
+        typed = {k: np.ascontiguousarray(v, None if v.dtype == bool else np.float32) for k, v in feed.items()}
+        found = self.session.run(list(self.outputs), typed)
+        result: Predictions = {}
         for columns, values in zip(self.outputs.values(), found, strict=True):
             table = values.reshape(len(values), -1)
             result.update({name: table[:, i] for i, name in enumerate(columns)})
         inside = result.pop(IN_RANGE, np.ones(len(next(iter(feed.values()))), dtype=bool))
-        ordered: Columns = {name: result[name].astype(np.float64) for name in self.facts.columns}
+        ordered: Predictions = {name: result[name].astype(np.float64) for name in self.facts.columns}
         return {**ordered, IN_RANGE: inside.astype(bool)}
 
 
@@ -84,19 +72,14 @@ class OnnxFiller(Filler):
     """An exported inpainter: fills dead sensors; hiding sensors for validation needs the checkpoint."""
 
     def __init__(self, session: Any, facts: ModelFacts, batch_size: int) -> None:
-        if facts.mode != "inpaint":
+        if "filled" not in {output.name for output in session.get_outputs()}:
             raise ConfigError("fills no sensors", file=facts.file, found=facts.mode, remedy="use the checkpoint")
         self.session, self.facts, self.batch_size, self.device = session, facts, batch_size, "cpu"
 
     def fill_events(self, events: Events) -> Filled:
-        if isinstance(events.sensors, Stored):
-            stored = events.sensors.sensors.cpu().numpy()
-            npho, time = (a.astype(np.float32) for a in denormalize(stored, events.sensors.normalization))
-            dead = np.zeros(npho.shape, dtype=bool)
-        else:
-            npho, time = (np.array(a, dtype=np.float32) for a in (events.sensors.npho, events.sensors.time))
-            given = events.sensors.dead
-            dead = np.zeros(npho.shape, dtype=bool) if given is None else np.ascontiguousarray(given)
+        given = events.raw()
+        npho, time = (np.array(a, dtype=np.float32) for a in (given.npho, given.time))
+        dead = np.ascontiguousarray(given.dead)
         filled = np.zeros(npho.shape, dtype=bool)
         names = [*(f"filled_{c}" for c in self.facts.channels), "filled"]
         for start in range(0, len(npho), self.batch_size):
@@ -136,7 +119,7 @@ def load_onnx(
         if normalization is not None:
             raise ConfigError("knows its own normalization", file=path, item="normalization", found=normalization)
         facts, kind = facts_from_metadata(path, properties, digest)
-        if facts.mode != "regress":
+        if facts.channels:
             return OnnxFiller(session, facts, batch_size or CPU_BATCH)
         outputs: dict[str, tuple[str, ...]] = {name: (name,) for name in (*facts.columns, IN_RANGE)}
         raw = kind == "raw"
@@ -155,16 +138,11 @@ def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int 
     Raises:
         CorruptError: it is no ONNX file, or one that onnxruntime cannot run. ConfigError: no such device here.
     """
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
-
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"no device {device!r} for an ONNX file", expected="auto, cpu, cuda or cuda:N")
     providers: list[Any] = [CPU]
-    if kind == "cuda" or (kind == "auto" and _cuda_works(onnxruntime)):
+    if kind == "cuda" or (kind == "auto" and _cuda_works()):
         providers = [(CUDA, {"device_id": number or "0"}), CPU]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -172,7 +150,7 @@ def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int 
         options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except (*refusals, state.NoModel, state.RuntimeException, RuntimeError, ValueError) as error:
+    except (*REFUSALS, state.NoModel, state.RuntimeException, RuntimeError, ValueError) as error:
         raise CorruptError(f"onnxruntime cannot load it: {str(error).partition(chr(10))[0]}", file=path) from None
     if len(providers) == 2 and session.get_providers()[0] != CUDA:
         if not allow_cpu:
@@ -186,12 +164,10 @@ def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int 
     return session
 
 
-def _cuda_works(onnxruntime: Any) -> bool:
+def _cuda_works() -> bool:
     """Whether the CUDA provider is compiled in and there is a device."""
     if CUDA not in onnxruntime.get_available_providers():
         return False
-    import torch
-
     return bool(torch.cuda.is_available())
 
 
@@ -229,7 +205,7 @@ def _foreign(
     facts = ModelFacts(
         file=path,
         digest=digest,
-        mode="regress",
+        mode=FOREIGN_MODE,
         tasks=tuple(tasks),
         columns=columns,
         channels=(),

@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from ingest.reading.rootio import Chunk, Source, SourceReader
+from ingest.reading.rootio import Chunk, Source, SourceReader, read_chunks
 
 T = TypeVar("T")
 AHEAD = 3
@@ -76,8 +75,6 @@ def read_source(source: Source, step: int, threads: int) -> Iterator[Chunk]:
     Decompression runs outside the interpreter lock, so threads help. Each has the file open for itself and takes whole
     storage blocks, so that no basket is decoded twice; at most `threads + AHEAD` chunks are in memory.
     """
-    from ingest.reading.rootio import SourceReader, read_chunks
-
     with SourceReader(source) as reader:
         ranges = _ranges(reader.boundaries().tolist(), step)
     if threads == 1 or max(stop - start for start, stop in ranges) > max(LARGEST_BLOCK, step):
@@ -117,8 +114,6 @@ class _Readers:
 
     def read(self, start: int, stop: int) -> Chunk:
         """Entries [start, stop), by this thread's reader."""
-        from ingest.reading.rootio import SourceReader
-
         if not hasattr(self.local, "reader"):
             self.local.reader = SourceReader(self.source)
             self.opened.append(self.local.reader)

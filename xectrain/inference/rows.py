@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.base import ConfigError, nearest
@@ -141,8 +142,6 @@ def truth_columns(facts: ModelFacts, columns: Mapping[str, NDArray[np.float64]])
     task = TASKS["timing"]
     needed = required_columns(task, facts.targets, absolute=True)
     if "timing" in facts.tasks and all(c in columns for c in needed):
-        import torch
-
         table = torch.from_numpy(np.column_stack([columns[c] for c in needed]))
         truth["timing"] = true_values(task, table, needed, facts.targets).numpy()[:, 0]
     return truth

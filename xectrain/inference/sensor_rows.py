@@ -103,7 +103,7 @@ class HiddenSensorRows:
         rows["event_idx"] = rows["event_idx"] + self.events_done
         self.events_done += len(events)
         if self.baselines:
-            physical = events.physical(self.predictor.facts.normalization)
+            physical = events.photons(self.predictor.facts.normalization)
             fills = fill_baselines(physical.npho, found.hidden, self.baselines)
             rows.update({f"baseline_{name}_npho": values for name, values in fills.items()})
         return {name: rows[name] for name in self.branches}

@@ -5,12 +5,10 @@ Shape suffixes: B events, N = 4760 sensors, X channels.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from shards.base import ConfigError, InputError
-from shards.dead import read_dead
-from shards.normalization import Normalization, denormalize, normalize, valid
-from xectrain.inference.events import Events, Raw, Stored
-from xectrain.inference.model import CPU_BATCH, GPU_BATCH, Model, ModelFacts, checked_config, chosen_weights, facts_of
-from xectrain.model_input import InputRules
+from shards.normalization import denormalize, valid
+from xectrain.compute import Compute
+from xectrain.inference.events import Events
+from xectrain.inference.model import Model, ModelFacts
 from xectrain.models.sensors import hide
-from xectrain.modes.masked import MaskedSensors
+from xectrain.modes.base import SensorMode
 from xectrain.modes.masking import MASK_KINDS, MaskInput
-
-if TYPE_CHECKING:
-    from xectrain.compute import Compute
-
-logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
@@ -70,11 +62,7 @@ class Filler(Model, ABC):
             time: same shape, s.
             dead: bool, same shape or (4760,): further dead sensors.
         """
-        photons, seconds = (np.atleast_2d(np.asarray(a)) for a in (npho, time))
-        if photons.ndim != 2 or photons.shape != seconds.shape or photons.shape[1] != 4760:
-            raise InputError("sensors have the wrong shape", found=(photons.shape, seconds.shape), expected="(n, 4760)")
-        lost = None if dead is None else np.broadcast_to(np.asarray(dead, dtype=bool), photons.shape)
-        return self.fill_events(Events({}, Raw(photons, seconds, lost)))
+        return self.fill_events(Events.of_raw(npho, time, dead))
 
     @abstractmethod
     def fill_events(self, events: Events) -> Filled:
@@ -84,7 +72,7 @@ class Filler(Model, ABC):
 class SensorPredictor(Filler):
     """A model that predicts sensors from the others."""
 
-    def __init__(self, mode: MaskedSensors, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
+    def __init__(self, mode: SensorMode, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
         self.mode, self.facts, self.compute, self.batch_size = mode, facts, compute, batch_size
         self.device = str(compute.device)
 
@@ -96,11 +84,8 @@ class SensorPredictor(Filler):
         x_BN2, mask_BN = self._input(events)
         predicted = self._predicted(x_BN2, mask_BN)
         dead = mask_BN.cpu().numpy()
-        if isinstance(events.sensors, Stored):
-            stored = events.sensors.sensors.cpu().numpy()
-            npho, time = (a.astype(np.float32) for a in denormalize(stored, events.sensors.normalization))
-        else:
-            npho, time = events.sensors.npho.copy(), events.sensors.time.copy()
+        given = events.raw()
+        npho, time = given.npho.copy(), given.time.copy()
         for name, values in (("npho", npho), ("time", time)):
             values[dead] = predicted[name][dead] if name in predicted else np.nan
         return Filled(npho, time, dead)
@@ -155,18 +140,10 @@ class SensorPredictor(Filler):
         run_B, event_B = tensor("run", "event").long().unbind(dim=1)
         return MaskInput(x_BN2, npho_valid_BN, time_valid_BN, run_B, event_B, uvw_B3)
 
+    @torch.inference_mode()
     def _input(self, events: Events) -> tuple[Tensor, Tensor]:
         """Model input and mask of a batch."""
-        norm = self.facts.normalization
-        if isinstance(events.sensors, Stored):
-            storage, sensors_BN2 = events.sensors.normalization, events.sensors.sensors.to(self.compute.device)
-        else:
-            raw = events.sensors
-            npho, time = (torch.from_numpy(np.require(a, np.float32, ["C", "W"])) for a in (raw.npho, raw.time))
-            dead = None if raw.dead is None else torch.from_numpy(np.require(raw.dead, None, ["C", "W"]))
-            storage, sensors_BN2 = norm, normalize(npho, time, norm, dead).sensors.to(self.compute.device)
-        with torch.inference_mode():
-            return InputRules(storage, norm, self.facts.npho_threshold).apply(sensors_BN2)
+        return events.model_input(self.facts.normalization, self.facts.npho_threshold, self.device)
 
     def _predicted(self, x_BN2: Tensor, mask_BN: Tensor) -> dict[str, Floats]:
         """Every sensor's prediction by channel, physical units."""
@@ -178,43 +155,6 @@ class SensorPredictor(Filler):
 
     def _batches(self, events: Events) -> list[Events]:
         """Pieces of at most `batch_size` events."""
-        pieces = []
-        for start in range(0, len(events), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            columns = {name: values[part] for name, values in events.columns.items()}
-            pieces.append(Events(columns, sliced(events.sensors, part)))
-        if not pieces:
+        if not len(events):
             raise InputError("no events to predict")
-        return pieces
-
-
-def sliced(sensors: Stored | Raw, part: slice) -> Stored | Raw:
-    """The sensors of some of the events."""
-    if isinstance(sensors, Stored):
-        return Stored(sensors.sensors[part], sensors.normalization)
-    return Raw(sensors.npho[part], sensors.time[part], None if sensors.dead is None else sensors.dead[part])
-
-
-def sensor_mode(state: Mapping[str, Any], path: Path, weights: str = "auto") -> tuple[MaskedSensors, ModelFacts]:
-    """The network of an `mae` or `inpaint` checkpoint on the CPU, and what is known about it."""
-    config = checked_config(state, path)
-    files = config.masking.patterns
-    patterns = torch.stack([torch.from_numpy(read_dead(Path(f)).sensors()) for f in files]) if files else None
-    norm = Normalization.from_dict(state["normalization"])
-    columns = list(state["columns"])
-    mode = MaskedSensors(state["mode"], config.model, config.masking, norm, columns, config.train.seed, patterns)
-    mode.load_state_dict(dict(chosen_weights(state, path, weights)))
-    return mode.eval(), facts_of(state, path, config, channels=mode.channels)
-
-
-def load_sensor_predictor(
-    state: Mapping[str, Any], path: Path, weights: str, compute: Compute, batch_size: int | None
-) -> SensorPredictor:
-    """The predictor of an `mae` or `inpaint` checkpoint; as of `predictor.load`."""
-    mode, facts = sensor_mode(state, path, weights)
-    size = batch_size or (GPU_BATCH if compute.device.type == "cuda" else CPU_BATCH)
-    logger.info("%s: %s of %s", path, facts.mode, " and ".join(facts.channels))
-    return SensorPredictor(mode.to(compute.device), facts, compute, size)
-
-
-__all__ = ["MASK_KINDS", "Filled", "Filler", "Hidden", "SensorPredictor", "load_sensor_predictor", "sensor_mode"]
+        return events.batches(self.batch_size)

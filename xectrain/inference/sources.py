@@ -11,21 +11,28 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ingest.reading.rootio import Chunk, Source, open_sources
+from pipelines import open_loader
 from shards.base import InputError
 from shards.columns import COLUMNS, Column
-from shards.normalization import Normalization, check_remap
-from xectrain.inference.events import Events, Raw, Stored
+from shards.dataset import Dataset
+from shards.dead import DeadList
+from shards.expressions import columns_of, evaluate
+from shards.geometry import nominal, nominal_faces
+from shards.normalization import Normalization, check_remap, mark_dead, normalize
+from shards.opening import open_dataset
+from shards.plan import View, epoch_order, rank_plan
+from shards.sidecar import SUMMARY_COLUMNS, summarize
+from xectrain.inference.events import Events
 from xectrain.inference.readahead import read_source
-
-if TYPE_CHECKING:
-    from ingest.reading.rootio import Chunk, Source
-    from shards.dataset import Dataset
-    from shards.dead import DeadList
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +169,6 @@ class ShardPart:
         starts = self.dataset.starts
         if select is None:
             return np.arange(starts[first], starts[last], dtype=np.int64)
-        from shards.expressions import columns_of, evaluate
-
         if select.endswith(".json"):
             rows: NDArray[np.int64] = self.dataset.rows(select)
             return np.asarray(rows[(rows >= starts[first]) & (rows < starts[last])])
@@ -175,9 +180,6 @@ class ShardPart:
         return np.concatenate(found).astype(np.int64)
 
     def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: Settings) -> Iterator[Events]:
-        from pipelines import open_loader
-        from shards.plan import View, epoch_order, rank_plan
-
         names = self.dataset.columns
         views = [View(self.dataset, rows)]
         plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.batch_size, len(rows)))
@@ -189,17 +191,14 @@ class ShardPart:
                 truth = batch.truth[:real].numpy()
                 columns = {name: truth[:, i] for i, name in enumerate(names)}
                 sensors = self._marked(batch.sensors[:real], columns, settings.dead)
-                yield Events(columns, Stored(sensors, self.dataset.normalization))
+                yield Events.stored(sensors, self.dataset.normalization, columns)
 
-    def _marked(self, sensors: Any, columns: dict[str, NDArray[np.float64]], dead: DeadList | None) -> Any:
+    def _marked(self, sensors: Tensor, columns: dict[str, NDArray[np.float64]], dead: DeadList | None) -> Tensor:
         where = None if dead is None else dead.mask(_runs(columns, len(sensors)))
         if where is None:
             return sensors
-        import torch
-
-        from shards.normalization import mark_dead
-
-        return mark_dead(sensors, self.dataset.normalization, torch.from_numpy(where).to(sensors.device))
+        marked: Tensor = mark_dead(sensors, self.dataset.normalization, torch.from_numpy(where).to(sensors.device))
+        return marked
 
 
 @dataclass(frozen=True)
@@ -230,8 +229,6 @@ class RootPart:
     @property
     def geometry(self) -> str:
         """A ROOT file does not say; what is assumed is the nominal one."""
-        from shards.geometry import nominal
-
         return nominal().digest
 
     def counters(self) -> dict[str, int]:
@@ -254,7 +251,7 @@ class RootPart:
                     continue
                 columns = {name: values[keep] for name, values in columns.items()}
                 npho, time, dead = npho[keep], time[keep], None if dead is None else dead[keep]
-            yield Events(columns, Raw(npho, time, dead))
+            yield Events.of_raw(npho, time, dead, columns)
 
 
 def _entries(chunk: Chunk) -> NDArray[np.float64]:
@@ -280,13 +277,6 @@ def _passing(
     norm: Normalization,
 ) -> NDArray[np.bool_]:
     """Which events of a chunk pass; sensor summaries are made when the expression names one."""
-    import polars as pl
-
-    from shards.expressions import columns_of, evaluate
-    from shards.geometry import nominal_faces
-    from shards.normalization import normalize
-    from shards.sidecar import SUMMARY_COLUMNS, summarize
-
     table = dict(columns)
     if set(columns_of(select, [*columns, *SUMMARY_COLUMNS])) & set(SUMMARY_COLUMNS):
         sensors = normalize(chunk.npho, chunk.time, norm, dead=dead).sensors
@@ -304,9 +294,5 @@ def open_parts(data: Sequence[Path], schema: str = "mc", tree: str | None = None
     if any(are_datasets) and not all(are_datasets):
         raise InputError("give shard datasets or ROOT files, not both", found=", ".join(str(p) for p in data))
     if data and all(are_datasets):
-        from shards.opening import open_dataset
-
         return [ShardPart(open_dataset(path, check="quick")) for path in data]
-    from ingest.reading.rootio import open_sources
-
     return [RootPart(source) for source in open_sources(list(data), tree, schema)]

@@ -122,6 +122,13 @@ class Regressor(nn.Module):
         self.standardization = Standardization(self.tasks)
         self.ranges = TrainingRange(self.tasks)
 
+    def keep(self, tasks: Sequence[str]) -> None:
+        """Drop the heads of all other tasks."""
+        for name in set(self.tasks) - set(tasks):
+            del self.heads[name]
+        self.tasks = {name: task for name, task in self.tasks.items() if name in tasks}
+        self.ranges.tasks = tuple(self.tasks)
+
     def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> dict[str, Tensor]:
         """Standardized outputs by task.
 

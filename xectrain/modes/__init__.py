@@ -1,29 +1,9 @@
-"""The training modes. A mode is small: its network, masks, loss, metrics; everything else is the trainer's."""
+"""The training modes. A mode is small: its network, what it hides, its loss and metrics; everything else is shared.
 
-from __future__ import annotations
+`MODES` is the one table of them, and nothing outside this room compares a mode's name. Change here: what is learned,
+the losses, the masks. May import `models`, `metrics` and what lies below; the table itself imports no torch.
+"""
 
-from typing import TYPE_CHECKING
+from xectrain.modes.table import MODES, ModeEntry, find_mode, load_config
 
-from xectrain.modes.base import EventBatch, Mode, StepResult
-
-if TYPE_CHECKING:
-    from xectrain.config.tree import Config
-    from xectrain.data import TrainingData
-    from xectrain.model_input import InputRules
-
-__all__ = ["EventBatch", "Mode", "StepResult", "build_mode"]
-
-
-def build_mode(config: Config, data: TrainingData, rules: InputRules) -> Mode:
-    """The mode that `config.mode` names, its network freshly initialized from torch's generator.
-
-    Raises:
-        ConfigError: the data cannot serve it (a truth column is absent or has no spread).
-    """
-    if config.mode == "regress":
-        from xectrain.modes.regress import Regress
-
-        return Regress.build(config, data, rules)
-    from xectrain.modes.masked import MaskedSensors
-
-    return MaskedSensors.build(config, data, rules)
+__all__ = ["MODES", "ModeEntry", "find_mode", "load_config"]

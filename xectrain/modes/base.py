@@ -1,14 +1,29 @@
-"""What a mode is: a network, what it hides from the network, its loss and its metrics. The trainer does the rest."""
+"""What a mode is: a network, what it hides from the network, its loss and its metrics. The trainer does the rest.
+
+There are two kinds: an `EventMode` predicts numbers of an event, a `SensorMode` predicts sensors. Training, inference,
+export and evaluation know these two kinds and no single mode.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
+
+from shards.base import ConfigError
+from shards.normalization import Normalization
+
+if TYPE_CHECKING:
+    from xectrain.config.networks import Channel
+    from xectrain.config.tree import Config
+    from xectrain.data import TrainingData
+    from xectrain.model_input import InputRules
+    from xectrain.modes.masking import Masker
 
 
 class EventBatch(NamedTuple):
@@ -39,7 +54,46 @@ class Mode(nn.Module, ABC):
     """One training mode. Its parameters are those of `model` and of any learned loss balance."""
 
     name: str
+    """As in the table of modes."""
     model: nn.Module
+    truth_columns: Sequence[str] = ()
+    """The dataset's columns, in the order of `EventBatch.truth_BC`."""
+    tasks: tuple[str, ...] = ()
+    """Regression tasks (`xectrain.tasks`) that it predicts, if any."""
+    columns: tuple[str, ...] = ()
+    """What it predicts of an event, one number each."""
+    channels: tuple[Channel, ...] = ()
+    """What it predicts of a sensor, out of npho and time."""
+
+    @classmethod
+    @abstractmethod
+    def network(cls, config: Config, normalization: Normalization) -> nn.Module:
+        """The untrained network, called with (x_BN2, mask_BN): what `xec model describe` counts."""
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, config: Config, data: TrainingData, rules: InputRules, before: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The mode for a training set, its network freshly initialized from torch's generator.
+
+        Args:
+            before: the checkpoint that training continues from, if any.
+
+        Raises:
+            ConfigError: the data cannot serve it (a truth column is absent or has no spread).
+        """
+
+    @classmethod
+    @abstractmethod
+    def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The mode of a checkpoint, on the CPU; nothing outside the checkpoint is read.
+
+        Args:
+            config: of the checkpoint's run.
+            state: the checkpoint.
+            tensors: its weights or their moving average, by name.
+        """
 
     @abstractmethod
     def forward(self, batch: EventBatch) -> StepResult:
@@ -48,3 +102,41 @@ class Mode(nn.Module, ABC):
     @abstractmethod
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         """Metrics of a whole validation set from its concatenated `StepResult.outputs`."""
+
+
+class EventMode(Mode):
+    """Predicts numbers of an event: `columns`, one row of the output each."""
+
+    @abstractmethod
+    def predict(self, x_BN2: Tensor, mask_BN: Tensor) -> dict[str, Tensor]:
+        """Predictions in physical units: float32 (B,) by column, all of `columns`."""
+
+    def in_training_range(self, x_BN2: Tensor, mask_BN: Tensor, predictions: Mapping[str, Tensor]) -> Tensor:
+        """Whether input and predictions lie within what the mode was trained on, bool (B,); a mode that does not
+        judge says yes."""
+        return torch.ones_like(x_BN2[:, 0, 0], dtype=torch.bool)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each target over the training set, by truth column: what predicting the mean would say."""
+        return {}
+
+    def spread(self, column: str) -> float:
+        """Scale of a predicted column, in its unit; 1 where the mode knows none. Tolerances are relative to it."""
+        return 1.0
+
+    def restrict(self, tasks: Sequence[str]) -> None:
+        """Keep only some of the tasks (changed in place).
+
+        Raises:
+            ConfigError: a task that the mode does not have.
+        """
+        raise ConfigError("has no tasks to choose from", item=self.name, found=", ".join(tasks))
+
+
+class SensorMode(Mode):
+    """Predicts the sensors that it does not see: `channels` of each."""
+
+    normalization: Normalization
+    masker: Masker
+    fills: bool
+    """Made to fill dead sensors of real events; else predictions are of interest where sensors were hidden."""

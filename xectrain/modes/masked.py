@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ from shards import geometry as geo
 from shards.base import ConfigError
 from shards.dead import read_dead
 from shards.normalization import Normalization
-from xectrain.config.networks import ModelConfig
+from xectrain.config.networks import Channel, ModelConfig
 from xectrain.config.sensors import MaskingConfig
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
 from xectrain.models.sensors import hide
-from xectrain.modes.base import EventBatch, Mode, StepResult
+from xectrain.modes.base import EventBatch, SensorMode, StepResult
 from xectrain.modes.losses import Balance
 from xectrain.modes.losses_sensors import SensorLoss, channel_weights, event_loss, sensor_loss
 from xectrain.modes.masking import Masker, MaskInput
@@ -34,15 +34,20 @@ SUMS = ("count", "error", "absolute", "square")
 """What is summed over an event's scored sensors of a face, with the error in photons."""
 
 
-class MaskedSensors(Mode):
+class MaskedSensors(SensorMode):
     """Hides sensors of an event and scores the predictions of exactly those."""
 
+    kind: type[MaskedAutoencoder | Inpainter]
+    default_channels: tuple[Channel, ...]
+    default_ratio: float
+    """Of the eligible sensors, hidden where `masking.ratio` says nothing."""
     model: MaskedAutoencoder | Inpainter
     face_N: Tensor
+    patterns: Tensor | None
+    """bool (patterns, 4760), kept in checkpoints: the files they came from are not needed again."""
 
     def __init__(
         self,
-        mode: Literal["mae", "inpaint"],
         config: ModelConfig,
         masking: MaskingConfig,
         normalization: Normalization,
@@ -51,32 +56,48 @@ class MaskedSensors(Mode):
         patterns: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.masking, self.normalization = mode, masking, normalization
-        self.channels = masking.channels(mode)
-        build = MaskedAutoencoder if mode == "mae" else Inpainter
-        self.model = build(config, self.channels, normalization)
+        self.masking, self.normalization = masking, normalization
+        self.channels = masking.channels(self.default_channels)
+        self.model = self.kind(config, self.channels, normalization)
         self.balance = Balance(channel_weights(masking, self.channels), learned=masking.auto_channel_weight)
-        ratio = masking.ratios(mode)
+        ratio = masking.ratios(self.default_ratio)
         by_face = {str(face): value for face, value in ratio.items()} if isinstance(ratio, dict) else ratio
         self.masker = Masker(masking, by_face, normalization, seed, patterns)
-        self.columns = columns
+        self.truth_columns = columns
         self.register_buffer("face_N", torch.from_numpy(geo.nominal().face.astype(np.int64)), persistent=False)
+        self.register_buffer("patterns", patterns)
+        self.register_load_state_dict_pre_hook(_keep_own_patterns)
 
     @classmethod
-    def build(cls, config: Config, data: TrainingData, rules: InputRules) -> MaskedSensors:
+    def network(cls, config: Config, normalization: Normalization) -> MaskedAutoencoder | Inpainter:
+        return cls.kind(config.model, config.masking.channels(cls.default_channels), normalization)
+
+    @classmethod
+    def build(
+        cls, config: Config, data: TrainingData, rules: InputRules, before: Mapping[str, Any] | None = None
+    ) -> Self:
         """The mode for a training set.
 
         Raises:
-            ConfigError: masks of a kind that the data cannot serve, or a pattern file that cannot be read.
+            ConfigError: masks of a kind that the data cannot serve, or weights for a loss of tasks.
+            InputError: a pattern file that cannot be read.
         """
-        assert config.mode != "regress"
+        if config.reweight.by == "loss":
+            raise ConfigError("learns no task whose loss could be reweighted", item="reweight.by", found=cls.name)
         columns = list(data.first.columns)
         for needed in ("run", "event"):
             if needed not in columns:
                 raise ConfigError(f"masks are drawn from {needed!r}, which the data does not have", item="mode")
-        files = config.masking.patterns
-        patterns = torch.stack([torch.from_numpy(read_dead(Path(f)).sensors()) for f in files]) if files else None
-        return cls(config.mode, config.model, config.masking, rules.model, columns, config.train.seed, patterns)
+        patterns = _patterns(config.masking, before)
+        return cls(config.model, config.masking, rules.model, columns, config.train.seed, patterns)
+
+    @classmethod
+    def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        norm = Normalization.from_dict(state["normalization"])
+        patterns = _patterns(config.masking, state)
+        mode = cls(config.model, config.masking, norm, list(state["columns"]), config.train.seed, patterns)
+        mode.load_state_dict(dict(tensors))
+        return mode.eval()
 
     def forward(self, batch: EventBatch) -> StepResult:
         npho_valid_BN = ~batch.mask_BN
@@ -97,9 +118,9 @@ class MaskedSensors(Mode):
 
     def _mask_input(self, batch: EventBatch, npho_valid_BN: Tensor, time_valid_BN: Tensor) -> MaskInput:
         def pick(*names: str) -> Tensor:
-            return batch.truth_BC[:, [self.columns.index(n) for n in names]]
+            return batch.truth_BC[:, [self.truth_columns.index(n) for n in names]]
 
-        uvw_B3 = pick("u", "v", "w") if {"u", "v", "w"} <= set(self.columns) else None
+        uvw_B3 = pick("u", "v", "w") if {"u", "v", "w"} <= set(self.truth_columns) else None
         run_B, event_B = pick("run", "event").long().unbind(dim=1)
         return MaskInput(batch.x_BN2, npho_valid_BN, time_valid_BN, run_B, event_B, uvw_B3)
 
@@ -127,6 +148,44 @@ class MaskedSensors(Mode):
             total += sums
             metrics |= _errors(face, sums)
         return {**metrics, **_errors("all", total), "n_masked_total": float(total[0])} if outputs else {}
+
+
+class Autoencoder(MaskedSensors):
+    """Masked-autoencoder pre-training: many sensors hidden, the encoder learns what light looks like."""
+
+    name = "mae"
+    kind = MaskedAutoencoder
+    default_channels = ("npho", "time")
+    default_ratio = 0.6
+    fills = False
+
+
+class Inpaint(MaskedSensors):
+    """Dead-channel inpainting: few sensors hidden, predicted from all others."""
+
+    name = "inpaint"
+    kind = Inpainter
+    default_channels = ("npho",)
+    default_ratio = 0.05
+    fills = True
+
+
+def _patterns(masking: MaskingConfig, before: Mapping[str, Any] | None) -> Tensor | None:
+    """Dead-channel patterns, bool (patterns, 4760): those of a checkpoint made with the same list of files, else the
+    files' own (checkpoints of earlier versions keep none)."""
+    if not masking.patterns:
+        return None
+    kept = None if before is None else before["model"].get("patterns")
+    if before is not None and kept is not None and tuple(before["config"]["masking"]["patterns"]) == masking.patterns:
+        found: Tensor = kept
+        return found
+    return torch.stack([torch.from_numpy(read_dead(Path(file)).sensors()) for file in masking.patterns])
+
+
+def _keep_own_patterns(module: MaskedSensors, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Weights written before checkpoints kept the patterns: the module's own stay."""
+    if module.patterns is not None:
+        state.setdefault(f"{prefix}patterns", module.patterns)
 
 
 def _errors(where: str, sums: npt.NDArray[np.float64]) -> dict[str, float]:

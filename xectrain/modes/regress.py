@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from shards import geometry as geo
+from shards.base import ConfigError
 from shards.normalization import Normalization
 from xectrain.config.networks import ModelConfig, TasksConfig
 from xectrain.metrics import task_metrics
 from xectrain.models.ranges import input_summaries
 from xectrain.models.regressor import Regressor
-from xectrain.modes.base import EventBatch, Mode, StepResult
+from xectrain.modes.base import EventBatch, EventMode, StepResult
 from xectrain.modes.losses import Balance, task_loss
 from xectrain.modes.losses_physics import VERTEX, angle_position, check_physics, energy_light
 from xectrain.modes.reweight import fit_weights
@@ -24,7 +25,9 @@ from xectrain.tasks import (
     TASKS,
     TargetOptions,
     check_columns,
+    find_task,
     fit_statistics,
+    output_columns,
     required_columns,
     targets,
 )
@@ -38,7 +41,7 @@ RANGE_SAMPLE = 4096
 """Training events whose sensors are looked at for the range of inputs."""
 
 
-class Regress(Mode):
+class Regress(EventMode):
     """A regressor, its targets and its losses."""
 
     name = "regress"
@@ -58,10 +61,21 @@ class Regress(Mode):
         weights = {name: task.weight for name, task in self.model.tasks.items()}
         self.balance = Balance(weights, learned=settings.balance == "auto")
         self.reweight = nn.ModuleDict()
-        self.settings, self.columns, self.options = settings, columns, options
+        self.settings, self.truth_columns, self.options = settings, columns, options
+        self._name_outputs()
+
+    def _name_outputs(self) -> None:
+        self.tasks = tuple(self.model.tasks)
+        self.columns = tuple(c for name, task in self.model.tasks.items() for c in output_columns(TASKS[name], task))
 
     @classmethod
-    def build(cls, config: Config, data: TrainingData, rules: InputRules) -> Regress:
+    def network(cls, config: Config, normalization: Normalization) -> Regressor:
+        return Regressor(config.model, config.tasks.enabled(), normalization)
+
+    @classmethod
+    def build(
+        cls, config: Config, data: TrainingData, rules: InputRules, before: Mapping[str, Any] | None = None
+    ) -> Regress:
         """The mode for a training set: target statistics and ranges are taken from it.
 
         Raises:
@@ -82,6 +96,48 @@ class Regress(Mode):
         mode.model.ranges.load(statistics, _summaries(data, rules))
         return mode
 
+    @classmethod
+    def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Regress:
+        norm = Normalization.from_dict(state["normalization"])
+        options = TargetOptions(bool(state["relative_time"]), config.tasks.timing_at)
+        mode = cls(config.model, config.tasks, norm, list(state["columns"]), options)
+        network = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        mode.model.load_state_dict(network)  # the balance of the losses stays behind: nothing is trained
+        return mode.eval()
+
+    def predict(self, x_BN2: Tensor, mask_BN: Tensor) -> dict[str, Tensor]:
+        return self.model.predict(x_BN2, mask_BN)
+
+    def in_training_range(self, x_BN2: Tensor, mask_BN: Tensor, predictions: Mapping[str, Tensor]) -> Tensor:
+        return self.model.in_training_range(x_BN2, mask_BN, predictions)
+
+    def means(self) -> dict[str, float]:
+        return {
+            column: float(self.model.standardization.mean(name)[k])
+            for name, config in self.model.tasks.items()
+            if TASKS[name].kind != "classes" and not config.log_transform
+            for k, column in enumerate(TASKS[name].columns)
+        }
+
+    def spread(self, column: str) -> float:
+        for name, config in self.model.tasks.items():
+            if TASKS[name].kind == "classes":
+                continue
+            for k, truth in enumerate(TASKS[name].columns):
+                if column == f"pred_{truth}" or column.startswith((f"pred_{truth}_q", f"sigma_{truth}")):
+                    spread = float(self.model.standardization.spread(name)[k])
+                    mean = float(self.model.standardization.mean(name)[k])
+                    return spread * (float(np.exp(mean)) if config.log_transform else 1.0)
+        return 1.0
+
+    def restrict(self, tasks: Sequence[str]) -> None:
+        wanted = [find_task(task).name for task in tasks]
+        for task in wanted:
+            if task not in self.model.tasks:
+                raise ConfigError(f"the model does not predict {task!r}", found=", ".join(self.model.tasks))
+        self.model.keep(wanted)
+        self._name_outputs()
+
     def forward(self, batch: EventBatch) -> StepResult:
         out = self.model(batch.x_BN2, batch.mask_BN)
         device = batch.x_BN2.device.type
@@ -93,7 +149,7 @@ class Regress(Mode):
         parts: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
         for name, config in self.model.tasks.items():
-            target_BK = targets(TASKS[name], batch.truth_BC, self.columns, self.options)
+            target_BK = targets(TASKS[name], batch.truth_BC, self.truth_columns, self.options)
             losses[name], good_B = task_loss(TASKS[name], config, self.model.standardization, out[name], target_BK)
             parts[f"loss_{name}"] = losses[name].detach().masked_fill(~good_B, float("nan"))
             if self.training and name in self.reweight:
@@ -117,7 +173,7 @@ class Regress(Mode):
             return terms
         predicted = {name: self.model.physical(name, value)[:, : TASKS[name].size] for name, value in out.items()}
         if config.angle_position:
-            vertex_B3 = batch.truth_BC[:, [self.columns.index(c) for c in VERTEX]]
+            vertex_B3 = batch.truth_BC[:, [self.truth_columns.index(c) for c in VERTEX]]
             terms["angle_position"] = config.angle_position * angle_position(predicted, vertex_B3)[0]
         if config.energy_light:
             energy_B = predicted["energy"][:, 0]

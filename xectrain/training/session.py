@@ -19,7 +19,7 @@ from xectrain.config.files import to_yaml
 from xectrain.config.tree import Config
 from xectrain.data import TrainingData, open_training_data
 from xectrain.model_input import InputRules
-from xectrain.modes import build_mode
+from xectrain.modes import find_mode
 from xectrain.modes.base import Mode
 from xectrain.modes.reweight import fit_weights
 from xectrain.tasks import find_task
@@ -62,7 +62,7 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
     rules = _input_rules(config, data)
     compute = _choose(config, data, ranks)
     torch.manual_seed(config.train.seed)
-    mode = build_mode(config, data, rules)
+    mode = find_mode(config.mode).load().build(config, data, rules, None if found is None else found[1])
     if config.checkpoint.init_from is not None and found is None:
         _initialize(mode, Path(config.checkpoint.init_from), config.checkpoint.init_parts)
     profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from shards.base import ConfigError
-from xectrain.config.files import load_config, parse_assignment, to_yaml
+from xectrain.config.files import parse_assignment, to_yaml
 from xectrain.config.networks import PRESETS
 from xectrain.config.tree import Config
+from xectrain.modes import load_config
 
 
 def test_layers_assignments_and_options_override_in_order(tmp_path: Path) -> None:

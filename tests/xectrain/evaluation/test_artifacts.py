@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from shards.opening import open_dataset
 from xectrain.evaluation.artifacts import validation_parts, write_artifacts
 from xectrain.evaluation.evaluate import Options
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
-from xectrain.inference.events import Events, Raw
-from xectrain.inference.regressor import TorchPredictor, load
+from xectrain.inference.events import Events
+from xectrain.inference.load import load
+from xectrain.inference.regressor import TorchPredictor
 from xectrain.inference.sources import Settings, ShardPart, Wanted, open_parts
 
 TASKS = ("energy", "uvwFI")
@@ -107,7 +109,9 @@ def test_hidden_faces_and_gradients_see_what_the_network_sees(place, predictor):
             seen = torch.where(mask_BN, 0.0, x_BN2[..., 0])[:, : geo.N_SIPM]
             return {"pred_energy": seen.mean(dim=1), **{f"pred_{a}": x_BN2.sum(dim=(1, 2)) * 0 for a in "uvw"}}
 
-    stand_in = TorchPredictor(Inner(predictor.model), predictor.facts, predictor.compute, 8)  # type: ignore[arg-type]
+    mode = copy.deepcopy(predictor.mode)
+    mode.model = Inner(mode.model)
+    stand_in = TorchPredictor(mode, predictor.facts, predictor.compute, 8)
     (part,) = open_parts([place / "toy"])
     insight = look_inside(stand_in, part, Settings(), events=16)
     energy = insight.columns.index("energy")
@@ -133,7 +137,7 @@ def test_the_worst_events_are_kept_in_order(predictor):
             "true_energy": np.where(errors[part] == 0.039, np.nan, 0.05),  # the worst has no truth
             "pred_energy": 0.05 + errors[part],
         }
-        worst.add(Events({}, Raw(npho, time, None)), table, predictor)
+        worst.add(Events.of_raw(npho, time), table, predictor)
     found = worst.worst()
     assert [round(np.sqrt(e.loss) * 10) for e in found] == [38, 37, 36]
     assert found[0].values["event"] == np.flatnonzero(errors == 0.038)[0]

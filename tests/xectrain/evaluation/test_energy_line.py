@@ -15,8 +15,9 @@ from ingest.toymc import Options, write
 from shards.base import ConfigError, InputError
 from shards.opening import open_dataset
 from xectrain.evaluation.energy_line import Line, study_line
+from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE, ModelFacts
-from xectrain.inference.regressor import Predictor, load
+from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, Settings, open_parts
 
@@ -28,16 +29,14 @@ class PhotonSum(Predictor):
         self.facts = dataclasses.replace(facts, tasks=("energy",), columns=("pred_energy",))
         self.batch_size, self.device = 64, "cpu"
 
-    def _raw(self, npho, time, dead):
+    def _run(self, events):
+        npho = events.raw().npho
         photons = np.where(np.isfinite(npho) & (npho < 9e9), npho, 0).sum(axis=1)
         rng = np.random.default_rng(int(photons[0]))
         return {
             "pred_energy": 0.0549 + 0.0004 * rng.normal(size=len(npho)) + 0 * photons,
             IN_RANGE: np.ones(len(npho), bool),
         }
-
-    def _normalized(self, sensors, storage):
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")

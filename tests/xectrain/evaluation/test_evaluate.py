@@ -23,7 +23,8 @@ from xectrain.evaluation.classical import calibrated_baselines
 from xectrain.evaluation.evaluate import Evaluation, Options, evaluate
 from xectrain.evaluation.report import compact, headline_label, render
 from xectrain.evaluation.tables import TaskTable, read_table, task_table
-from xectrain.inference.regressor import Predictor, load
+from xectrain.inference.load import load
+from xectrain.inference.regressor import Predictor
 from xectrain.inference.sources import open_parts
 from xectrain.metrics import task_metrics
 

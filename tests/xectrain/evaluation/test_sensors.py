@@ -20,9 +20,9 @@ from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_baselines
 from xectrain.cli import compare as compare_cli
 from xectrain.cli import evaluate as evaluate_cli
 from xectrain.evaluation.sensors import evaluate_sensors
-from xectrain.inference.events import Events, Raw, Stored
+from xectrain.inference.events import Events
 from xectrain.inference.infer import Request, infer
-from xectrain.inference.regressor import load
+from xectrain.inference.load import load
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Settings, open_parts
@@ -89,10 +89,9 @@ def test_stored_sensors_come_out_as_they_are_stored(place, inpainter):
     from shards.opening import open_dataset
 
     dataset = open_dataset(place / "data")
-    import torch
 
     sensors, _ = dataset.read(np.arange(4))
-    found = inpainter.fill_events(Events({}, Stored(torch.from_numpy(sensors), dataset.normalization)))
+    found = inpainter.fill_events(Events.stored(sensors, dataset.normalization))
     npho, _ = denormalize(sensors, dataset.normalization)
     np.testing.assert_array_equal(found.npho[~found.filled], npho.astype(np.float32)[~found.filled])
 
@@ -218,10 +217,10 @@ def test_no_events_and_other_shapes_are_refused(inpainter):
     with pytest.raises(InputError, match="sensors have the wrong shape"):
         inpainter.fill(np.zeros((2, 3)), np.zeros((2, 3)))
     with pytest.raises(InputError, match="no events"):
-        inpainter.fill_events(Events({}, Raw(np.zeros((0, 4760)), np.zeros((0, 4760)), None)))
+        inpainter.fill_events(Events.of_raw(np.zeros((0, 4760)), np.zeros((0, 4760))))
     npho, time, _ = make_events(2, 0, COLUMNS)
     with pytest.raises(ConfigError, match="masks are drawn from 'run'"):
-        inpainter.hide_and_predict(Events({}, Raw(npho, time, None)))
+        inpainter.hide_and_predict(Events.of_raw(npho, time))
 
 
 def test_classical_fillings_of_a_point_source():

@@ -22,8 +22,9 @@ from xectrain.cli.export import app
 from xectrain.exporting import GateEvents
 from xectrain.exporting.gate import _largest_difference
 from xectrain.inference.infer import Request, infer
+from xectrain.inference.load import load, load_mode
+from xectrain.inference.model import IN_RANGE
 from xectrain.inference.onnx import OnnxPredictor
-from xectrain.inference.regressor import IN_RANGE, from_checkpoint, load
 from xectrain.inference.sources import open_parts
 
 
@@ -129,22 +130,20 @@ def test_an_existing_file_is_kept_or_refused(run, exported, tmp_path):
 @pytest.mark.slow
 def test_a_graph_that_deviates_is_not_published(run, tmp_path, monkeypatch):
     path = find_checkpoint(run)
-    network, facts = exporting.restricted(*from_checkpoint(read_checkpoint(path), path), ["energy"])
+    mode, facts = exporting.restricted(*load_mode(read_checkpoint(path), path), ["energy"])
     real = exporting.graph.onnx_bytes
 
     def altered(module):
         """The graph of a network whose last bias is off by a little."""
-        module.network.heads["energy"].last.bias.data += 0.01
+        module.mode.model.heads["energy"].last.bias.data += 0.01
         content = real(module)
-        module.network.heads["energy"].last.bias.data -= 0.01
+        module.mode.model.heads["energy"].last.bias.data -= 0.01
         return content
 
     monkeypatch.setattr(exporting.graph, "onnx_bytes", altered)
     npho, time, _ = make_events(8, 1, COLUMNS)
     with pytest.raises(OutputError, match=r"is not published: onnxruntime deviates from PyTorch in pred_energy by"):
-        exporting.export(
-            exporting.module_for(network, facts, normalized=False), tmp_path / "m.onnx", GateEvents.spoiled(npho, time)
-        )
+        exporting.export(exporting.module_for(mode, facts), tmp_path / "m.onnx", GateEvents.spoiled(npho, time))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,7 +184,7 @@ def test_spoiled_events_have_every_kind_of_bad_value():
 def test_a_task_the_model_does_not_have(run):
     path = find_checkpoint(run)
     with pytest.raises(ConfigError, match="the model does not predict 'angle'"):
-        exporting.restricted(*from_checkpoint(read_checkpoint(path), path), ["angle"])
+        exporting.restricted(*load_mode(read_checkpoint(path), path), ["angle"])
 
 
 def test_encoder_weights_alone(run, tmp_path):

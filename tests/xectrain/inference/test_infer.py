@@ -18,8 +18,10 @@ from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
 from shards.opening import open_dataset
 from xectrain.inference.infer import Request, infer
+from xectrain.inference.load import load
+from xectrain.inference.model import IN_RANGE
 from xectrain.inference.readahead import ahead, read_source
-from xectrain.inference.regressor import IN_RANGE, Predictor, load
+from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import Settings, open_parts
 

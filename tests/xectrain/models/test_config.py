@@ -69,11 +69,10 @@ def test_wrong_masking_options_are_refused(options: dict, message: str) -> None:
         MaskingConfig(**options)
 
 
-def test_masking_defaults_follow_the_mode() -> None:
-    masking = MaskingConfig()
-    assert (masking.ratios("mae"), masking.ratios("inpaint")) == (0.6, 0.05)
-    assert (masking.channels("mae"), masking.channels("inpaint")) == (("npho", "time"), ("npho",))
-    assert MaskingConfig(predict_channels=("time", "npho")).channels("inpaint") == ("npho", "time")
+def test_masking_defaults_are_those_of_the_mode() -> None:
+    assert (MaskingConfig().ratios(0.6), MaskingConfig(ratio=0.1).ratios(0.6)) == (0.6, 0.1)
+    assert MaskingConfig().channels(("npho",)) == ("npho",)
+    assert MaskingConfig(predict_channels=("time", "npho")).channels(("npho",)) == ("npho", "time")
 
 
 def test_every_option_has_a_description() -> None:

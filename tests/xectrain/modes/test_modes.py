@@ -11,8 +11,8 @@ import torch
 
 from shards.base import ConfigError
 from xectrain.checkpoint import BEST, LAST, read_checkpoint
-from xectrain.config.files import load_config
 from xectrain.config.tree import Config
+from xectrain.modes import load_config
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics
 

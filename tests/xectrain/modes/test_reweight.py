@@ -14,8 +14,8 @@ from shards.dataset import Dataset
 from shards.plan import View
 from shards.sampling import resampled
 from xectrain.checkpoint import LAST, read_checkpoint
-from xectrain.config.files import load_config
 from xectrain.data import open_training_data
+from xectrain.modes import load_config
 from xectrain.modes.reweight import fit_weights
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics

@@ -16,8 +16,8 @@ from support.synthetic import make_dataset
 
 from shards.base import ConfigError
 from shards.dataset import Dataset
-from xectrain.config.files import load_config
 from xectrain.config.tree import Config
+from xectrain.modes import load_config
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics
 from xectrain.training.trainer import Stopped, Trainer

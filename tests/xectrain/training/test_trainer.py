@@ -25,8 +25,8 @@ from shards.base import ConfigError, XecError
 from shards.dataset import Dataset
 from shards.opening import open_dataset
 from xectrain.checkpoint import BEST, LAST, PREVIOUS, newest_valid, previous_names, read_checkpoint
-from xectrain.config.files import load_config
 from xectrain.config.tree import Config
+from xectrain.modes import load_config
 from xectrain.training import session
 from xectrain.training.profiling import ACTIVE, PHASES
 from xectrain.training.runfolder import RunFolder, read_metrics
@@ -115,7 +115,7 @@ def test_a_kill_between_checkpoints_repeats_from_the_last(dataset: Dataset, undi
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from xectrain.training import session\n"
-        "from xectrain.config.files import load_config\n"
+        "from xectrain.modes import load_config\n"
         "from xectrain.training.trainer import Trainer\n"
         "original = Trainer._forward\n"
         "def forward(self, module, batch, epoch):\n"

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from xectrain.config.files import load_config
-from xectrain.models.describe import describe_network
+from xectrain.modes import load_config
+from xectrain.modes.describe import describe_network
 
 
 def test_the_reference_encoder_is_the_network_of_the_specification() -> None:

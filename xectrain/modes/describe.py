@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,14 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shards import geometry as geo
 from shards.normalization import preset
-from xectrain.models.inpainter import Inpainter
-from xectrain.models.mae import MaskedAutoencoder
-from xectrain.models.regressor import Regressor
+from xectrain.config.tree import Config
+from xectrain.models.encoder import Encoder
+from xectrain.modes.table import find_mode
 
-if TYPE_CHECKING:
-    from xectrain.config.tree import Config
-
-Network = Regressor | MaskedAutoencoder | Inpainter
 DEPTH = 2
 """Levels of parts that are listed: the network's own parts, and theirs."""
 
@@ -45,18 +40,10 @@ class Description:
     width: int
 
 
-def build_network(config: Config) -> Network:
-    """An untrained network of a configuration, for the default normalization."""
-    norm = preset(config.data.normalization or "standard")
-    if config.mode == "regress":
-        return Regressor(config.model, config.tasks.enabled(), norm)
-    build = MaskedAutoencoder if config.mode == "mae" else Inpainter
-    return build(config.model, config.masking.channels(config.mode), norm)
-
-
 def describe_network(config: Config) -> Description:
     """Count the parts of the network that `config` describes, on one event with every twentieth sensor masked."""
-    network = build_network(config).eval()
+    norm = preset(config.data.normalization or "standard")
+    network = find_mode(config.mode).load().network(config, norm).eval()
     x_BN2 = torch.zeros(1, geo.N_SENSORS, 2)
     mask_BN = torch.zeros(1, geo.N_SENSORS, dtype=torch.bool)
     mask_BN[:, ::20] = True
@@ -69,7 +56,8 @@ def describe_network(config: Config) -> Description:
         for name, module in network.named_modules()
         if name.count(".") < DEPTH and (not name or _size(module))
     ]
-    tokens = tuple(token.name for token in network.encoder.tokens)
+    encoder = getattr(network, "encoder", None)
+    tokens = tuple(token.name for token in encoder.tokens) if isinstance(encoder, Encoder) else ()
     return Description(tuple(parts), tokens, config.model.encoder.width)
 
 

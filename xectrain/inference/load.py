@@ -1,0 +1,86 @@
+"""From a file to a model that predicts: checkpoints and ONNX files, of every mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shards.base import ConfigError, InputError
+from xectrain.checkpoint import find_checkpoint, read_checkpoint
+from xectrain.compute import choose_compute
+from xectrain.inference.model import CPU_BATCH, GPU_BATCH, ModelFacts, checked_config, chosen_weights, facts_of
+from xectrain.inference.onnx import load_onnx
+from xectrain.inference.regressor import Predictor, TorchPredictor
+from xectrain.inference.sensors import Filler, SensorPredictor
+from xectrain.modes import find_mode
+from xectrain.modes.base import EventMode, Mode, SensorMode
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    model: Path | str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    weights: str = "auto",
+    normalization: str | None = None,
+    allow_cpu: bool = False,
+) -> Predictor | Filler:
+    """Load a model.
+
+    Args:
+        model: run folder (its best checkpoint), checkpoint file or ONNX file.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32` or `bf16`.
+        batch_size: events per forward pass; None: 64 on a CPU, 1024 on a GPU.
+        weights: `ema`, `raw`, or `auto`: the moving average where there is one.
+        normalization: preset of the input of an ONNX file that this project did not export.
+        allow_cpu: for an ONNX file: accept the CPU where a GPU was asked for and cannot be had.
+
+    Raises:
+        InputError: no such model. CorruptError: a damaged file. ConfigError: a device that is not there.
+    """
+    if Path(model).suffix == ".onnx":
+        return _load_onnx(Path(model), device, precision, batch_size, normalization, allow_cpu)
+    if normalization is not None:
+        raise ConfigError("a checkpoint knows its own normalization", file=model, found=normalization)
+    path = find_checkpoint(Path(model))
+    mode, facts = load_mode(read_checkpoint(path), path, weights)
+    compute = choose_compute(device, precision, "off")
+    mode = mode.to(compute.device)
+    size = batch_size or (GPU_BATCH if compute.device.type == "cuda" else CPU_BATCH)
+    logger.info("%s: %s of %s", path, facts.mode, ", ".join(facts.tasks or facts.channels or facts.columns))
+    if isinstance(mode, SensorMode):
+        return SensorPredictor(mode, facts, compute, size)
+    assert isinstance(mode, EventMode)
+    return TorchPredictor(mode, facts, compute, size)
+
+
+def load_mode(state: Mapping[str, Any], path: Path, weights: str = "auto") -> tuple[Mode, ModelFacts]:
+    """The mode of a checkpoint, on the CPU and ready to predict, and what is known about it.
+
+    Args:
+        state: of `checkpoint.read_checkpoint`.
+        path: the file, for messages and its digest.
+        weights: as of `load`.
+
+    Raises:
+        ConfigError: no such weights in it, or a mode or configuration that this version does not know.
+    """
+    config = checked_config(state, path)
+    mode = find_mode(state["mode"]).load().of_checkpoint(config, state, chosen_weights(state, path, weights)).eval()
+    return mode, facts_of(state, path, config, mode)
+
+
+def _load_onnx(
+    path: Path, device: str, precision: str, batch_size: int | None, normalization: str | None, allow_cpu: bool
+) -> Predictor | Filler:
+    if not path.is_file():
+        raise InputError("no such ONNX file", file=path)
+    if precision == "bf16":
+        raise ConfigError("an ONNX file is float32", file=path, item="precision", found=precision)
+    return load_onnx(path, device, batch_size, normalization, allow_cpu)
