@@ -1,38 +1,58 @@
 """Checkpoints: tensors and plain values in one file, checked before anything is loaded, never able to carry code.
 
-A checkpoint is a `torch.save` archive. Such an archive is a zip file whose members carry CRC-32 digests, which
-`torch.load` does not look at; `read_checkpoint` has them verified by the standard library first, then loads with
-`weights_only=True`.
+A checkpoint is a `torch.save` archive, a zip file, whose comment holds the SHA-256 of everything before it.
+`torch.load` looks at no digest, so `read_checkpoint` reads the file once, verifies those bytes and loads the same
+bytes, with `weights_only=True`. Checkpoints from before the digest are verified by the CRC-32 of the zip members.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shards.base import CorruptError, InputError, published, sync_directory
+from shards.base import CorruptError, InputError, published
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "xec-checkpoint-1"
+FORMAT, WITHOUT_DIGEST = "xec-checkpoint-2", "xec-checkpoint-1"
 LAST, PREVIOUS, BEST = "checkpoint_last.pt", "checkpoint_previous.pt", "checkpoint_best.pt"
+DIGEST = "sha256"
+"""Key that `read_checkpoint` adds: the hexadecimal SHA-256 of the file that was read."""
+_MARK = b"xec-sha256:"
+_COMMENT = len(_MARK) + 64
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def checkpoint_bytes(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint as the bytes of its file.
+
+    Args:
+        state: tensors, numbers, strings and containers of them, nothing else.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **{key: value for key, value in state.items() if key != DIGEST}}, buffer)
+    body = buffer.getvalue()[:-2] + _COMMENT.to_bytes(2, "little")  # the end of a zip file is the comment's length
+    return body + _MARK + hashlib.sha256(body).hexdigest().encode()
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any] | bytes) -> None:
     """Publish a checkpoint atomically.
 
     Args:
         path: final name.
-        state: tensors, numbers, strings and containers of them, nothing else.
+        state: what it holds, or its bytes.
     """
+    content = state if isinstance(state, bytes) else checkpoint_bytes(state)
     with published(path) as part:
-        torch.save({"format": FORMAT, **state}, part)
+        part.write_bytes(content)
 
 
 def previous_names(keep: int) -> list[str]:
@@ -40,52 +60,69 @@ def previous_names(keep: int) -> list[str]:
     return [PREVIOUS, *(f"checkpoint_previous_{k}.pt" for k in range(2, keep + 1))]
 
 
-def write_last(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
+def write_last(folder: Path, state: Mapping[str, Any] | bytes, keep: int = 1) -> None:
     """Publish `checkpoint_last.pt` and keep the `keep` before it (`previous_names`).
 
     At every instant at least one of the names is a whole checkpoint.
     """
-    last, previous = folder / LAST, folder / PREVIOUS
-    if last.exists():
-        names = previous_names(keep)
+    content = state if isinstance(state, bytes) else checkpoint_bytes(state)
+    with published(folder / LAST) as part:
+        with open(part, "wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        names = [LAST, *previous_names(keep)]
         for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
             if (folder / newer).exists():
                 (folder / newer).replace(folder / older)
-        link = folder / f".{PREVIOUS}.link"
-        link.unlink(missing_ok=True)
-        os.link(last, link)
-        link.replace(previous)
-        sync_directory(folder)
-    write_checkpoint(last, state)
 
 
 def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint after verifying every byte of it.
+    """Read a checkpoint after verifying every byte of it; the bytes that are verified are the ones that are loaded.
+
+    Returns:
+        What was written, and the digest of the file under `DIGEST`.
 
     Raises:
         InputError: missing, or not a checkpoint of this project.
         CorruptError: truncated, altered, or holding anything but tensors and plain values.
     """
     if not path.is_file():
-        raise InputError("no such checkpoint", file=path)
+        raise InputError("there is no such checkpoint", file=path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    signed = _verify(content, path)
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        raise CorruptError(f"holds more than tensors and plain values: {reason}", file=path) from None
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        raise CorruptError(f"cannot be read: {str(error).partition(chr(10))[0]}", file=path) from None
+    if not isinstance(state, dict) or state.get("format") not in (FORMAT, WITHOUT_DIGEST):
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise InputError("is not a checkpoint of this project", file=path, found=found, expected=FORMAT)
+    if state["format"] == FORMAT and not signed:
+        raise CorruptError("has lost its digest", file=path, remedy="use an earlier checkpoint")
+    return {**state, DIGEST: hashlib.sha256(content).hexdigest()}
+
+
+def _verify(content: bytes, path: Path) -> bool:
+    """Check a checkpoint's bytes; returns whether they carry a digest."""
+    body, comment = content[:-_COMMENT], content[-_COMMENT:]
+    if comment.startswith(_MARK):
+        if comment[len(_MARK) :] != hashlib.sha256(body).hexdigest().encode():
+            raise CorruptError("fails its checksum", file=path, remedy="use an earlier checkpoint")
+        return True
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise CorruptError(f"is not a whole checkpoint: {error}", file=path) from None
     if damaged is not None:
         raise CorruptError("fails its checksum", file=path, item=damaged, remedy="use an earlier checkpoint")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise CorruptError(f"holds more than tensors and plain values: {reason}", file=path) from None
-    except (RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise CorruptError(f"cannot be read: {str(error).partition(chr(10))[0]}", file=path) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise InputError("is not a checkpoint of this project", file=path, found=found, expected=FORMAT)
-    return state
+    return False
 
 
 def newest_valid(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -95,7 +132,10 @@ def newest_valid(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         CorruptError: checkpoints exist and none can be read.
     """
     problem: CorruptError | None = None
-    older = sorted(folder.glob("checkpoint_previous_*.pt"), key=lambda p: int(p.stem.rpartition("_")[2]))
+    older = sorted(
+        (path for path in folder.glob("checkpoint_previous_*.pt") if path.stem.rpartition("_")[2].isdigit()),
+        key=lambda path: int(path.stem.rpartition("_")[2]),
+    )
     for path in (folder / LAST, folder / PREVIOUS, *older):
         if path.exists():
             try:
@@ -120,7 +160,7 @@ def find_checkpoint(model: Path) -> Path:
                 return model / name
         raise InputError("holds no checkpoint", file=model, expected=f"{BEST} or {LAST}")
     if not model.exists():
-        raise InputError("no such run folder or checkpoint", file=model)
+        raise InputError("there is no such run folder or checkpoint", file=model)
     return model
 
 

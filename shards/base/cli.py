@@ -92,7 +92,7 @@ def run(app: typer.Typer) -> None:
             raise
         if line:
             typer.echo(line, err=True)
-        sys.exit(USAGE if isinstance(error, TyperException) else FAILED)
+        sys.exit(USAGE if isinstance(error, TyperException) else getattr(error, "exit_status", FAILED))
     except typer.Abort:
         status = INTERRUPTED
     if status == INTERRUPTED:

@@ -19,6 +19,9 @@ class XecError(Exception):
         remedy: what the user can do about it, a short clause.
     """
 
+    exit_status = 1
+    """Of a command that ends with it."""
+
     def __init__(
         self,
         problem: str,

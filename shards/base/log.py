@@ -56,9 +56,9 @@ def size_text(size: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds for people: "45 s", "12 min", "3.5 h"."""
+    """Seconds for people: "0.45 s", "45 s", "12 min", "3.5 h"."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 

@@ -1,4 +1,6 @@
+import hashlib
 import logging
+import os
 import pickle
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from shards.base import CorruptError, InputError, OutputError
 from xectrain.checkpoint import (
     BEST,
+    DIGEST,
     LAST,
     PREVIOUS,
     find_checkpoint,
@@ -27,17 +30,41 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (state["epoch"], state["names"], state["best"]) == (3, ["a", "b"], 0.5)
 
 
-def test_every_flipped_byte_of_the_payload_is_detected(tmp_path: Path) -> None:
+def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
+    """Of the tensors, and of the directory at the end, by which a flipped bit would load other weights."""
     path = tmp_path / "c.pt"
     write_checkpoint(path, STATE)
     good = path.read_bytes()
-    start = good.index(torch.arange(3000.0).numpy().tobytes()[4:40])
-    for offset in range(start, start + 8000, 997):
+    for offset in (*range(0, len(good) - 1500, 997), *range(len(good) - 1500, len(good), 7)):
         damaged = bytearray(good)
         damaged[offset] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(CorruptError, match="fails its checksum"):
+        with pytest.raises(CorruptError, match=r"fails its checksum|is not a whole checkpoint|has lost its digest"):
             read_checkpoint(path)
+
+
+def before_the_digest(path: Path) -> None:
+    torch.save({"format": "xec-checkpoint-1", **STATE}, path)
+
+
+def test_a_checkpoint_from_before_the_digest_is_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    before_the_digest(path)
+    assert torch.equal(read_checkpoint(path)["weights"], STATE["weights"])  # type: ignore[arg-type]
+    good = path.read_bytes()
+    place = good.index(torch.arange(3000.0).numpy().tobytes()[4:40])
+    path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    with pytest.raises(CorruptError, match="fails its checksum"):
+        read_checkpoint(path)
+
+
+def test_the_digest_is_that_of_the_file_whose_weights_were_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, STATE)
+    state = read_checkpoint(path)
+    assert state[DIGEST] == hashlib.sha256(path.read_bytes()).hexdigest()
+    write_checkpoint(tmp_path / "again.pt", state)  # and is not carried into another file
+    assert (tmp_path / "again.pt").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
@@ -74,7 +101,7 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "c.pt")
     with pytest.raises(InputError, match="is not a checkpoint of this project"):
         read_checkpoint(tmp_path / "c.pt")
-    with pytest.raises(InputError, match="no such checkpoint"):
+    with pytest.raises(InputError, match="there is no such checkpoint"):
         read_checkpoint(tmp_path / "none.pt")
 
 
@@ -102,7 +129,7 @@ def test_a_failing_save_leaves_a_valid_checkpoint(tmp_path: Path, monkeypatch: p
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OutputError, match="No space left"):
         write_last(tmp_path, {**STATE, "epoch": 2})
     found = newest_valid(tmp_path)
@@ -118,5 +145,5 @@ def test_find_checkpoint_prefers_the_best(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / BEST, STATE)
     assert find_checkpoint(tmp_path).name == BEST
     assert find_checkpoint(tmp_path / LAST).name == LAST
-    with pytest.raises(InputError, match="no such run folder"):
+    with pytest.raises(InputError, match="there is no such run folder"):
         find_checkpoint(tmp_path / "nothing")

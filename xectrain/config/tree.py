@@ -21,7 +21,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class Group(BaseModel):
     """Base of every group: frozen, unknown keys refused, the docstring under a field is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DatasetConfig(Group):
@@ -117,7 +117,11 @@ class TrainConfig(Group):
     """How long, how exactly, at what precision."""
 
     epochs: Annotated[int, Field(ge=1)] = 20
-    """Passes over the training events; default 50 for inpaint."""
+    """Passes over the training events; default 50 for inpaint, without limit where `minutes` is given."""
+    minutes: Positive | None = None
+    """End after so many minutes of training, validation included and counted over restarts, in the middle of an epoch
+    if need be; the schedule spans the steps that fit in at the measured speed. Learning rates then follow the clock, so
+    that such a run is not repeated bit for bit. null: `epochs` alone decides."""
     early_stop: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many validations without improvement; null: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -126,7 +130,7 @@ class TrainConfig(Group):
     """auto: compile where the saved time exceeds the minutes compilation takes; the log says which and why."""
     ema_decay: Fraction = 0.999
     """Decay of the weights' moving average, min(this, (1+n)/(10+n)) at step n; 0: no average."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the order of events, the initial weights and everything random in a step."""
     deterministic: bool = False
     """Bit-identical repetition on CPU: float32, eager, deterministic algorithms."""
@@ -219,6 +223,9 @@ class TrackingConfig(Group):
     """MLflow experiment."""
     run_name: str | None = None
     """MLflow run name; null: the run folder's name."""
+    patience_s: NonNegative = 60.0
+    """How long the end of a run waits for what MLflow and TensorBoard have not taken yet [s]; `xec track sync` sends
+    the rest."""
     tensorboard: bool = False
     """Whether to write TensorBoard event files, too, into the run's folder `tensorboard` (needs `xec[tensorboard]`)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from shards.base import ConfigError
 from shards.normalization import Normalization
+from xectrain.checkpoint import DIGEST
 from xectrain.config.tree import Config
 from xectrain.modes.base import EventMode, Mode
 from xectrain.tasks import TargetOptions
@@ -90,7 +90,7 @@ def facts_of(state: Mapping[str, Any], path: Path, config: Config, mode: Mode) -
     """The facts that a checkpoint and its mode tell."""
     return ModelFacts(
         file=path,
-        digest=file_digest(path),
+        digest=state[DIGEST],
         mode=mode.name,
         tasks=mode.tasks,
         columns=mode.columns,
@@ -114,9 +114,3 @@ def chosen_weights(state: Mapping[str, Any], path: Path, weights: str) -> Mappin
         raise ConfigError("keeps no moving average of the weights", file=path, remedy="use weights=raw")
     tensors: Mapping[str, Tensor] = state["model"] if weights == "raw" or not state["ema"] else state["ema"]
     return tensors
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

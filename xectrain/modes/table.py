@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from xectrain.modes.base import Mode
 
 Options = Mapping[str, Mapping[str, object]]
+NO_LIMIT = 1_000_000
+"""Epochs of a run that ends after `train.minutes`."""
 
 
 @dataclass(frozen=True)
@@ -102,5 +104,8 @@ def load_config(
         start = given.get("checkpoint")
         if isinstance(start, dict) and start.get("init_from"):
             merge(tree, entry.defaults_from_weights)
+    length = given.get("train")
+    if isinstance(length, dict) and length.get("minutes"):
+        merge(tree, {"train": {"epochs": NO_LIMIT}})
     merge(tree, given)
     return validate(tree)

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from xectrain.config.tree import OptimConfig, ScheduleConfig
+from xectrain.models.hexagonal import HexMixer
 
 M = TypeVar("M", bound=nn.Module)
+ENCODER = "model.encoder."
 
 
-def build_optimizer(step_module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of a mode's module.
+KERNELS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, HexMixer)
+"""Modules whose `weight` is a matrix or a kernel: what weight decay applies to, and nothing else."""
 
-    Weight decay applies to matrices and kernels only: not to biases, normalization and GRN scales (one-dimensional) nor
-    to parameters whose name says embedding, position, query or balance. Parameters below `model.encoder` carry
-    `encoder_lr_scale` as their group's `lr_scale`.
+
+def build_optimizer(mode: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of a mode.
+
+    Weight decay applies to the weights of `KERNELS`: not to biases, scales, embeddings, learned queries and balances.
+    Parameters below `model.encoder` carry `encoder_lr_scale` as their group's `lr_scale`.
     """
+    decayed = decayed_parameters(mode)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in step_module.named_parameters():
-        in_encoder = name.startswith("model.encoder.")
+    for name, parameter in mode.named_parameters():
+        in_encoder = name.startswith(ENCODER)
         if in_encoder and config.freeze_encoder:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            groups.setdefault((in_encoder, decays(name, parameter)), []).append(parameter)
+            groups.setdefault((in_encoder, name in decayed), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
                 "lr": config.lr,
                 "lr_scale": config.encoder_lr_scale if in_encoder else 1.0,
-                "weight_decay": config.weight_decay if decayed else 0.0,
+                "weight_decay": config.weight_decay if decays else 0.0,
             }
-            for (in_encoder, decayed), parameters in sorted(groups.items())
+            for (in_encoder, decays), parameters in sorted(groups.items())
         ],
         lr=config.lr,
         betas=config.betas,
@@ -46,14 +52,64 @@ def build_optimizer(step_module: nn.Module, config: OptimConfig) -> torch.optim.
     )
 
 
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies to a parameter of this name and shape."""
+def decayed_parameters(module: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay applies to."""
+    owners = ((name, owner) for name, owner in module.named_modules() if isinstance(owner, KERNELS))
+    return {f"{name}.weight" if name else "weight" for name, owner in owners}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
+    """The moments of each parameter by its name; hyperparameters belong to the configuration."""
+    return {
+        "state": {
+            name: dict(optimizer.state[parameter])
+            for name, parameter in module.named_parameters()
+            if parameter in optimizer.state
+        }
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, module: nn.Module, stored: Mapping[str, Any], frozen_encoder: bool
+) -> None:
+    """Give the optimizer the moments of a checkpoint; parameters that have none there begin anew.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        module: the mode whose parameters it trains.
+        stored: of `optimizer_state`, or the state dict that checkpoints held before they named parameters.
+        frozen_encoder: whether the encoder was frozen in the run that wrote `stored`; needed for the latter only.
+    """
+    by_name = stored["state"]
+    if "param_groups" in stored:
+        by_name = {name: by_name[k] for k, name in enumerate(_unnamed_order(module, frozen_encoder)) if k in by_name}
+    tree = optimizer.state_dict()
+    trained = {id(p): name for name, p in module.named_parameters()}
+    order = [trained[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    tree["state"] = {k: by_name[name] for k, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict(tree)
+
+
+def _unnamed_order(module: nn.Module, frozen_encoder: bool) -> list[str]:
+    """The order of parameters in optimizer states without names, whose groups went by the names of parameters."""
     exempt = ("embedding", "position", "query", "queries", "balance", "grn", "norm")
-    return parameter.ndim > 1 and parameter.shape.numel() > max(parameter.shape) and not any(e in name for e in exempt)
+    groups: dict[tuple[bool, bool], list[str]] = {}
+    for name, p in module.named_parameters():
+        in_encoder = name.startswith(ENCODER)
+        decays = p.ndim > 1 and p.numel() > max(p.shape) and not any(word in name for word in exempt)
+        if not (in_encoder and frozen_encoder) and (p.requires_grad or in_encoder):
+            groups.setdefault((in_encoder, decays), []).append(name)
+    return [name for _, names in sorted(groups.items()) for name in names]
 
 
 def learning_rate(
-    config: ScheduleConfig, peak: float, step: int, total: int, per_epoch: int, plateau_scale: float = 1.0
+    config: ScheduleConfig,
+    peak: float,
+    step: int,
+    total: int,
+    per_epoch: int,
+    plateau_scale: float = 1.0,
+    warmup_share: float = 1.0,
 ) -> float:
     """Learning rate of optimizer step `step` (from 0) of `total`.
 
@@ -64,6 +120,7 @@ def learning_rate(
         total: optimizer steps the schedule spans.
         per_epoch: optimizer steps of one epoch.
         plateau_scale: factor accumulated at plateaus (kind `plateau` only).
+        warmup_share: largest share of `total` that the warm-up takes.
     """
     low = min(config.lr_min, peak)
     if config.kind == "onecycle":
@@ -71,7 +128,7 @@ def learning_rate(
         if step < rise:
             return _half_wave(peak / 25, peak, (step + 1) / rise)
         return _half_wave(peak, low, (step - rise) / max(1, total - 1 - rise))
-    warmup = min(round(config.warmup_epochs * per_epoch), max(0, total - 1))
+    warmup = min(round(config.warmup_epochs * per_epoch), max(0, total - 1), int(warmup_share * total))
     if step < warmup:
         return peak * (step + 1) / warmup
     if config.kind == "constant":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +13,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from shards.base import ConfigError
+from shards.base.log import OURS
+
 T = TypeVar("T")
+
+COLLECTIVE = timedelta(minutes=30)
+"""How long a rank waits for another. One that died is noticed sooner, by its closed connection and by torchrun; this is
+for one that is merely late, at a compilation, a slow disk, a paused machine."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +31,35 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
 
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Ranks:
+        """What the variables of torchrun say.
+
+        Raises:
+            ConfigError: one is missing, no number, or fits no other.
+        """
+        world = _whole(environment, "WORLD_SIZE", default=1)
+        if world <= 1:
+            return cls()
+        ranks = cls(_whole(environment, "RANK"), world, _whole(environment, "LOCAL_RANK", default=0))
+        if ranks.rank >= world:
+            raise ConfigError(
+                "fits no rank",
+                item="RANK",
+                found=ranks.rank,
+                expected=f"0 to {world - 1}, since WORLD_SIZE is {world}",
+                remedy=BY_HAND,
+            )
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if not environment.get(name):
+                raise ConfigError("is not set, but WORLD_SIZE is", item=name, remedy=BY_HAND)
+        _whole(environment, "MASTER_PORT")
+        return ranks
+
     @property
     def is_main(self) -> bool:
         """Whether this rank writes."""
         return self.rank == 0
-
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any rank."""
-        return bool(self.sums([float(flag)])[0] > 0)
 
     def sums(self, values: list[float]) -> list[float]:
         """Sum each value over the ranks, in float64."""
@@ -49,36 +78,45 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: T) -> T:
-        """The main rank's value on every rank."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box)
-        return box[0]
 
-    def barrier(self) -> None:
-        """Wait for every rank."""
-        if self.world > 1:
-            dist.barrier()
+BY_HAND = "start several ranks with torchrun, or unset WORLD_SIZE for one process"
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A variable that is a whole number, 0 or more.
+
+    Raises:
+        ConfigError: it is something else, or is missing and has no default.
+    """
+    text = environment.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not text:
+        raise ConfigError("is not set, but WORLD_SIZE is", item=name, remedy=BY_HAND)
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError("is no whole number", item=name, found=repr(text), remedy=BY_HAND)
+    return int(text)
 
 
 @contextmanager
-def joined_ranks(timeout_s: float = 60.0) -> Iterator[Ranks]:
+def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     """Join the other ranks when started by torchrun (or with its variables), leave them at the end.
 
-    Args:
-        timeout_s: how long a collective operation waits for a rank before the run ends with an error.
+    Only the first rank logs what is the same on all; the others log their errors.
+
+    Raises:
+        ConfigError: the variables make no sense.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Ranks()
+    ranks = Ranks.of(environment)
+    if ranks.world == 1:
+        yield ranks
         return
-    ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    if not ranks.is_main:
+        for name in OURS:
+            logging.getLogger(name).setLevel(logging.ERROR)
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE)
     try:
         yield ranks
     finally:

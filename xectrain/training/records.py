@@ -1,12 +1,10 @@
-"""What a run keeps account of: its position, sums over events, and the records that go to the log."""
+"""What a run keeps account of: its position, and sums over events."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +12,6 @@ from torch import Tensor
 from xectrain.modes.base import StepResult
 from xectrain.training.optimization import Plateau
 from xectrain.training.ranks import Ranks
-from xectrain.training.runfolder import MetricsLog, read_metrics
-from xectrain.training.tracking import Mirror
 
 
 @dataclass
@@ -38,6 +34,10 @@ class Position:
     """Steps skipped because their loss or gradient was not finite."""
     plateau: Plateau = field(default_factory=Plateau)
     """State of the plateau schedule."""
+    rate: float = 0.0
+    """Learning rate of the last step."""
+    spent_s: float = 0.0
+    """Seconds used of `train.minutes`; 0 without such a budget, whose runs alone depend on a clock."""
 
 
 class Sums:
@@ -49,11 +49,16 @@ class Sums:
         self.rate = self.norm = 0.0
 
     def add(self, result: StepResult, weight_B: Tensor) -> None:
-        """Add a micro-batch; events without a value for a part (NaN) do not count for it."""
+        """Add a micro-batch.
+
+        Events without a value for a part (NaN) do not count for it, and those without any part of the loss (no truth,
+        nothing hidden) not for the loss: their 0 is no achievement.
+        """
         names = ["loss", *result.parts]
         values_KB = torch.stack([result.loss_B.detach(), *(p.detach() for p in result.parts.values())]).double()
-        has_KB = torch.ones_like(values_KB)
-        has_KB[1:] = (~torch.isnan(values_KB[1:])).double()
+        has_KB = (~torch.isnan(values_KB)).double()
+        terms = [k for k, name in enumerate(names) if name.startswith("loss_")]
+        has_KB[0] = has_KB[terms].amax(0) if terms else 1.0
         weighted_KB = torch.where(has_KB > 0, values_KB, 0.0) * weight_B
         totals = weighted_KB.sum(1).tolist()
         counts = (has_KB * weight_B).sum(1).tolist()
@@ -90,43 +95,3 @@ class Sums:
     def means(self, ranks: Ranks) -> dict[str, float]:
         """Means over the events of all ranks."""
         return {n: total / count if count else math.nan for n, (total, count) in self.reduced(ranks).items()}
-
-
-class Recorder:
-    """Writes records to `metrics.jsonl` and mirrors them; on ranks that do not write, nothing."""
-
-    def __init__(self, log: MetricsLog | None, mirrors: Sequence[Mirror]) -> None:
-        self._log, self._mirrors = log, mirrors
-        self.last_loss = math.nan
-
-    def write(self, kind: str, at: Position, values: dict[str, Any]) -> None:
-        """Write one record."""
-        if self._log is None:
-            return
-        record = {"kind": kind, "epoch": at.epoch, "step": at.global_step, "time": time.time(), **values}
-        self._log.write(record)
-        for mirror in self._mirrors:
-            mirror.log(record)
-
-    def offset(self) -> int:
-        """Length of `metrics.jsonl`."""
-        return self._log.offset() if self._log else 0
-
-    def replay(self) -> None:
-        """Give mirrors what `metrics.jsonl` holds already: a killed run may not have come to it."""
-        for record in read_metrics(self._log.path) if self._log is not None else ():
-            for mirror in self._mirrors:
-                mirror.log(record)
-        self.checkpointed()
-
-    def checkpointed(self) -> None:
-        """A checkpoint holds everything written so far: mirrors may have it."""
-        for mirror in self._mirrors:
-            mirror.flush()
-
-    def close(self, status: str) -> None:
-        """Close the log and tell mirrors how the run ended: FINISHED, KILLED or FAILED."""
-        if self._log is not None:
-            self._log.close()
-        for mirror in self._mirrors:
-            mirror.finish(status)

@@ -6,11 +6,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from shards.base import CorruptError, publish_json
+from shards.base import CorruptError, locked, publish_json
 
 State = Literal["running", "requeue", "done", "failed"]
 
@@ -39,14 +40,26 @@ class RunFolder:
                 number += 1
             self.metrics.rename(aside)
 
-    @property
-    def lock(self) -> Path:
-        """Held while a process trains here."""
-        return self.path / ".lock"
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training in it; one that stays empty is removed.
+
+        Raises:
+            OutputError: something else is in its place. LockedError: another process trains here.
+        """
+        missing = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        try:
+            with locked(self.path / ".lock", f"training in {self.path}"):
+                yield
+        finally:
+            for folder in missing:
+                if not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
 
     def write_state(self, state: State, **facts: Any) -> None:
         """Say how the run stands; a cluster job reads it to decide whether to requeue."""
-        publish_json(self.path / "state.json", {"state": state, **facts})
+        publish_json(self.path / "state.json", {"state": state, **{key: _plain(fact) for key, fact in facts.items()}})
 
     def read_state(self) -> dict[str, Any]:
         """What `write_state` wrote last; empty for a run that never began."""
@@ -63,20 +76,23 @@ class MetricsLog:
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")  # noqa: SIM115  held open for the run
         self._file.truncate(min(offset, self._file.tell()))
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line; NaN and infinities are written as null."""
-        line = json.dumps({key: _plain(value) for key, value in record.items()}, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
+    def write(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Append one line and return what it says: NaN and infinities are null in it."""
+        plain = {key: _plain(value) for key, value in record.items()}
+        self._file.write(json.dumps(plain, allow_nan=False).encode() + b"\n")
         self._file.flush()
+        return plain
 
     def offset(self) -> int:
-        """Length of the file in bytes, made durable."""
-        os.fsync(self._file.fileno())
+        """Length of the file in bytes."""
         return self._file.seek(0, os.SEEK_END)
+
+    def sync(self) -> None:
+        """Make durable what was written."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.base import ConfigError, code_version, locked, publish_text
+from shards.base import ConfigError, code_version, publish_text
 from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset
-from xectrain.checkpoint import newest_valid, read_checkpoint
+from xectrain.checkpoint import find_checkpoint, newest_valid, read_checkpoint
 from xectrain.compute import Compute, choose_compute
 from xectrain.config.files import to_yaml
 from xectrain.config.tree import Config
@@ -21,14 +21,24 @@ from xectrain.data import TrainingData, open_training_data
 from xectrain.model_input import InputRules
 from xectrain.modes import find_mode
 from xectrain.modes.base import Mode
+from xectrain.modes.regress import target_options, training_targets
 from xectrain.modes.reweight import fit_weights
 from xectrain.tasks import find_task
+from xectrain.training.batches import Batches
+from xectrain.training.changes import PATHS, SAME_STEPS, SAME_WEIGHTS, Change, changes, refuse, refuse_of_finished
 from xectrain.training.profiling import StepProfiler
 from xectrain.training.ranks import Ranks, joined_ranks
+from xectrain.training.recorder import Recorder
 from xectrain.training.runfolder import RunFolder, State
+from xectrain.training.state import TrainingState, check_facts
+from xectrain.training.tracking import Mirrors, open_mirrors
 from xectrain.training.trainer import Stopped, Trainer
 
 logger = logging.getLogger(__name__)
+
+MLFLOW_STATUS = {"done": "FINISHED", "requeue": "KILLED", "failed": "FAILED"}
+HURRY_S = 10.0
+"""Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
 
 
 def train(config: Config, path: Path, profile: bool = False) -> None:
@@ -44,20 +54,20 @@ def train(config: Config, path: Path, profile: bool = False) -> None:
         Stopped: a signal ended the run after a checkpoint; `state.json` says `requeue`.
     """
     run = RunFolder(path)
-    with joined_ranks() as ranks:
-        lock = locked(run.lock, f"training in {path}") if ranks.is_main else nullcontext()
-        with lock:
-            _train(config.resolved(gpu=torch.cuda.is_available()), run, ranks, profile)
+    with joined_ranks() as ranks, run.held() if ranks.is_main else nullcontext():
+        _train(_located(config).resolved(gpu=torch.cuda.is_available()), run, ranks, profile)
 
 
 def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
     found = _find_checkpoint(config, run)
-    before = run.read_state()
+    differences = changes(found[1]["config"], config) if found is not None else []
     begin_anew = found is not None and _acts_now(config, found[1], "reset_epoch")
-    finished = before.get("state") == "done" and before.get("epochs") == config.train.epochs
-    if finished and found is not None and not begin_anew:
-        logger.info("%s: already trained for %d epochs", run.path, config.train.epochs)
+    if found is not None and not begin_anew and _is_finished(run, config):
+        refuse_of_finished(differences, run.path)
+        logger.info("%s: already trained for %s", run.path, _length(config))
         return
+    if found is not None:
+        refuse(differences, SAME_WEIGHTS if begin_anew else SAME_WEIGHTS + SAME_STEPS, run.path)
     data = _sampled(config, open_training_data(config.data, config.train.seed))
     rules = _input_rules(config, data)
     compute = _choose(config, data, ranks)
@@ -65,46 +75,99 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
     mode = find_mode(config.mode).load().build(config, data, rules, None if found is None else found[1])
     if config.checkpoint.init_from is not None and found is None:
         _initialize(mode, Path(config.checkpoint.init_from), config.checkpoint.init_parts)
-    profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
-    trainer = Trainer(config, mode, data, rules, compute, run, ranks, _facts(config, data, mode), profiler)
+    state = TrainingState(mode.to(compute.device), _facts(config, data, rules, mode), config)
+    batches = Batches(config, data, rules, compute, ranks)
+    _announce(state, batches)
     if found is not None:
-        source, state = found
-        trainer.restore(
-            state,
-            refresh_lr=_acts_now(config, state, "refresh_lr"),
-            reset_epoch=begin_anew,
-            new_run=_acts_now(config, state, "new_run"),
-        )
+        check_facts(found[1], state.facts, run.path)
+        _continue(state, found, differences, begin_anew, ranks)
         if begin_anew and ranks.is_main:
             run.set_metrics_aside()
-        logger.info("continuing %s at epoch %d, step %d", source, trainer.at.epoch + 1, trainer.at.step)
     if ranks.is_main:
         publish_text(run.config, to_yaml(config))
         run.write_state("running")
-    _announce(trainer)
-    _fit(trainer, run, ranks)
+    profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
+    _fit(state, batches, run, profiler)
 
 
-def _fit(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
+def _located(config: Config) -> Config:
+    """The configuration with absolute paths: what it names is found again from any folder."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+
+    def absolute(group: str, key: str) -> None:
+        value = tree.get(group, {}).get(key)
+        if isinstance(value, str):
+            tree[group][key] = str(Path(value).absolute())
+        elif value:
+            entries = [{"path": entry} if isinstance(entry, str) else entry for entry in value]
+            located = [{**entry, "path": str(Path(entry["path"]).absolute())} for entry in entries]
+            tree[group][key] = located if isinstance(value[0], dict) else [entry["path"] for entry in located]
+
+    for path in PATHS:
+        absolute(*path.split("."))
+    return Config.model_validate(tree)
+
+
+def _continue(
+    state: TrainingState,
+    found: tuple[Path, dict[str, Any]],
+    differences: list[Change],
+    begin_anew: bool,
+    ranks: Ranks,
+) -> None:
+    """Bring a state to where a checkpoint was, and say what has changed since."""
+    source, stored = found
+    config = state.config
+    refresh_lr, new_run = (_acts_now(config, stored, option) for option in ("refresh_lr", "new_run"))
+    if begin_anew:
+        state.restore_weights(stored)
+    else:
+        state.restore(stored, is_main=ranks.is_main, refresh_lr=refresh_lr, new_run=new_run)
+    logger.info("continuing %s at epoch %d, step %d", source, state.at.epoch + 1, state.at.step)
+    told = [change for change in differences if not change.within(("checkpoint.resume",))]
+    if told:
+        logger.warning("from here on with other options than so far: %s", ", ".join(map(str, told)))
+
+
+def _fit(state: TrainingState, batches: Batches, run: RunFolder, profiler: StepProfiler | None) -> None:
     """Train, and leave `state.json` saying how it ended."""
-    state: State = "failed"
+    config, main = state.config, batches.ranks.is_main
+    mirrors = open_mirrors(config, run, state.run_id) if main else Mirrors()
+    recorder = Recorder(run if main else None, mirrors, state.metrics_offset, config.checkpoint.keep)
+    ended: State = "failed"
     facts: dict[str, Any] = {}
     try:
-        trainer.fit()
-        state = "done"
-        facts = {"epochs": trainer.config.train.epochs, "best_loss": trainer.at.best}
+        with recorder:
+            Trainer(state, batches, recorder, run.path, profiler).fit()
+        ended = "done"
+        facts = {"epochs": config.train.epochs, "minutes": config.train.minutes, "best_loss": state.at.best}
     except Stopped:
-        state = "requeue"
+        ended = "requeue"
         raise
     finally:
-        if ranks.is_main:
-            run.write_state(state, **facts)
+        if main:
+            run.write_state(ended, **facts)
+        patience_s = config.tracking.patience_s
+        recorder.close(MLFLOW_STATUS[ended], patience_s if ended == "done" else min(patience_s, HURRY_S))
 
 
-def _acts_now(config: Config, state: dict[str, Any], option: str) -> bool:
+def _is_finished(run: RunFolder, config: Config) -> bool:
+    """Whether the run was trained to its end already, or longer."""
+    before = run.read_state()
+    length = before.get("epochs"), before.get("minutes")
+    return before.get("state") == "done" and length == (config.train.epochs, config.train.minutes)
+
+
+def _length(config: Config) -> str:
+    minutes = config.train.minutes
+    return f"{config.train.epochs} epochs" if minutes is None else f"{minutes:g} minutes"
+
+
+def _acts_now(config: Config, stored: dict[str, Any], option: str) -> bool:
     """Whether an option of `checkpoint` that acts once on resume has not acted on this checkpoint yet."""
-    same_length = state["config"]["train"]["epochs"] == config.train.epochs
-    acted = state["config"]["checkpoint"].get(option, False) and same_length
+    before = stored["config"]["train"]
+    same_length = (before["epochs"], before.get("minutes")) == (config.train.epochs, config.train.minutes)
+    acted = stored["config"]["checkpoint"].get(option, False) and same_length
     return bool(getattr(config.checkpoint, option)) and not acted
 
 
@@ -139,8 +202,6 @@ def _sampled(config: Config, data: TrainingData) -> TrainingData:
         return replace(data, stages=data.by_view(values))
     if not by_plan:
         return data
-    from xectrain.modes.regress import target_options, training_targets
-
     (task,) = config.reweight.tasks
     target_NK = training_targets(data, find_task(task).name, target_options(config, data))
     weights = fit_weights(find_task(task).name, target_NK, config.reweight.limit)(torch.from_numpy(target_NK))
@@ -175,10 +236,12 @@ def _choose(config: Config, data: TrainingData, ranks: Ranks) -> Compute:
     )
 
 
-def _facts(config: Config, data: TrainingData, mode: Mode) -> dict[str, Any]:
+def _facts(config: Config, data: TrainingData, rules: InputRules, mode: Mode) -> dict[str, Any]:
     """What a checkpoint records besides weights and position."""
     return {
         **data.facts(),
+        "normalization": rules.model.to_dict(),
+        "npho_threshold": rules.npho_threshold,
         "parameters": sum(p.numel() for p in mode.parameters()),
         "geometry": data.first.manifest.settings.channel_map,
         "relative_time": data.first.manifest.settings.time_reference == "relative",
@@ -188,8 +251,6 @@ def _facts(config: Config, data: TrainingData, mode: Mode) -> dict[str, Any]:
 
 def _initialize(mode: Mode, source: Path, parts: str) -> None:
     """Take weights from another run's checkpoint, the averaged ones if it has them; say which tensors were taken."""
-    from xectrain.checkpoint import find_checkpoint
-
     state = read_checkpoint(find_checkpoint(source))
     weights: dict[str, torch.Tensor] = state["ema"] or state["model"]
     prefix = "model.encoder." if parts == "encoder" else ""
@@ -209,14 +270,14 @@ def _initialize(mode: Mode, source: Path, parts: str) -> None:
         logger.warning("%s: not taken, for want of the same name and shape: %s", source, ", ".join(missing[:10]))
 
 
-def _announce(trainer: Trainer) -> None:
+def _announce(state: TrainingState, batches: Batches) -> None:
     logger.info(
         "%s: %s network, %d parameters; %d training and %d validation events; %d steps of %d events per epoch",
-        trainer.mode.name,
-        trainer.config.model.preset,
-        trainer.facts["parameters"],
-        trainer.data.epoch_events(None),
-        sum(len(view.rows) for view in trainer.data.val),
-        trainer.epoch_steps,
-        trainer.batch_size,
+        state.mode.name,
+        state.config.model.preset,
+        state.facts["parameters"],
+        batches.data.epoch_events(None),
+        sum(len(view.rows) for view in batches.data.val),
+        batches.epoch_steps,
+        batches.batch_size,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
+import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,14 +15,16 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from support.synthetic import make_dataset
+from support.training import at_step, signalled
 
-from shards.base import ConfigError
+from shards.base import ConfigError, OutputError
 from shards.dataset import Dataset
 from xectrain.config.tree import Config
 from xectrain.modes import load_config
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics
-from xectrain.training.trainer import Stopped, Trainer
+from xectrain.training.tracking import sync
+from xectrain.training.trainer import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -54,57 +58,51 @@ def recorded(run: Path, key: str) -> list[tuple[int, float]]:
     return sorted((r["step"], r[key]) for r in read_metrics(RunFolder(run).metrics) if key in r)
 
 
-def test_mlflow_has_what_the_run_folder_has(dataset: Dataset, tmp_path: Path) -> None:
-    session.train(config(dataset), tmp_path / "run")
-    for key in ("train/loss", "val/loss", "train/lr", "system/throughput_events_per_sec"):
-        assert mirrored(tmp_path / "mlflow.db", key) == recorded(tmp_path / "run", key)
-    assert len(recorded(tmp_path / "run", "train/loss")) == 8
+@pytest.fixture(scope="module")
+def tracked(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that lost its power at step 6, was stopped at step 7, and was continued to its end."""
+    run = tmp_path_factory.mktemp("tracked") / "run"
+
+    def power_cut() -> None:
+        raise RuntimeError("power cut")
+
+    with at_step(6, power_cut), pytest.raises(RuntimeError, match="power cut"):
+        session.train(config(dataset), run)
+    with at_step(3, signalled(signal.SIGUSR1)), pytest.raises(Stopped, match="SIGUSR1"):
+        session.train(config(dataset), run)
+    session.train(config(dataset), run)
+    return run
 
 
-def test_a_continued_run_has_no_repeated_and_no_missing_step(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = Trainer._forward
-
-    def forward(self: Trainer, module: Any, batch: Any, epoch: int | None) -> Any:
-        if epoch is not None and self.at.global_step == 6:
-            raise RuntimeError("power cut")
-        return original(self, module, batch, epoch)
-
-    monkeypatch.setattr(Trainer, "_forward", forward)
-    with pytest.raises(RuntimeError, match="power cut"):
-        session.train(config(dataset), tmp_path / "run")
-    monkeypatch.undo()
-    session.train(config(dataset), tmp_path / "run")
-    steps = mirrored(tmp_path / "mlflow.db", "train/loss")
-    assert [s for s, _ in steps] == list(range(1, 9))
-    assert steps == recorded(tmp_path / "run", "train/loss")
+@pytest.mark.parametrize("key", ["train/loss", "val/loss", "train/lr", "system/throughput_events_per_sec"])
+def test_mlflow_has_what_the_run_folder_has_with_no_repeated_and_no_missing_step(tracked: Path, key: str) -> None:
+    assert mirrored(tracked.parent / "mlflow.db", key) == recorded(tracked, key)
+    assert len(recorded(tracked, "train/loss")) == 8
 
 
-def test_the_config_and_the_metrics_are_artifacts(dataset: Dataset, tmp_path: Path) -> None:
-    session.train(config(dataset), tmp_path / "run")
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+def test_the_config_and_the_metrics_are_artifacts(tracked: Path) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{tracked.parent}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("xec").experiment_id])
     assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["config.yaml", "metrics.jsonl"]
-    stored = tmp_path / "mlartifacts" / run.info.run_id / "artifacts" / "metrics.jsonl"
-    assert stored.read_bytes() == RunFolder(tmp_path / "run").metrics.read_bytes()
+    stored = tracked.parent / "mlartifacts" / run.info.run_id / "artifacts" / "metrics.jsonl"
+    assert stored.read_bytes() == RunFolder(tracked).metrics.read_bytes()
 
 
-def test_a_new_mlflow_run_on_request(dataset: Dataset, tmp_path: Path) -> None:
-    session.train(config(dataset, train__epochs=1), tmp_path / "run")
+def test_a_new_mlflow_run_on_request(dataset: Dataset, tracked: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tracked, tmp_path / "run")
     for _ in range(2):  # the second time it has nothing to do
-        session.train(config(dataset, checkpoint__new_run="true"), tmp_path / "run")
+        session.train(config(dataset, train__epochs=3, checkpoint__new_run="true"), run)
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("xec").experiment_id])
-    counts = sorted(len(client.get_metric_history(r.info.run_id, "train/loss")) for r in runs)
-    assert counts == [4, 8]
+    (new,) = client.search_runs([client.get_experiment_by_name("xec").experiment_id])
+    assert len(client.get_metric_history(new.info.run_id, "train/loss")) == 12
 
 
 def test_event_files_hold_each_step_once(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    board = {"tracking__tensorboard": "true", "tracking__mlflow": "false"}
     for epochs in (1, 2):
-        session.train(config(dataset, train__epochs=epochs, tracking__tensorboard="true"), tmp_path / "run")
+        session.train(config(dataset, train__epochs=epochs, **board), tmp_path / "run")
     accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     accumulator.Reload()
     written = [(e.step, e.value) for e in accumulator.Scalars("train/loss")]
@@ -112,7 +110,7 @@ def test_event_files_hold_each_step_once(dataset: Dataset, tmp_path: Path, monke
     assert dict(written) == pytest.approx(dict(recorded(tmp_path / "run", "train/loss")), rel=1e-6)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"TensorBoard is not installed; pip install"):
-        session.train(config(dataset, train__epochs=3, tracking__tensorboard="true"), tmp_path / "run")
+        session.train(config(dataset, train__epochs=3, **board), tmp_path / "run")
 
 
 def break_store(store: Path, how: str) -> Any:
@@ -127,63 +125,49 @@ def break_store(store: Path, how: str) -> Any:
     return None
 
 
-@pytest.mark.parametrize("how", ["deleted", "no database", pytest.param("locked", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["deleted", "no database", "locked"])
 def test_whatever_happens_to_mlflow_training_goes_on(
-    dataset: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    how: str,
+    dataset: Dataset, tracked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    held: list[Any] = []
-    original = Trainer._forward
-
-    def forward(self: Trainer, module: Any, batch: Any, epoch: int | None) -> Any:
-        if epoch is not None and self.at.global_step == 2 and not held:
-            held.append(break_store(tmp_path / "mlflow.db", how))
-        return original(self, module, batch, epoch)
-
-    monkeypatch.setattr(Trainer, "_forward", forward)
+    run = shutil.copytree(tracked, tmp_path / "run")
+    store = Path(shutil.copy(tracked.parent / "mlflow.db", tmp_path))
+    held = break_store(store, how)
+    longer = config(dataset, train__epochs=3)
     with caplog.at_level(logging.WARNING):
-        session.train(config(dataset), tmp_path / "run")
-    assert "MLflow does not answer" in caplog.text
-    assert len(recorded(tmp_path / "run", "train/loss")) == 8
-    if held[0] is not None:
-        held[0].close()
+        session.train(longer, run)
+    assert ("MLflow does not answer" in caplog.text) == (how != "deleted")
+    assert len(recorded(run, "train/loss")) == 12
+    if held is not None:
+        held.close()
     if how == "no database":
-        (tmp_path / "mlflow.db").unlink()
+        store.unlink()
     for _ in range(2):  # a process of its own: MLflow keeps the broken connection
-        command = [sys.executable, "-m", "xec", "track", "sync", str(tmp_path / "run")]
+        command = [sys.executable, "-m", "xec", "track", "sync", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "10 records are in" in done.stdout, done.stderr
-    assert synced(tmp_path / "mlflow.db", "train/loss") == recorded(tmp_path / "run", "train/loss")
+        assert "15 records are in" in done.stdout, done.stderr
+    assert synced(store, "train/loss") == recorded(run, "train/loss")
+
+
+def test_a_server_that_is_gone_costs_no_more_than_was_agreed(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that takes the connection and never answers: MLflow itself would wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server, caplog.at_level(logging.WARNING):
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        asked = config(dataset, train__epochs=1, tracking__uri=uri, tracking__patience_s=0.5)
+        session.train(asked, tmp_path / "run")
+        assert RunFolder(tmp_path / "run").read_state()["state"] == "done"
+    assert "MLflow did not take everything within 0.5 s; metrics.jsonl has everything and" in caplog.text
 
 
 def test_a_store_that_cannot_be_made_is_a_warning(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/no/such/folder/mlflow.db"
+    uri = f"sqlite:////dev/null/mlflow-{tmp_path.name}.db"
     with caplog.at_level(logging.WARNING):
         session.train(config(dataset, train__epochs=1, tracking__uri=uri), tmp_path / "run")
-    assert "MLflow does not answer" in caplog.text or (tmp_path / "no").exists()
+    assert "MLflow does not answer" in caplog.text
     assert RunFolder(tmp_path / "run").read_state()["state"] == "done"
-
-
-def test_a_call_after_stopping_is_the_same_mlflow_run(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import signal
-
-    original = Trainer._step
-
-    def stepping(self: Trainer, *arguments: Any) -> bool:
-        if self.at.global_step == 3:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "_step", stepping)
-    with pytest.raises(Stopped, match="SIGUSR1"):
-        session.train(config(dataset), tmp_path / "run")
-    monkeypatch.undo()
-    session.train(config(dataset), tmp_path / "run")
-    assert mirrored(tmp_path / "mlflow.db", "train/loss") == recorded(tmp_path / "run", "train/loss")
+    with pytest.raises(OutputError, match=r"mlflow-.*: MLflow did not take the run: .*; try again"):
+        sync(RunFolder(tmp_path / "run"), load_config([tmp_path / "run" / "config.yaml"]), None)

@@ -1,0 +1,108 @@
+"""What differs between the configuration of a checkpoint and that of the run that continues it: refused, or named.
+
+Whatever is neither refused here nor without meaning when a run is continued has to act from then on, since
+`config.yaml` and the next checkpoint record it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.base import ConfigError
+from xectrain.config.merge import leaves, merge
+from xectrain.config.tree import Config
+
+SAME_WEIGHTS = ("mode", "model", "tasks", "masking", "checkpoint.init_from", "checkpoint.init_parts")
+"""What the weights of a run belong to."""
+SAME_STEPS = ("data.batch_size", "data.epoch_events", "train.seed", "augment.curriculum", "reweight")
+"""What the order of events and the meaning of a step rest on."""
+NOT_THE_RESULT = (
+    *("checkpoint.every", "checkpoint.keep", "checkpoint.resume", "checkpoint.new_run", "tracking", "train.log_every"),
+    *("data.backend", "data.num_threads", "data.prefetch", "data.device"),
+)
+"""What a finished run may differ in from what is asked for, and still be its result."""
+PATHS = ("data.train", "data.val", "checkpoint.init_from", "augment.patterns", "masking.patterns")
+"""Where files are named: one may be called by different names from different folders."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One option that is not what it was."""
+
+    option: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.option} {_shown(self.old)} → {_shown(self.new)}"
+
+    def within(self, options: Iterable[str]) -> bool:
+        """Whether the option is one of these, or in one of these groups."""
+        return any(self.option == option or self.option.startswith(f"{option}.") for option in options)
+
+
+def changes(stored: Mapping[str, Any], config: Config) -> list[Change]:
+    """The options in which two configurations differ.
+
+    Args:
+        stored: the configuration in a checkpoint, perhaps of a version that knew fewer options: they had their default.
+        config: the present one.
+    """
+    mode = stored.get("mode", "regress")
+    old: dict[str, Any] = Config.model_validate({"mode": mode}).model_dump(mode="json")
+    merge(old, stored)
+    before = dict(leaves(old))
+    return [
+        Change(option, before.get(option), value)
+        for option, value in leaves(config.model_dump(mode="json"))
+        if _canonical(option, before.get(option)) != _canonical(option, value)
+    ]
+
+
+def refuse(found: Sequence[Change], options: Iterable[str], file: Path) -> None:
+    """Insist that none of these options changed.
+
+    Raises:
+        ConfigError: naming the first that did, with both values.
+    """
+    for change in found:
+        if change.within(options):
+            raise ConfigError(
+                "is not what the run began with",
+                file=file,
+                item=change.option,
+                found=_shown(change.new),
+                expected=_shown(change.old),
+                remedy="use another run folder for another run",
+            )
+
+
+def refuse_of_finished(found: Sequence[Change], file: Path) -> None:
+    """Insist that a finished run is the one that is asked for.
+
+    Raises:
+        ConfigError: naming every option that would have given another result.
+    """
+    other = [change for change in found if not change.within(NOT_THE_RESULT)]
+    if other:
+        raise ConfigError(
+            f"has been trained to its end with other options: {', '.join(map(str, other))}",
+            file=file,
+            remedy="use another run folder, or train longer",
+        )
+
+
+def _canonical(option: str, value: Any) -> Any:
+    if option not in PATHS or value is None:
+        return value
+    if isinstance(value, str):
+        return str(Path(value).resolve())
+    entries = [{"path": entry} if isinstance(entry, str) else dict(entry) for entry in value]
+    return [{**entry, "path": str(Path(entry["path"]).resolve())} for entry in entries]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
