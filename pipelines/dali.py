@@ -6,8 +6,10 @@ stay off: order, rank share, selection and resume are all in the plan.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from nvidia.dali import fn, pipeline_def
 
 from pipelines.batch import Batch
 from shards.base import CorruptError, keep_freed_memory
+from shards.base.publish import process_alive
 from shards.plan import write_indexes
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 MEMBERS = ("sensors.npy", "truth.npy")
 MEMORY = Path("/dev/shm")
+PREFIX = f"xec-plan-{socket.gethostname()}-"
+"""Of folders of indexes; the number of their process follows."""
 LINE, PAGE = 256, 4096
 """Bytes that an event takes in an index, at most, and what a file takes at least."""
 
@@ -70,7 +75,9 @@ class DaliLoader:
 
     def _build(self, threads: int, prefetch: int) -> Any:
         target = torch.device(self.device)
-        with tempfile.TemporaryDirectory(prefix="xec-plan-", dir=_index_parent(self._plan)) as folder:
+        parent = _index_parent(self._plan)
+        _remove_abandoned(parent)
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=parent) as folder:
             tars, indexes = write_indexes(self._plan, self._views, folder)
             pipe = shard_pipeline(
                 [str(t) for t in tars],
@@ -137,12 +144,20 @@ class DaliLoader:
         self.close()
 
 
-def _index_parent(plan: RankPlan) -> Path | None:
+def _index_parent(plan: RankPlan) -> Path:
     """Where the indexes of a plan go until DALI has read them: into memory, if it has room, since making and removing
-    thousands of small files on a disk can take longer than reading the shards; None: wherever files go."""
+    thousands of small files on a disk can take longer than reading the shards; else wherever temporary files go."""
     needed = LINE * len(plan.row) + PAGE * len(plan.stretches()[0])
     try:
         room = shutil.disk_usage(MEMORY).free if os.access(MEMORY, os.W_OK) else 0
     except OSError:
         room = 0
-    return MEMORY if room > 2 * needed else None
+    return MEMORY if room > 2 * needed else Path(tempfile.gettempdir())
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the indexes that processes of this host left when they were killed."""
+    for left in parent.glob(f"{glob.escape(PREFIX)}*"):
+        pid = left.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not process_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)  # another start may be at it, or it is another user's

@@ -233,12 +233,8 @@ class Manifest:
             CorruptError: it is damaged.
         """
         file = Path(folder) / MANIFEST
-        if not file.exists():
-            raise InputError(
-                "is not a complete dataset: it has no manifest.json",
-                file=folder,
-                remedy="finish the conversion by running the same command again" if Path(folder).is_dir() else None,
-            )
+        if not file.is_file():
+            raise _no_dataset(Path(folder))
         value = read_json(file, "manifest")
         if not isinstance(value, dict):
             raise CorruptError("is no manifest", file=file)
@@ -293,3 +289,30 @@ def json_text(value: Any, indent: int = 0) -> str:
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         return "[\n" + ",\n".join(inner + json_text(item, indent + 2) for item in value) + f"\n{pad}]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _no_dataset(path: Path) -> InputError:
+    """What stands where the folder of a dataset was expected, and what to do."""
+    convert = f"convert it first: xec ingest root2shards {path} --out DIR"
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(4) == b"root":
+                return InputError("is a ROOT file, not a dataset", file=path, remedy=convert)
+        return InputError("is a file, not the folder of a dataset", file=path)
+    if not path.is_dir():
+        return InputError("there is no such dataset", file=path)
+    inside = sorted(item.name for item in path.iterdir())
+    if "state.json" in inside or "config.yaml" in inside or "checkpoint_last.pt" in inside:
+        return InputError("is the folder of a run, not of a dataset", file=path, remedy="give the data it is to read")
+    parts = [name for name in inside if (path / name / MANIFEST).is_file()]
+    if parts:
+        return InputError(
+            "is not a dataset, it holds some", file=path, found=", ".join(parts[:8]), remedy=f"give {path / parts[0]}"
+        )
+    if any(name.endswith(".root") for name in inside):
+        return InputError("holds ROOT files and is no dataset", file=path, remedy=convert)
+    return InputError(
+        "is not a complete dataset: it has no manifest.json",
+        file=path,
+        remedy="finish the conversion by running the same command again",
+    )

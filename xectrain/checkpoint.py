@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from shards.base import CorruptError, InputError, published
+from shards.base.documents import checked
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,29 @@ DIGEST = "sha256"
 """Key that `read_checkpoint` adds: the hexadecimal SHA-256 of the file that was read."""
 _MARK = b"xec-sha256:"
 _COMMENT = len(_MARK) + 64
+
+
+class _Content(BaseModel):
+    """What every checkpoint holds, with the kinds of the values."""
+
+    mode: str
+    config: dict[str, Any]
+    model: dict[str, Any]
+    ema: dict[str, Any] | None
+    ema_updates: int
+    optimizer: dict[str, Any]
+    position: dict[str, Any]
+    metrics_offset: int
+    tracking_run_id: str | None
+    normalization: dict[str, Any]
+    npho_threshold: float
+    fingerprint: str
+    datasets: list[str]
+    columns: list[str]
+    geometry: str
+    relative_time: bool
+    parameters: int
+    code_version: str
 
 
 def checkpoint_bytes(state: Mapping[str, Any]) -> bytes:
@@ -84,7 +109,7 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
     Raises:
         InputError: missing, or not a checkpoint of this project.
-        CorruptError: truncated, altered, or holding anything but tensors and plain values.
+        CorruptError: truncated, altered, without a part, or holding anything but tensors and plain values.
     """
     if not path.is_file():
         raise InputError("there is no such checkpoint", file=path)
@@ -105,6 +130,7 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         raise InputError("is not a checkpoint of this project", file=path, found=found, expected=FORMAT)
     if state["format"] == FORMAT and not signed:
         raise CorruptError("has lost its digest", file=path, remedy="use an earlier checkpoint")
+    checked(_Content, state, file=path)
     return {**state, DIGEST: hashlib.sha256(content).hexdigest()}
 
 

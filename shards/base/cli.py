@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,11 +79,12 @@ def run(app: typer.Typer) -> None:
     """Run a Typer app as the process: log set up, `--debug` accepted anywhere, errors on one line, exit status set.
 
     Exit status: 0 success, 1 an error that says what to do (an `XecError`, or one of the operating system about a
-    file), 2 wrong usage, 130 interrupted; anything else is a bug and shows its traceback.
+    file), 2 wrong usage, 128 + number ended by a signal (130 Ctrl-C); anything else is a bug and shows its traceback.
     """
     debug = "--debug" in sys.argv[1:]
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
     _print_anything()
+    _end_in_order()
     setup_logging(debug=debug or bool(os.environ.get("XEC_DEBUG")))
     try:
         status = app(prog_name="xec", standalone_mode=False)
@@ -125,6 +127,18 @@ def _usage_line(error: TyperException) -> str:
     command = context.command_path if context else "xec"
     remedy = f"did you mean {guess}" if guess else f"`{command} --help` shows what there is"
     return f"xec: error: {problem[:1].lower()}{problem[1:]}; {remedy}"
+
+
+def _end_in_order() -> None:
+    """Where a scheduler or a closing terminal ends the process, temporary files and locks go as after any error."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else: `nohup`
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+    sys.exit(128 + number)
 
 
 def _print_anything() -> None:

@@ -212,8 +212,24 @@ def test_the_fingerprint_follows_content_and_schema_only(tmp_path: Path) -> None
 def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a complete dataset.*running the same command again"):
         open_dataset(tmp_path)
-    with pytest.raises(InputError, match="is not a complete dataset"):
+    with pytest.raises(InputError, match="absent: there is no such dataset"):
         open_dataset(tmp_path / "absent")
+
+
+def test_what_is_no_dataset_is_called_by_its_name(toy_root: Path, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "all" / "train", events=4)
+    for name, content in {"run/state.json": "{}", "raw/a.root": "", "text": "x"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for path, message in {
+        toy_root: "is a ROOT file, not a dataset; convert it first: xec ingest root2shards .*toy.root --out DIR",
+        tmp_path / "all": "is not a dataset, it holds some .found train.; give .*all/train$",
+        tmp_path / "run": "is the folder of a run, not of a dataset; give the data it is to read",
+        tmp_path / "raw": "holds ROOT files and is no dataset; convert it first",
+        tmp_path / "text": "is a file, not the folder of a dataset$",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            open_dataset(path)
 
 
 @pytest.mark.parametrize(

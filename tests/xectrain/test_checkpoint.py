@@ -3,6 +3,7 @@ import logging
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,14 +21,48 @@ from xectrain.checkpoint import (
     write_last,
 )
 
-STATE = {"weights": torch.arange(3000.0), "epoch": 3, "names": ["a", "b"], "best": 0.5}
+WEIGHTS = torch.arange(3000.0)
+STATE: dict[str, Any] = {
+    "mode": "regress",
+    "config": {"mode": "regress"},
+    "model": {"weights": WEIGHTS},
+    "ema": None,
+    "ema_updates": 0,
+    "optimizer": {"state": {}},
+    "position": {"epoch": 3, "best": 0.5},
+    "metrics_offset": 0,
+    "tracking_run_id": None,
+    "normalization": {},
+    "npho_threshold": 100.0,
+    "fingerprint": "f",
+    "datasets": ["d"],
+    "columns": ["run"],
+    "geometry": "g",
+    "relative_time": False,
+    "parameters": 3000,
+    "code_version": "1",
+}
+
+
+def at_epoch(epoch: int) -> dict[str, Any]:
+    return {**STATE, "position": {"epoch": epoch}}
 
 
 def test_round_trip(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.pt", STATE)
     state = read_checkpoint(tmp_path / "c.pt")
-    assert torch.equal(state["weights"], STATE["weights"])  # type: ignore[arg-type]
-    assert (state["epoch"], state["names"], state["best"]) == (3, ["a", "b"], 0.5)
+    assert torch.equal(state["model"]["weights"], WEIGHTS)
+    assert (state["position"], state["columns"]) == ({"epoch": 3, "best": 0.5}, ["run"])
+
+
+@pytest.mark.parametrize("key", STATE)
+def test_a_checkpoint_without_a_part_is_named_with_it(tmp_path: Path, key: str) -> None:
+    write_checkpoint(tmp_path / "c.pt", {k: v for k, v in STATE.items() if k != key})
+    with pytest.raises(CorruptError, match=rf"c\.pt: {key}: is missing"):
+        read_checkpoint(tmp_path / "c.pt")
+    write_checkpoint(tmp_path / "c.pt", {**STATE, key: torch.zeros(2)})
+    with pytest.raises(CorruptError, match=rf"c\.pt: {key}(\[0\])?: has a wrong value"):
+        read_checkpoint(tmp_path / "c.pt")
 
 
 def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
@@ -50,7 +85,7 @@ def before_the_digest(path: Path) -> None:
 def test_a_checkpoint_from_before_the_digest_is_read_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     before_the_digest(path)
-    assert torch.equal(read_checkpoint(path)["weights"], STATE["weights"])  # type: ignore[arg-type]
+    assert torch.equal(read_checkpoint(path)["model"]["weights"], WEIGHTS)
     good = path.read_bytes()
     place = good.index(torch.arange(3000.0).numpy().tobytes()[4:40])
     path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
@@ -107,16 +142,16 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_damaged_newest_falls_back_to_the_previous_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert newest_valid(tmp_path) is None
-    write_last(tmp_path, {**STATE, "epoch": 1})
-    write_last(tmp_path, {**STATE, "epoch": 2})
+    write_last(tmp_path, at_epoch(1))
+    write_last(tmp_path, at_epoch(2))
     found = newest_valid(tmp_path)
     assert found is not None
-    assert found[1]["epoch"] == 2
+    assert found[1]["position"]["epoch"] == 2
     (tmp_path / LAST).write_bytes(b"half")
     with caplog.at_level(logging.WARNING):
         found = newest_valid(tmp_path)
     assert found is not None
-    assert (found[0].name, found[1]["epoch"]) == (PREVIOUS, 1)
+    assert (found[0].name, found[1]["position"]["epoch"]) == (PREVIOUS, 1)
     assert "trying the previous checkpoint" in caplog.text
     (tmp_path / PREVIOUS).write_bytes(b"")
     with pytest.raises(CorruptError):
@@ -124,17 +159,17 @@ def test_damaged_newest_falls_back_to_the_previous_loudly(tmp_path: Path, caplog
 
 
 def test_a_failing_save_leaves_a_valid_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_last(tmp_path, {**STATE, "epoch": 1})
+    write_last(tmp_path, at_epoch(1))
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OutputError, match="No space left"):
-        write_last(tmp_path, {**STATE, "epoch": 2})
+        write_last(tmp_path, at_epoch(2))
     found = newest_valid(tmp_path)
     assert found is not None
-    assert found[1]["epoch"] == 1
+    assert found[1]["position"]["epoch"] == 1
 
 
 def test_find_checkpoint_prefers_the_best(tmp_path: Path) -> None:

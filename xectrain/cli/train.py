@@ -19,11 +19,15 @@ Examples:
 
   xec train --config energy.yaml --set optim.lr=1e-4 --set train.epochs=40 --out runs/energy
 
+  xec train --data shards/train --minutes 45 --out runs/quick
+
   xec train --data shards/train --profile --out runs/profiled
 
-  torchrun --nproc-per-node 4 --signals-to-handle SIGTERM,SIGUSR1 -m xec train --data shards/train --out runs/ddp
+  torchrun --nproc-per-node 4 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1 \\
+    -m xec train --data shards/train --out runs/ddp
 
-The same command again continues an interrupted run at the very step. `--print-config` shows every option.
+The same command again continues an interrupted run at the very step. Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end
+it after a checkpoint; a second Ctrl-C at once. `--print-config` shows every option.
 """
 
 
@@ -38,6 +42,9 @@ def train(
     tasks: Annotated[str | None, Option("--tasks", help="Tasks to learn, comma-separated; exactly these.")] = None,
     select: Annotated[str | None, Option("--select", help="Expression on the columns, or `fiducial`.")] = None,
     epochs: Annotated[int | None, Option("--epochs", help="Passes over the training events.")] = None,
+    minutes: Annotated[
+        float | None, Option("--minutes", help="End after so many minutes; the schedule spans what fits in.")
+    ] = None,
     batch_size: Annotated[int | None, Option("--batch-size", help="Events per step, over all ranks.")] = None,
     device: Annotated[str | None, Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
     resume: Annotated[str | None, Option("--resume", help="auto, off, or a checkpoint.")] = None,
@@ -60,6 +67,7 @@ def train(
             "data.device": device,
             "model.preset": preset,
             "train.epochs": epochs,
+            "train.minutes": minutes,
             "checkpoint.resume": resume,
             "checkpoint.init_from": init_from,
             **_tasks(tasks),

@@ -11,9 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from shards.base import CorruptError, locked, publish_json
+from shards.base.documents import parse_json, read_document
+from xectrain.checkpoint import LAST
 
 State = Literal["running", "requeue", "done", "failed"]
+
+
+class RunState(BaseModel):
+    """How a run stands: `state.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: State | None = None
+    """null: it never began."""
+    epochs: int | None = None
+    """Epochs that a finished run was to have."""
+    minutes: float | None = None
+    """Its budget, if it had one."""
+    best_loss: float | None = None
+    """Smallest validation loss; null if none was finite."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +76,28 @@ class RunFolder:
                     break
                 folder.rmdir()
 
+    @property
+    def state(self) -> Path:
+        """How the run stands."""
+        return self.path / "state.json"
+
     def write_state(self, state: State, **facts: Any) -> None:
         """Say how the run stands; a cluster job reads it to decide whether to requeue."""
-        publish_json(self.path / "state.json", {"state": state, **{key: _plain(fact) for key, fact in facts.items()}})
+        publish_json(self.state, {"state": state, **{key: _plain(fact) for key, fact in facts.items()}})
 
-    def read_state(self) -> dict[str, Any]:
-        """What `write_state` wrote last; empty for a run that never began."""
-        try:
-            return dict(json.loads((self.path / "state.json").read_text()))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise CorruptError(f"is not JSON: {error}", file=self.path / "state.json") from None
+    def read_state(self) -> RunState:
+        """What `write_state` wrote last.
+
+        Raises:
+            CorruptError: the file holds something else.
+        """
+        return read_document(self.state, RunState, "state of a run") if self.state.exists() else RunState()
+
+    @staticmethod
+    def holds_run(path: Path) -> bool:
+        """Whether a folder is that of a run."""
+        run = RunFolder(path)
+        return run.config.exists() or run.state.exists() or (path / LAST).exists()
 
 
 class MetricsLog:
@@ -100,11 +129,22 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """The records of a `metrics.jsonl`; a last line cut short by a kill is left out.
+
+    Raises:
+        CorruptError: a line is no record.
+    """
     with open(path, "rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                yield _record(line, path, number)
+
+
+def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    record = parse_json(line.decode(errors="replace"), "record of a run", file=path)
+    if not isinstance(record, dict) or not {"kind", "epoch", "step", "time"} <= record.keys():
+        raise CorruptError("is no record of a run", file=path, item=f"line {number}", remedy="remove the line")
+    return record
 
 
 def _plain(value: Any) -> Any:

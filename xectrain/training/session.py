@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.base import ConfigError, code_version, publish_text
-from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset
+from shards.base import ConfigError, code_version, output_folder, publish_text
+from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset, valid
 from xectrain.checkpoint import find_checkpoint, newest_valid, read_checkpoint
 from xectrain.compute import Compute, choose_compute
 from xectrain.config.files import to_yaml
@@ -37,6 +37,8 @@ from xectrain.training.trainer import Stopped, Trainer
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"done": "FINISHED", "requeue": "KILLED", "failed": "FAILED"}
+LOOKED_AT = 64
+"""Events of each dataset whose sensors are looked at before training."""
 HURRY_S = 10.0
 """Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
 
@@ -53,7 +55,8 @@ def train(config: Config, path: Path, profile: bool = False) -> None:
         ConfigError: the folder holds another run, or the configuration does not fit the data.
         Stopped: a signal ended the run after a checkpoint; `state.json` says `requeue`.
     """
-    run = RunFolder(path)
+    inputs = [entry.path for entry in (*config.data.train, *config.data.val)]
+    run = RunFolder(output_folder(path, "run", RunFolder.holds_run, inputs))
     with joined_ranks() as ranks, run.held() if ranks.is_main else nullcontext():
         _train(_located(config).resolved(gpu=torch.cuda.is_available()), run, ranks, profile)
 
@@ -69,6 +72,7 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
     if found is not None:
         refuse(differences, SAME_WEIGHTS if begin_anew else SAME_WEIGHTS + SAME_STEPS, run.path)
     data = _sampled(config, open_training_data(config.data, config.train.seed))
+    _look_at_sensors(data)
     rules = _input_rules(config, data)
     compute = _choose(config, data, ranks)
     torch.manual_seed(config.train.seed)
@@ -154,8 +158,7 @@ def _fit(state: TrainingState, batches: Batches, run: RunFolder, profiler: StepP
 def _is_finished(run: RunFolder, config: Config) -> bool:
     """Whether the run was trained to its end already, or longer."""
     before = run.read_state()
-    length = before.get("epochs"), before.get("minutes")
-    return before.get("state") == "done" and length == (config.train.epochs, config.train.minutes)
+    return before.state == "done" and (before.epochs, before.minutes) == (config.train.epochs, config.train.minutes)
 
 
 def _length(config: Config) -> str:
@@ -206,6 +209,24 @@ def _sampled(config: Config, data: TrainingData) -> TrainingData:
     target_NK = training_targets(data, find_task(task).name, target_options(config, data))
     weights = fit_weights(find_task(task).name, target_NK, config.reweight.limit)(torch.from_numpy(target_NK))
     return replace(data, row_weights=data.by_view(weights.numpy()))
+
+
+def _look_at_sensors(data: TrainingData) -> None:
+    """Say where the network will have nothing to read: a network reads light and times."""
+    for role, views in (("training", data.train), ("validation", data.val)):
+        for view in views:
+            rows = view.rows[:: len(view.rows) // LOOKED_AT + 1]
+            if not len(rows):
+                continue
+            sensors_BN2 = torch.from_numpy(view.dataset.read(rows)[0].astype(np.float32))
+            for what, valid_BN in zip(
+                ("photon number", "time"), valid(sensors_BN2, view.dataset.normalization), strict=True
+            ):
+                if not bool(valid_BN.any()):
+                    logger.warning(
+                        "%s: no sensor has a %s in the %d %s events looked at",
+                        *(view.dataset.path, what, len(rows), role),
+                    )
 
 
 def _input_rules(config: Config, data: TrainingData) -> InputRules:

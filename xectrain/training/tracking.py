@@ -223,7 +223,7 @@ def sync(run: RunFolder, config: Config, run_id: str | None) -> int:
     """
     mirror = MlflowMirror(config, run, run_id or ANY)
     records = list(read_metrics(run.metrics))
-    state = run.read_state().get("state")
+    state = run.read_state().state
     try:
         mirror.send(records)
         if state in ("done", "failed"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shards.base import ConfigError
-from xectrain.checkpoint import BEST, LAST, read_checkpoint
+from xectrain.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
 from xectrain.config.tree import Config
 from xectrain.modes import load_config
 from xectrain.training import session
@@ -121,10 +121,9 @@ def test_state_says_done(pretrained: Path) -> None:
     assert json.loads((pretrained / "state.json").read_text())["state"] == "done"
 
 
-def test_init_from_something_else_is_refused(toy_dataset: Path, tmp_path: Path) -> None:
-    from xectrain.checkpoint import write_checkpoint
-
-    write_checkpoint(tmp_path / "other.pt", {"model": {"a": torch.zeros(2)}, "ema": None})
+def test_init_from_something_else_is_refused(toy_dataset: Path, pretrained: Path, tmp_path: Path) -> None:
+    other = {**read_checkpoint(pretrained / LAST), "model": {"a": torch.zeros(2)}, "ema": None}
+    write_checkpoint(tmp_path / "other.pt", other)
     with pytest.raises(ConfigError, match="has no tensor that fits this network"):
         session.train(
             config(toy_dataset, "mae", **{"checkpoint.init_from": str(tmp_path / "other.pt")}), tmp_path / "r"

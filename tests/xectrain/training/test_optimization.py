@@ -10,10 +10,7 @@ from torch import nn
 
 from shards.normalization import PRESETS as NORMALIZATION
 from xectrain.config.tree import Config, OptimConfig, ScheduleConfig
-from xectrain.modes.base import Mode
-from xectrain.modes.masked import MaskedSensors
-from xectrain.modes.regress import Regress
-from xectrain.tasks import TargetOptions
+from xectrain.modes import MODES, find_mode
 from xectrain.training.optimization import (
     MovingAverage,
     Plateau,
@@ -108,21 +105,22 @@ def test_moving_average_warms_up_and_follows() -> None:
     assert float(average.module.weight) == pytest.approx(expected)
 
 
-def modes(preset: str) -> dict[str, Mode]:
-    """Every mode with the networks of a preset, and with the parts that no preset has."""
-    found: dict[str, Mode] = {}
-    for name in ("regress", "mae", "inpaint"):
-        for variant, model in VARIANTS.items():
-            settings = Config.model_validate({"mode": name, "model": {"preset": preset, **model}})
-            norm, columns = NORMALIZATION["standard"], ["run", "event"]
-            if settings.mode == "regress":
-                options = TargetOptions(relative_time=False, timing_at=settings.tasks.timing_at)
-                found[f"{name} {variant}"] = Regress(settings.model, settings.tasks, norm, columns, options)
-            else:
-                found[f"{name} {variant}"] = MaskedSensors(
-                    settings.mode, settings.model, settings.masking, norm, columns, seed=0
-                )
-    return found
+class Network(nn.Module):
+    """A network where modes have theirs."""
+
+    def __init__(self, mode: str, model: dict[str, Any]) -> None:
+        super().__init__()
+        config = Config.model_validate({"mode": mode, "model": model})
+        self.model = find_mode(mode).load().network(config, NORMALIZATION["standard"])
+
+
+def networks(preset: str) -> dict[str, Network]:
+    """That of every mode, as a preset has it, and with the parts that no preset has."""
+    return {
+        f"{mode}, {variant}": Network(mode, {"preset": preset, **parts})
+        for mode in MODES
+        for variant, parts in VARIANTS.items()
+    }
 
 
 KERNELS = {"Linear.weight", "Conv2d.weight", "ConvTranspose2d.weight", "HexMixer.weight", "AttentionHexMixer.weight"}
@@ -132,13 +130,11 @@ KERNELS = {"Linear.weight", "Conv2d.weight", "ConvTranspose2d.weight", "HexMixer
 def test_weight_decay_takes_matrices_and_kernels_and_nothing_else(preset: str) -> None:
     """By type of owner: no name in a network decides, and a parameter of a new type is a decision to be made here."""
     others: set[str] = set()
-    for name, mode in modes(preset).items():
+    for name, mode in networks(preset).items():
         owners = dict(mode.named_modules())
         optimizer = build_optimizer(mode, OptimConfig(weight_decay=0.5, encoder_lr_scale=0.1))
         group = {id(p): g for g in optimizer.param_groups for p in g["params"]}
         for path, parameter in mode.named_parameters():
-            if not parameter.requires_grad:
-                continue
             owner, _, leaf = path.rpartition(".")
             kind = f"{type(owners[owner]).__name__}.{leaf}"
             assert (group[id(parameter)]["weight_decay"] > 0) == (kind in KERNELS), f"{name}: {path} is {kind}"
@@ -153,7 +149,7 @@ def test_weight_decay_takes_matrices_and_kernels_and_nothing_else(preset: str) -
 
 def test_an_optimizer_state_without_names_is_understood() -> None:
     """Checkpoints held `Optimizer.state_dict()`, whose order followed groups that went by names."""
-    mode = modes("tiny")["mae default"]
+    mode = Network("mae", {"preset": "tiny"})
     names = {id(p): name for name, p in mode.named_parameters()}
     exempt = ("embedding", "position", "query", "balance", "norm")
     old: list[list[nn.Parameter]] = [[], [], [], []]

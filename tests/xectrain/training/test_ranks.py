@@ -104,7 +104,7 @@ def test_a_signal_to_torchrun_checkpoints_on_all_ranks(dataset: Dataset, undistu
         os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
         output, _ = running.communicate(timeout=120)
         assert f"stopped by {number.name} after step" in output
-        assert RunFolder(run).read_state()["state"] == "requeue"
+        assert RunFolder(run).read_state().state == "requeue"
 
 
 def wait_for(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:

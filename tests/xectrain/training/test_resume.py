@@ -31,7 +31,7 @@ def test_stopping_at_any_step_and_continuing_is_as_if_nothing_happened(
 ) -> None:
     with at_step(step, signalled()), pytest.raises(Stopped, match="stopped by SIGTERM after step"):
         session.train(config(dataset), tmp_path)
-    assert RunFolder(tmp_path).read_state()["state"] == "requeue"
+    assert RunFolder(tmp_path).read_state().state == "requeue"
     session.train(config(dataset), tmp_path)
     assert_same_run(undisturbed, tmp_path)
 
@@ -41,7 +41,7 @@ def test_a_kill_between_checkpoints_repeats_from_the_last(dataset: Dataset, undi
         "import signal, sys\n"
         "from pathlib import Path\n"
         "from support.training import at_step, signalled\n"
-        "from xectrain.config.files import load_config\n"
+        "from xectrain.modes import load_config\n"
         "from xectrain.training import session\n"
         "with at_step(10, signalled(signal.SIGKILL)):\n"
         "    session.train(load_config([Path(sys.argv[1])]), Path(sys.argv[2]))\n"
@@ -52,7 +52,7 @@ def test_a_kill_between_checkpoints_repeats_from_the_last(dataset: Dataset, undi
     command = [sys.executable, "-c", script, str(settings), str(run)]
     done = subprocess.run(command, check=False, capture_output=True, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert RunFolder(run).read_state()["state"] == "running"
+    assert RunFolder(run).read_state().state == "running"
     session.train(config(dataset), run)
     assert_same_run(undisturbed, run)
 
@@ -151,7 +151,7 @@ def test_killed_twenty_times_it_ends_bit_identical(dataset: Dataset, tmp_path: P
             os.killpg(running.pid, number)
             kills += 1
         running.communicate(timeout=60)
-        if RunFolder(tmp_path / "killed").read_state().get("state") == "done":
+        if RunFolder(tmp_path / "killed").read_state().state == "done":
             break
     running = launch(settings, tmp_path / "killed")
     output, _ = running.communicate(timeout=600)

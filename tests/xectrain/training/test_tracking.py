@@ -157,7 +157,7 @@ def test_a_server_that_is_gone_costs_no_more_than_was_agreed(
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         asked = config(dataset, train__epochs=1, tracking__uri=uri, tracking__patience_s=0.5)
         session.train(asked, tmp_path / "run")
-        assert RunFolder(tmp_path / "run").read_state()["state"] == "done"
+        assert RunFolder(tmp_path / "run").read_state().state == "done"
     assert "MLflow did not take everything within 0.5 s; metrics.jsonl has everything and" in caplog.text
 
 
@@ -168,6 +168,6 @@ def test_a_store_that_cannot_be_made_is_a_warning(
     with caplog.at_level(logging.WARNING):
         session.train(config(dataset, train__epochs=1, tracking__uri=uri), tmp_path / "run")
     assert "MLflow does not answer" in caplog.text
-    assert RunFolder(tmp_path / "run").read_state()["state"] == "done"
+    assert RunFolder(tmp_path / "run").read_state().state == "done"
     with pytest.raises(OutputError, match=r"mlflow-.*: MLflow did not take the run: .*; try again"):
         sync(RunFolder(tmp_path / "run"), load_config([tmp_path / "run" / "config.yaml"]), None)

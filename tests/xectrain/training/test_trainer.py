@@ -122,11 +122,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_a_checkpoint(da
 
     with losses_changed(spoil), pytest.raises(XecError, match=r"epoch 2, step 3: loss nan.*dataset rows"):
         session.train(config(dataset), tmp_path)
-    assert RunFolder(tmp_path).read_state()["state"] == "failed"
+    assert RunFolder(tmp_path).read_state().state == "failed"
     state = read_checkpoint(tmp_path / LAST)
     assert all(bool(torch.isfinite(t).all()) for t in state["model"].values() if t.dtype == torch.float32)
     session.train(config(dataset, train__max_bad_steps=1), tmp_path)
-    assert RunFolder(tmp_path).read_state()["state"] == "done"
+    assert RunFolder(tmp_path).read_state().state == "done"
 
 
 def test_a_run_that_diverges_at_once_ends_with_one_line(dataset: Dataset, tmp_path: Path) -> None:
