@@ -33,6 +33,8 @@ class _Root(LazyGroup):
         "shards": LazyCommand("shards.cli:app", "Look at, check and cut datasets."),
         "train": LazyCommand("xectrain.cli.train:app", "Train a network: regression, pre-training or inpainting."),
         "evaluate": LazyCommand("xectrain.cli.evaluate:app", "Metrics, plots, classical baselines and a report."),
+        "lines": LazyCommand("xectrain.cli.lines:app", "A line of known energy: peak and width per group of events."),
+        "dead": LazyCommand("xectrain.cli.dead:app", "What dead channels cost, and what filling them gives back."),
         "infer": LazyCommand("xectrain.cli.infer:app", "Predict: shards or ROOT in, ROOT out."),
         "export": LazyCommand("xectrain.cli.export:app", "Write a network as ONNX: raw sensors in, physics out."),
         "plots": LazyCommand("xectrain.cli.plots:app", "Redraw every plot from saved tables."),

@@ -111,6 +111,25 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
     return TrainingData(tuple(train), tuple(val))
 
 
+def located(config: DataConfig, run: Path) -> DataConfig:
+    """The same data, found from wherever this process was started.
+
+    Datasets are recorded as they were given to `xec train`, often relative to the folder it was started in. A path that
+    leads nowhere from here is tried from the run's folder and from each folder above it.
+
+    Args:
+        run: the run folder.
+    """
+    folders = [Path(), *run.absolute().joinpath("x").parents]
+
+    def found(entry: DatasetConfig) -> DatasetConfig:
+        here = next((f for f in folders if (f / entry.path / "manifest.json").is_file()), Path())
+        return entry.model_copy(update={"path": str(here / entry.path)})
+
+    both = {"train": tuple(map(found, config.train)), "val": tuple(map(found, config.val))}
+    return config.model_copy(update=both)
+
+
 def _view(entry: DatasetConfig, select: str | None) -> View:
     dataset = open_dataset(Path(entry.path), check="quick")
     return View(dataset, dataset.rows([entry.select, select]), entry.weight)

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.base import ConfigError, nearest
+from shards.geometry import LIGHT_SPEED
 from xectrain.config.networks import TaskConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPEED_OF_LIGHT_CM_PER_NS = 29.9792458
 N_GAMMA_CLASSES = 5
 RANGE_QUANTILES = (0.0, 0.001, 0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999, 1.0)
 """Quantiles of the targets and input summaries that a model keeps of its training set."""
@@ -163,7 +163,7 @@ def _values(task: Task, truth_BX: Tensor, columns: Sequence[str], options: Targe
 def _flight_time(point_B3: Tensor, vertex_B3: Tensor) -> Tensor:
     """Time of light from the vertex to the conversion point: (B, 1), ns."""
     distance_B1 = (point_B3 - vertex_B3).square().sum(dim=1, keepdim=True).sqrt()
-    return distance_B1 / SPEED_OF_LIGHT_CM_PER_NS
+    return distance_B1 / LIGHT_SPEED
 
 
 def absolute_time(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from shards import geometry as geo
+
 # --- liquid xenon -----------------------------------------------------------------------------------------------------
 Z = 54
 ATOMIC_MASS = 131.293
@@ -18,8 +20,8 @@ EXCITATION = 482e-6
 """Mean excitation energy I; ICRU report 37."""
 ELECTRON_MASS = 0.51099895
 """CODATA 2018."""
-LIGHT_SPEED = 29.9792458
-"""cm/ns, exact."""
+LIGHT_SPEED = geo.LIGHT_SPEED
+"""cm/ns."""
 
 # --- scintillation light ----------------------------------------------------------------------------------------------
 PHOTONS_PER_MEV = 46000.0

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import math
 
+LIGHT_SPEED = 29.9792458
+"""In vacuum, cm/ns."""
+LIGHT_SPEED_XENON = LIGHT_SPEED / 3.6
+"""Group velocity of scintillation light (175 nm) in liquid xenon, cm/ns: 8.33."""
+
 N_SENSORS = 4760
 N_SIPM = 4092
 N_PMT = N_SENSORS - N_SIPM

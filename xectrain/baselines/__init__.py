@@ -1,6 +1,22 @@
-"""Classical reconstruction, vectorized: what a network has to beat, on the same events and in the same tables."""
+"""Classical reconstruction, vectorized: what a network has to beat, on the same events and in the same tables.
 
-from xectrain.baselines.raw import RawEvents, fill_from_neighbours
+A method is added in `suite` (its name, what it predicts, which task it rivals), a filling in `inpainting`. Pure NumPy;
+may import `shards` only.
+"""
+
+from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill, fill_baselines
+from xectrain.baselines.raw import RawEvents
 from xectrain.baselines.suite import DESCRIPTIONS, MEAN, STRONG, Baselines, calibrate
 
-__all__ = ["DESCRIPTIONS", "MEAN", "STRONG", "Baselines", "RawEvents", "calibrate", "fill_from_neighbours"]
+__all__ = [
+    "DESCRIPTIONS",
+    "FILLS",
+    "MEAN",
+    "STRONG",
+    "STRONG_FILL",
+    "Baselines",
+    "RawEvents",
+    "calibrate",
+    "fill",
+    "fill_baselines",
+]

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards import geometry as geo
+from xectrain.baselines.inpainting import fill
 from xectrain.baselines.light import light_centre
 from xectrain.baselines.localfit import local_fit
-from xectrain.baselines.raw import RawEvents, fill_from_neighbours
+from xectrain.baselines.raw import RawEvents
 
 Array = NDArray[np.float64]
 
@@ -57,7 +58,7 @@ def extract(events: RawEvents, geometry: geo.Geometry | None = None) -> Features
         fit = local_fit(events.npho, centre, half, start, where)
         fits.append(fit)
         start = np.stack([fit.u, fit.v, fit.w], axis=1) if start is None else start
-    filled = fill_from_neighbours(events.npho).astype(np.float64)
+    filled = fill(events, "ring_mean").npho.astype(np.float64)
     starts, order = _face_blocks()
     return Features(
         light=np.stack([centre.u, centre.v, centre.light], axis=1),

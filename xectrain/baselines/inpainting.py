@@ -1,8 +1,13 @@
-"""Classical fillings of a dead sensor: means of its neighbours, solid-angle weighting, and the local fit."""
+"""Classical fillings of dead sensors, photons and times: means of neighbours, solid-angle weighting, the local fit.
+
+Times are means of the neighbours' arrivals weighted with their photons; fillings that know where the light is move them
+along its path first. Every filling gives both: a bright sensor without a time is something that no network has seen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,78 +15,135 @@ from numpy.typing import NDArray
 
 from shards import geometry as geo
 from xectrain.baselines.light import light_centre
-from xectrain.baselines.localfit import FIT_HALF, LocalFit, local_fit
-from xectrain.baselines.raw import Floats
+from xectrain.baselines.localfit import FIT_HALF, local_fit
+from xectrain.baselines.raw import RawEvents
 
 Array = NDArray[np.float64]
 
 NEAR_CM = 20.0
 FILLS = ("ring_mean", "ring_solid_angle", "near_mean", "near_solid_angle", "local_fit")
 """Nearest ring and all within 20 cm on the face: their mean, and Σ n_k·ω_m / Σ ω_k with solid angles ω from the fitted
-light centre (not the first interaction, far in front of the light); and the local fit's amplitude times ω_m."""
+light centre (not the first interaction, far in front of the light); and the local fit: its amplitude times ω_m plus the
+ring's mean excess over its own such values, which is the scattered light there."""
 STRONG_FILL = "ring_solid_angle"
 """The one a network has to beat."""
 PAIRS_AT_ONCE = 1 << 21
 
 
-def fill_baselines(npho: Floats, hidden: NDArray[np.bool_], names: Sequence[str] = FILLS) -> dict[str, Array]:
+@dataclass(frozen=True, eq=False)
+class FilledSensors:
+    """What one method puts at (m,) sensors, ordered as `np.nonzero` of what was asked; NaN where it cannot tell."""
+
+    npho: Array
+    """Photons."""
+    time: Array
+    """s, in the frame of the events' times."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Light:
+    """A point source fitted to each event: seen from it, (n, 4760) each."""
+
+    omega: Array
+    """Solid angle of each sensor [sr]."""
+    photons: Array
+    """What it would give to each sensor."""
+    path: Array
+    """How long its light travels to each sensor [s]."""
+
+
+def fill_baselines(
+    events: RawEvents, hidden: NDArray[np.bool_], names: Sequence[str] = FILLS
+) -> dict[str, FilledSensors]:
     """What each method puts at hidden sensors.
 
     Args:
-        npho: (n, 4760), photons of the whole event, NaN at dead sensors; hidden ones are not looked at.
+        events: whole events; hidden sensors are not looked at.
         hidden: bool (n, 4760).
         names: out of `FILLS`.
-
-    Returns:
-        By name, (m,) photons at the hidden sensors, ordered as `np.nonzero(hidden)`; NaN without a valid neighbour.
     """
-    visible = np.where(hidden, np.nan, npho).astype(np.float64)
-    event, sensor = np.nonzero(hidden)
-    need_fit = any(name not in ("ring_mean", "near_mean") for name in names)
-    fit = local_fit(visible, light_centre(visible), FIT_HALF) if need_fit else None
-    omega = None if fit is None else _solid_angles(fit)
-    found: dict[str, Array] = {}
-    for name in names:
-        where, _, weighting = name.partition("_")
-        if name == "local_fit":
-            assert fit is not None
-            assert omega is not None
-            inner = sensor < geo.N_SIPM
-            found[name] = fit.amplitude[event] * omega[event, sensor] + np.where(inner, fit.background[event], 0.0)
-        else:
-            neighbours = _table(where)
-            weight = omega if weighting == "solid_angle" else None
-            found[name] = _weighted(visible, weight, event, sensor, neighbours)
-    return found
+    npho = np.where(hidden, np.nan, events.npho).astype(np.float64)
+    time = np.where(hidden | np.isnan(npho), np.nan, events.time).astype(np.float64)
+    where = np.nonzero(hidden)
+    light = _fitted(npho) if any(not name.endswith("_mean") for name in names) else None
+    return {name: _filled(name, npho, time, light, where) for name in names}
 
 
-def _solid_angles(fit: LocalFit) -> Array:
-    """Solid angles of all sensors from the fitted light centres: (n, 4760)."""
+def fill_columns(
+    events: RawEvents, hidden: NDArray[np.bool_], channels: Sequence[str], names: Sequence[str] = FILLS
+) -> dict[str, Array]:
+    """`fill_baselines` as columns of a table, `baseline_NAME_CHANNEL`, for channels out of npho and time."""
+    found = fill_baselines(events, hidden, names)
+    return {f"baseline_{name}_{channel}": getattr(found[name], channel) for name in names for channel in channels}
+
+
+def fill(events: RawEvents, name: str = STRONG_FILL, missing: NDArray[np.bool_] | None = None) -> RawEvents:
+    """Events whose dead sensors have photons and times again; all others are as they were.
+
+    Where the method has no valid neighbour, the mean of the 24 nearest sensors of the face stands in; where all of
+    those are dead, too, the face counts as dark there (0 photons, no time).
+
+    Args:
+        name: out of `FILLS`.
+        missing: bool (n, 4760): what to fill; by default the sensors without photons (NaN).
+    """
+    dead = np.isnan(events.npho) if missing is None else missing | np.isnan(events.npho)
+    if not dead.any():
+        return events
+    found = fill_baselines(events, dead, (name,))[name]
+    alone = np.isnan(found.npho)
+    if alone.any():
+        event, sensor = (index[alone] for index in np.nonzero(dead))
+        near = geo.nearest(24)[sensor]
+        npho = np.where(dead, np.nan, events.npho).astype(np.float64)
+        found.npho[alone] = np.nan_to_num(_mean(npho, np.ones_like(npho), event, near))
+        found.time[alone] = _mean(np.where(dead, np.nan, events.time).astype(np.float64), npho, event, near)
+    npho, time = events.npho.copy(), events.time.copy()
+    npho[dead], time[dead] = found.npho, found.time
+    return RawEvents(npho, time, events.columns)
+
+
+def _fitted(npho: Array) -> _Light:
+    fit = local_fit(npho, light_centre(npho), FIT_HALF)
     points = geo.xyz_from_uvw(np.stack([fit.u, fit.v, fit.w], axis=1))
-    return np.asarray(geo.solid_angle(points, sipm="square"))
+    omega = np.asarray(geo.solid_angle(points, sipm="square"))
+    path = np.linalg.norm(points[:, None, :] - geo.nominal_positions()[None], axis=2)
+    return _Light(omega, fit.amplitude[:, None] * omega, path / geo.LIGHT_SPEED_XENON * 1e-9)
 
 
-def _weighted(
-    visible: Array, omega: Array | None, event: NDArray[np.int64], sensor: NDArray[np.int64], table: NDArray[np.int32]
-) -> Array:
-    """Σ n_k·ω_m / Σ ω_k over the valid neighbours k of each hidden sensor m (all ω 1 without `omega`)."""
+def _filled(
+    name: str, npho: Array, time: Array, light: _Light | None, where: tuple[NDArray[np.int64], ...]
+) -> FilledSensors:
+    event, sensor = where
+    neighbourhood, _, weighting = name.partition("_")
+    table = neighbour_table("near" if neighbourhood == "near" else "ring")[sensor]
+    photons = np.where(np.isnan(time), np.nan, np.maximum(npho, 1.0))
+    ones = np.ones_like(npho)
+    if weighting == "mean":
+        return FilledSensors(_mean(npho, ones, event, table), _mean(time, photons, event, table))
+    assert light is not None
+    arrival = _mean(time - light.path, photons, event, table) + light.path[where]
+    if name == "local_fit":
+        excess = _mean(npho - light.photons, ones, event, table)
+        return FilledSensors(np.maximum(light.photons[where] + excess, 0.0), arrival)
+    # Σ n_k·ω_m / Σ ω_k is the ω-weighted mean of n_k / ω_k; without light in sight the plain mean is all there is
+    seen = np.where(light.omega > 0, npho / np.where(light.omega > 0, light.omega, 1.0), np.nan)
+    weighted = _mean(seen, light.omega, event, table) * light.omega[where]
+    return FilledSensors(np.where(np.isnan(weighted), _mean(npho, ones, event, table), weighted), arrival)
+
+
+def _mean(values: Array, weights: Array, event: NDArray[np.int64], neighbours: NDArray[np.int32]) -> Array:
+    """Weighted mean over the neighbours (m, k), −1 for none, that have a value and a weight; NaN without any."""
+    usable = ~(np.isnan(values) | np.isnan(weights))
+    weight = np.zeros((len(values), values.shape[1] + 1))  # the last column is the neighbour that there is not
+    weight[:, :-1] = np.where(usable, weights, 0.0)
+    product = np.zeros_like(weight)
+    product[:, :-1] = np.where(usable, values * weights, 0.0)
     result = np.full(len(event), np.nan)
-    for part in _pieces(len(event), table.shape[1]):
-        e, m = event[part, None], sensor[part]
-        k = table[m]
-        values = np.where(k >= 0, visible[e, k], np.nan)
-        good = ~np.isnan(values)
-        weight = good.astype(np.float64) if omega is None else np.where(good, omega[e, k], 0.0)
-        total = weight.sum(axis=1)
-        own = np.ones(len(m)) if omega is None else omega[event[part], m]
-        numerator = np.where(good, values, 0.0).sum(axis=1)
-        if omega is None:
-            usable = total > 0
-        else:  # without light in sight of the neighbours the plain mean is all there is
-            blind = (total <= 0) & good.any(axis=1)
-            total, own = np.where(blind, good.sum(axis=1), total), np.where(blind, 1.0, own)
-            usable = total > 0
-        result[part] = np.where(usable, numerator * own / np.where(usable, total, 1.0), np.nan)
+    for part in _pieces(len(event), neighbours.shape[1]):
+        k, e = neighbours[part], event[part, None]
+        total = weight[e, k].sum(axis=1)
+        result[part] = np.where(total > 0, product[e, k].sum(axis=1) / np.where(total > 0, total, 1.0), np.nan)
     return result
 
 
@@ -93,8 +155,12 @@ def _pieces(count: int, width: int) -> Iterator[slice]:
 
 
 @lru_cache
-def _table(where: str) -> NDArray[np.int32]:
-    """Neighbours of each channel in one array (4760, longest), −1 behind the shorter lists."""
+def neighbour_table(where: str) -> NDArray[np.int32]:
+    """Neighbours of each channel on its face, (4760, longest), −1 behind the shorter lists.
+
+    Args:
+        where: `ring` (the nearest ones around it), or `near` (within 20 cm).
+    """
     lists = geo.ring() if where == "ring" else geo.within(NEAR_CM)
     lengths = np.diff(lists.start)
     table = np.full((geo.N_SENSORS, int(lengths.max())), -1, dtype=np.int32)

@@ -18,8 +18,6 @@ from xectrain.baselines.regression import Map
 
 Array = NDArray[np.float64]
 
-LIGHT_SPEED = 29.9792458 / 3.6
-"""Group velocity of scintillation light in liquid xenon at 175 nm [cm/ns]."""
 MIN_PHOTONS = 100.0
 """A sensor below this says nothing worth weighting."""
 SENSORS = 256
@@ -59,7 +57,7 @@ def sensor_times(events: RawEvents, position: Array, geometry: geo.Geometry | No
     place = (geometry or geo.nominal()).positions[channel]
     path = np.linalg.norm(place - geo.xyz_from_uvw(position)[:, None, :], axis=2)
     usable = photons >= MIN_PHOTONS
-    return SensorTimes(np.where(usable, time - path / LIGHT_SPEED, 0.0), photons, usable)
+    return SensorTimes(np.where(usable, time - path / geo.LIGHT_SPEED_XENON, 0.0), photons, usable)
 
 
 def robust_mean(times: SensorTimes, walk: Array | None = None) -> Array:

@@ -9,11 +9,12 @@ import typer
 from typer import Argument, Option
 
 from shards.base import ConfigError
+from xectrain.cli import options as o
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xectrain.evaluation.sensors import SensorResult
+    from xectrain.evaluation.results import SensorResult
     from xectrain.inference.sensors import SensorPredictor
 
 app = typer.Typer(add_completion=False)
@@ -21,11 +22,12 @@ app = typer.Typer(add_completion=False)
 EPILOG = """
 Examples:
 
-  xec compare --inpaint runs/inpaint_a runs/inpaint_b --data shards/val --out comparison
+  xec compare runs/inpaint_a runs/inpaint_b --data shards/val --out comparison
 
-  xec compare --inpaint runs/inpaint_a --data run430000.root --schema real --max-events 500 --out comparison
+  xec compare runs/inpaint_a --data run430000.root --schema real --masks fixed:5 --max-events 500 --out comparison
 
-Every model and every classical filling predicts the same hidden sensors: those that the first model's validation hides.
+Every model and every classical filling predicts the same hidden sensors: those of --masks, or those that the first
+model's validation hides. On real data they are hidden on top of the dead ones.
 """
 
 
@@ -33,23 +35,25 @@ Every model and every classical filling predicts the same hidden sensors: those 
 def compare(
     models: Annotated[list[Path], Argument(help="Run folders or checkpoints.")],
     data: Annotated[list[Path], Option("--data", help="Shard dataset or ROOT file; repeat.")],
-    out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
-    inpaint: Annotated[bool, Option("--inpaint", help="Compare what they put at hidden sensors.")] = True,
-    select: Annotated[str | None, Option("--select", help="Only events that pass this expression.")] = None,
-    max_events: Annotated[int, Option("--max-events", help="Events of each dataset.", min=1)] = 1000,
-    schema: Annotated[str, Option("--schema", help="Meaning of ROOT branches: mc, real, cex, a file.")] = "mc",
-    device: Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: o.Out,
+    select: o.Select = None,
+    masks: o.Masks = None,
+    max_events: o.MaxEvents = 1000,
+    schema: o.Schema = "mc",
+    device: o.Device = "auto",
 ) -> None:
     """Several inpainters and the classical fillings on the same hidden sensors: per face, against the light."""
     from xectrain.evaluation.sensors import evaluate_sensors
     from xectrain.inference.sources import Settings, open_parts
+    from xectrain.modes.chosen_masks import chosen_masks
 
-    if not inpaint:
-        raise ConfigError("there is nothing else to compare yet", item="--inpaint", remedy="use `xec evaluate`")
     loaded = {label: _sensor_model(path, device) for label, path in zip(_labels(models), models, strict=True)}
+    first = next(iter(loaded.values()))
+    if masks is not None:
+        first.mode.masker = chosen_masks(masks, first.facts.normalization)
     results = evaluate_sensors(loaded, open_parts(data, schema), out, Settings(select), max_events)
     print_sensors(results)
-    typer.echo(f"Wrote tables, plots and metrics.json of {len(loaded)} models to {out}.")
+    typer.echo(f"Wrote report.html, tables, plots and metrics.json of {len(loaded)} models to {out}.")
 
 
 def _labels(models: list[Path]) -> list[str]:
@@ -79,28 +83,21 @@ def print_sensors(results: Sequence[SensorResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from xectrain.evaluation.report import compact
+    from xectrain.evaluation.sensors import HEADS
+    from xectrain.evaluation.wording import compact
     from xectrain.metrics.sensors import UNITS
 
     for result in results:
         title = f"{result.name}: {len(result.rows['event_idx'])} hidden sensors of {result.events} events"
         table = Table(title=title, title_justify="left")
         table.add_column("method")
-        heads = {
-            "bias": "bias",
-            "median": "median",
-            "mae": "MAE",
-            "res_68pct": "68 %",
-            "res_95pct": "95 %",
-            "rmse": "RMSE",
-        }
-        for head in heads.values():
+        for head in HEADS.values():
             table.add_column(head, justify="right")
         for method, metrics in result.metrics.items():
             found = {m.name: m for m in metrics}
             for channel, unit in UNITS.items():
                 if f"bias_all_{channel}" in found:
-                    cells = (compact(found[f"{name}_all_{channel}"]) for name in heads)
+                    cells = (compact(found[f"{name}_all_{channel}"]) for name in HEADS)
                     table.add_row(f"{method}, {channel} ({unit})", *cells)
         console = Console()
         if not console.is_terminal:

@@ -98,7 +98,9 @@ def steps(out: Path, events: int, epochs: int, preset: str, seed: int) -> list[S
         )
     )
     sets = (str(data / "flat"), str(data / "signal"))
-    plan.append(Step("evaluate", 2 * unseen, ("evaluate", str(run), *sets, "--out", str(out / "evaluation"))))
+    plan.append(
+        Step("evaluate", 2 * unseen, ("evaluate", str(run), *sets, "--toy-limit", "--out", str(out / "evaluation")))
+    )
     inferred = ("infer", str(run), str(root / "signal.root"), "--output", str(out / "predictions.root"))
     plan.append(Step("infer", unseen, inferred))
     return plan

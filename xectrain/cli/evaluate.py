@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +9,11 @@ import typer
 from typer import Argument, Option
 
 from shards.base import ConfigError
+from xectrain.cli import options as o
 
 if TYPE_CHECKING:
-    from xectrain.evaluation.evaluate import Evaluation
-    from xectrain.inference.regressor import Predictor
+    from xectrain.evaluation.results import Evaluation
     from xectrain.inference.sensors import SensorPredictor
-    from xectrain.inference.sources import Part, Settings
 
 app = typer.Typer(add_completion=False)
 
@@ -30,86 +28,98 @@ Examples:
 
   xec evaluate runs/first/checkpoint_last.pt shards/val --out report --sample 'deep=w > 10' --sample 'shallow=w < 2'
 
-  xec evaluate runs/first shards/cex --out line --line 54.9 --group patch --cut 'gstatus < 2 and Angle > 170'
+  xec evaluate runs/inpaint shards/val --out report --masks random:0.1 --max-events 500
 
-The folder receives report.html, metrics.json, and per dataset the tables predictions_TASK.parquet/.csv and the plots.
+The folder receives report.html, metrics.json, and per dataset the tables predictions_*.parquet and the plots. Without
+data: everything about the run on its validation set, into RUN/artifacts. See also `xec lines`, `xec dead`.
 """
+REGRESSION = ("sample", "by", "baselines", "baseline_data", "baseline_events", "toy_limit")
+SENSORS = ("max_events", "masks")
 
 
 @app.command(epilog=EPILOG)
 def evaluate(
-    model: Annotated[Path, Argument(help="Run folder, checkpoint or ONNX file.")],
+    context: typer.Context,
+    model: o.ModelFile,
     data: Annotated[
         list[Path] | None, Argument(help="Shard datasets, or ROOT files, with truth; none: the validation set.")
     ] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="Folder to write; without data: RUN/artifacts.")] = None,
-    select: Annotated[str | None, Option("--select", help="Only events that pass this expression.")] = None,
+    select: o.Select = None,
     sample: Annotated[list[str] | None, Option("--sample", help="A sub-sample, NAME=EXPRESSION; repeat.")] = None,
     by: Annotated[list[str] | None, Option("--by", help="A column to bin resolutions in; repeat.")] = None,
-    baselines: Annotated[bool, Option(help="Compare with the classical methods.")] = True,
-    baseline_data: Annotated[
-        Path | None, Option("--baseline-data", help="Dataset to calibrate them on; default: the training data.")
-    ] = None,
-    baseline_events: Annotated[int, Option("--baseline-events", help="Events to calibrate on.", min=200)] = 20_000,
-    max_events: Annotated[
-        int, Option("--max-events", help="Pre-training and inpainting: events to look at.", min=1)
-    ] = 1000,
-    line: Annotated[
-        float | None, Option("--line", help="Study this energy line [MeV] instead: peak and width per --group.")
-    ] = None,
-    group: Annotated[str | None, Option("--group", help="Line: the column that makes groups (patch, run).")] = None,
-    cut: Annotated[str | None, Option("--cut", help="Line: the same as --select.")] = None,
-    shape: Annotated[str, Option("--shape", help="Line: expgauss, double or single.")] = "expgauss",
-    inpainter: Annotated[Path | None, Option("--inpainter", help="Line: also fill dead sensors by this model.")] = None,
-    schema: Annotated[str, Option("--schema", help="Meaning of ROOT branches: mc, real, cex, a file.")] = "mc",
-    batch_size: Annotated[int | None, Option("--batch-size", help="Events per forward pass.", min=1)] = None,
-    device: Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, Option("--precision", help="auto, fp32 or bf16.")] = "auto",
-    normalization: Annotated[
-        str | None, Option("--normalization", help="Input of an ONNX file from elsewhere: standard, sqrt or legacy.")
-    ] = None,
-    backend: Annotated[str, Option("--backend", help="Reader of shards: auto, dali or webdataset.")] = "auto",
+    baselines: o.UseBaselines = True,
+    baseline_data: o.BaselineData = None,
+    baseline_events: o.BaselineEvents = 20_000,
+    toy_limit: Annotated[
+        bool, Option("--toy-limit", help="Toy data: show what the best linear estimator attains on its showers.")
+    ] = False,
+    max_events: o.MaxEvents = 1000,
+    masks: o.Masks = None,
+    schema: o.Schema = "mc",
+    batch_size: o.BatchSize = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    normalization: o.InputNormalization = None,
+    backend: o.Backend = "auto",
+    line: Annotated[float | None, Option("--line", hidden=True)] = None,
 ) -> None:
     """Metrics with uncertainties, plots and a report: the network against classical methods on the same events."""
-    from xectrain.evaluation.evaluate import Options
+    from xectrain.evaluation.artifacts import write_artifacts
     from xectrain.evaluation.evaluate import evaluate as run
     from xectrain.evaluation.own_metrics import evaluate_own
+    from xectrain.evaluation.results import EvaluationOptions
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor, TorchPredictor
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import Settings, open_parts
 
+    if line is not None:
+        remedy = f"xec lines {model} DATA --energy {line:g} --out DIR"
+        raise ConfigError("a line study is a command of its own", item="--line", remedy=remedy)
+    samples = _samples(sample or [])
     if not data:
-        from xectrain.evaluation.artifacts import write_artifacts
-
-        typer.echo(f"Wrote predictions, plots, insight, report and card to {write_artifacts(model, folder=out)}.")
-        return
-    if out is None:
-        raise ConfigError("where to write is not said", item="--out")
-    parts = open_parts(data, schema)
+        o.refuse(context, ("schema",), "to the validation set, which is shards")
+    elif out is None:
+        raise ConfigError("is needed when data are given", item="--out", remedy="name the folder to write")
+    if not baselines:
+        o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
     predictor = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
-    if isinstance(predictor, SensorPredictor):
-        _sensors(predictor, parts, out, Settings(select, None, backend), max_events)
-        return
-    if line is not None and isinstance(predictor, Predictor):
-        study = _Study(line, group, shape, " and ".join(f"({c})" for c in (select, cut) if c) or None)
-        _line(predictor, parts, out, study, baseline_data if baselines else None, inpainter)
-        return
-    if not isinstance(predictor, Predictor):
+    if isinstance(predictor, Predictor):
+        o.refuse(context, SENSORS, "to a regressor, from which no sensors are hidden")
+    elif isinstance(predictor, SensorPredictor):
+        o.refuse(context, REGRESSION, "to a model that predicts sensors")
+    else:
         raise ConfigError("cannot be evaluated from ONNX", file=model, remedy="give the run folder")
-    if isinstance(predictor, TorchPredictor) and not predictor.facts.tasks:
-        for name, metrics in evaluate_own(predictor, parts, out, Settings(select, None, backend)).items():
+    options = EvaluationOptions(
+        Settings(select, None, backend),
+        samples,
+        tuple(by or ()),
+        baselines,
+        baseline_data,
+        baseline_events,
+        toy_limit=toy_limit,
+    )
+    if masks is not None and isinstance(predictor, SensorPredictor):
+        _hide(predictor, masks)
+    if isinstance(predictor, TorchPredictor) and not predictor.facts.tasks and out is not None and data:
+        for name, metrics in evaluate_own(predictor, open_parts(data, schema), out, options.settings).items():
             typer.echo(f"{name}: " + ", ".join(f"{metric} {value:.6g}" for metric, value in metrics.items()))
         typer.echo(f"Wrote {out / 'metrics.json'}.")
         return
-    options = Options(
-        settings=Settings(select, None, backend),
-        samples=_samples(sample or []),
-        by=tuple(by or ()),
-        baselines=baselines,
-        baseline_data=baseline_data,
-        baseline_events=baseline_events,
-    )
+    if not data:
+        place = write_artifacts(predictor, folder=out, options=options, max_events=max_events)
+        typer.echo(f"Wrote report, predictions, plots and card to {place}.")
+        return
+    assert out is not None
+    parts = open_parts(data, schema)
+    if isinstance(predictor, SensorPredictor):
+        from xectrain.cli.compare import print_sensors
+        from xectrain.evaluation.sensors import evaluate_sensors
+
+        print_sensors(evaluate_sensors({"network": predictor}, parts, out, options.settings, max_events))
+        typer.echo(f"Wrote {out / 'report.html'} with metrics, the table of hidden sensors and its plots.")
+        return
     found = run(predictor, parts, out, options)
     if found is None:
         typer.echo(f"Nothing to do: the same evaluation is already in {out}.")
@@ -120,44 +130,11 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True)
-class _Study:
-    energy: float
-    group: str | None
-    shape: str
-    cut: str | None
+def _hide(model: SensorPredictor, masks: str) -> None:
+    """Let a model hide other sensors than in its validation."""
+    from xectrain.modes.chosen_masks import chosen_masks
 
-
-def _line(
-    predictor: Predictor, parts: list[Part], out: Path, study: _Study, calibration: Path | None, inpainter: Path | None
-) -> None:
-    """`--line`."""
-    from xectrain.evaluation.classical import calibrated_baselines
-    from xectrain.evaluation.energy_line import Line, study_line
-    from xectrain.evaluation.report import compact_number
-    from xectrain.inference.load import load
-    from xectrain.inference.sensors import Filler
-    from xectrain.inference.sources import Settings
-
-    filler = None if inpainter is None else load(inpainter, device=predictor.device)
-    if filler is not None and not isinstance(filler, Filler):
-        raise ConfigError("fills no sensors", file=inpainter, found=filler.facts.mode, expected="inpaint")
-    baselines = calibrated_baselines(predictor.facts, calibration)
-    line = Line(study.energy, study.group, study.shape)
-    for result in study_line(predictor, parts, line, out, Settings(study.cut), baselines, filler):
-        fit = result.together
-        told = "no fit" if fit is None else f"σ {compact_number(fit.sigma, fit.sigma_error)} MeV, {fit.events} events"
-        typer.echo(f"{result.name:<28} {len(result.groups)} groups fitted; together: {told}")
-    typer.echo(f"Wrote line.json and line.pdf to {out}.")
-
-
-def _sensors(model: SensorPredictor, parts: list[Part], out: Path, settings: Settings, max_events: int) -> None:
-    """Modes that predict sensors."""
-    from xectrain.cli.compare import print_sensors
-    from xectrain.evaluation.sensors import evaluate_sensors
-
-    print_sensors(evaluate_sensors({"network": model}, parts, out, settings, max_events))
-    typer.echo(f"Wrote metrics.json, the table of hidden sensors and its plots to {out}.")
+    model.mode.masker = chosen_masks(masks, model.facts.normalization)
 
 
 def _samples(given: list[str]) -> dict[str, str]:
@@ -176,17 +153,17 @@ def _table(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from xectrain.baselines import MEAN, STRONG
-    from xectrain.evaluation.report import compact, headline_label
     from xectrain.evaluation.tables import NETWORK
+    from xectrain.evaluation.wording import compact, digits, headline_label
     from xectrain.metrics import HEADLINE
 
     simple = {"energy": "photon_sum", "timing": "mean_time"}
     table = Table(title=f"{evaluation.facts.file.parent.name}: network against classical methods", title_justify="left")
     table.add_column("")
-    samples = [next((s for s in d.samples if s.name == "fiducial"), d.samples[0]) for d in evaluation.data]
+    samples = [d.shown for d in evaluation.data]
     for data, sample in zip(evaluation.data, samples, strict=True):
         table.add_column(f"{data.name}\n{sample.name}\nnetwork", justify="right", style="bold")
-        for head in ("strong", "simple", "mean"):
+        for head in ("strong", "simple", "mean", *(("toy's limit",) if sample.limits else ())):
             table.add_column(f"\n\n{head}", justify="right")
     for task in evaluation.facts.tasks:
         for name in HEADLINE[task]:
@@ -197,6 +174,8 @@ def _table(evaluation: Evaluation) -> None:
                     found = methods.get(method)
                     cells.append(compact(found[name]) if found is not None and name in found else "")
                     unit = found[name].unit if found is not None and name in found else unit
+                if sample.limits:
+                    cells.append(digits(sample.limits[name]) if name in sample.limits else "")
             if any(cells):
                 table.add_row(f"{task} {headline_label(name)} ({unit})".replace(" ()", ""), *cells)
         table.add_section()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 
 from shards import geometry as geo
 from shards.base import ConfigError, published
@@ -28,9 +29,6 @@ from xectrain.display.page import (
     time_scale,
 )
 from xectrain.display.sensor_map import Hatched, Marker
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
 
@@ -160,7 +158,6 @@ def picture_bytes(figure: Figure, path: Path | str) -> bytes:
     Raises:
         ConfigError: another suffix.
     """
-    import matplotlib
 
     kind = picture_format(path)
     buffer = io.BytesIO()

@@ -6,18 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
+from ingest.reading.rootfile import find_tree, opened
+from ingest.reading.rootio import Chunk, Source, SourceReader, find_event, open_sources
 from shards.base import ConfigError, InputError
-from shards.normalization import HUGE
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from ingest.reading.rootio import Chunk, Source
+from shards.normalization import HUGE, denormalize
+from shards.opening import open_dataset
 
 MANIFEST = "manifest.json"
 POINT = ("u", "v", "w")
@@ -88,7 +86,6 @@ def read_event(
 def _from_root(
     paths: Sequence[Path], run: int | None, event: int | None, entry: int | None, schema: str, tree: str | None
 ) -> Event:
-    from ingest.reading.rootio import find_event, open_sources
 
     sources = open_sources(list(paths), tree=tree, schema=schema)
     if entry is not None:
@@ -107,7 +104,6 @@ def _from_root(
 
 
 def _entry_of(sources: Sequence[Source], entry: int) -> tuple[Chunk, str]:
-    from ingest.reading.rootio import SourceReader
 
     total = sum(source.entries for source in sources)
     if not 0 <= entry < total:
@@ -123,8 +119,6 @@ def _entry_of(sources: Sequence[Source], entry: int) -> tuple[Chunk, str]:
 
 
 def _from_dataset(path: Path, run: int | None, event: int | None, entry: int | None) -> Event:
-    from shards.normalization import denormalize
-    from shards.opening import open_dataset
 
     dataset = open_dataset(path)
     row = entry if entry is not None else _row_of(dataset.table(["run", "event"]), path, run, event)
@@ -171,7 +165,6 @@ def read_prediction(path: Path, run: int | None, event: int | None) -> dict[str,
 
 
 def _prediction_table(path: Path) -> pl.DataFrame:
-    import polars as pl
 
     if not path.is_file():
         raise InputError("no such file", file=path)
@@ -182,7 +175,6 @@ def _prediction_table(path: Path) -> pl.DataFrame:
             return pl.read_csv(path)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"cannot be read: {error}", file=path) from error
-    from ingest.reading.rootfile import find_tree, opened
 
     with opened(path) as directory:
         _, tree, _ = find_tree(directory, path, "predictions")

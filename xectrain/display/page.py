@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from shards import geometry as geo
 from xectrain.display.sensor_map import BLANK, LINE, MARGIN, TEXT, Hatched, Marker, SensorMap, draw_sensors, extent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
-    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,8 +42,6 @@ class Scale:
 
 def photon_scale(photons: Floats, dead: npt.NDArray[np.bool_]) -> tuple[Floats, Scale]:
     """Photons to draw and a logarithmic scale that ends at the brightest sensor."""
-    import matplotlib
-    from matplotlib.colors import LogNorm
 
     lit = photons[~dead & (photons > 0)]
     high = float(lit.max()) if len(lit) else 10.0
@@ -53,8 +52,6 @@ def photon_scale(photons: Floats, dead: npt.NDArray[np.bool_]) -> tuple[Floats, 
 
 def time_scale(photons: Floats, seconds: Floats, dead: npt.NDArray[np.bool_]) -> tuple[Floats, Scale]:
     """Times to draw [ns], counted from the first bright sensor, and a linear scale."""
-    import matplotlib
-    from matplotlib.colors import Normalize
 
     usable = ~dead & np.isfinite(seconds) & (photons >= TIME_THRESHOLD)
     zero, last = np.percentile(seconds[usable], (0.5, 99)) if usable.any() else (0.0, 1e-9)
@@ -68,8 +65,6 @@ def inpainted(
     values: Floats, filled: Floats, hidden: npt.NDArray[np.bool_], scale: Scale, relative: bool
 ) -> list[tuple[Floats, Scale]]:
     """What the four rows of one quantity show."""
-    import matplotlib
-    from matplotlib.colors import Normalize
 
     off = np.where(hidden, filled - values, np.nan)
     if relative:
@@ -90,7 +85,6 @@ class Page:
     GAP = 0.08
 
     def __init__(self, figure: Figure | None, shape: tuple[int, int], height: float, title: str | None) -> None:
-        from matplotlib.figure import Figure
 
         left, right, bottom, top = extent()
         self.rows, self.columns = shape
@@ -141,8 +135,6 @@ class Page:
 
     def legend(self, hatched: Sequence[Hatched], markers: Sequence[Marker]) -> None:
         """Explain the markers, with their coordinates, and what is hatched or blank."""
-        from matplotlib.lines import Line2D
-        from matplotlib.patches import Patch
 
         points: list[Any] = []
         for m in reversed(markers):

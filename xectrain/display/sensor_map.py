@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Colormap, Normalize
 
 from shards import geometry as geo
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PolyCollection
-    from matplotlib.colors import Colormap, Normalize
 
 SIPM_HALF_SIDE = geo.SIPM_CHIP_SIDE + geo.SIPM_CHIP_GAP / 2
 """Half the side of the package of four chips [cm]."""
@@ -92,7 +90,6 @@ def draw_sensors(
         markers: points in the xenon.
         geometry: where the sensors are; nominal if not given.
     """
-    from matplotlib.collections import PolyCollection
 
     given = np.asarray(values, dtype=np.float64)
     if given.shape != (geo.N_SENSORS,):
@@ -176,7 +173,6 @@ def _draw_orientation(axes: Axes) -> None:
 
 
 def _draw_hatched(axes: Axes, outlines: Sequence[npt.NDArray[np.float64]], group: Hatched) -> None:
-    from matplotlib.collections import PolyCollection
 
     chosen = np.flatnonzero(group.where)
     for channels, density in ((chosen[chosen < geo.N_SIPM], 10), (chosen[chosen >= geo.N_SIPM], 6)):

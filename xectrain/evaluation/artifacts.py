@@ -2,113 +2,102 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from xectrain.evaluation.evaluate import Options, evaluate
+from shards.base import ConfigError
+from xectrain.data import located, open_training_data
+from xectrain.evaluation.card import write_card
+from xectrain.evaluation.evaluate import evaluate
+from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
 from xectrain.evaluation.plots import loss_curves, save_pages
+from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page, worst_page
+from xectrain.evaluation.results import Evaluation, EvaluationOptions
+from xectrain.evaluation.sensors import MAX_EVENTS, evaluate_sensors
 from xectrain.inference.infer import Request, infer
-from xectrain.inference.load import load
+from xectrain.inference.model import ModelFacts, config_of
 from xectrain.inference.regressor import Predictor, TorchPredictor
-from xectrain.inference.sources import Part, Settings, ShardPart
+from xectrain.inference.rows import truth_columns
+from xectrain.inference.sensors import Filler, SensorPredictor
+from xectrain.inference.sources import Part, Settings, ShardPart, Wanted
 from xectrain.modes.regress import Regress
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from xectrain.evaluation.evaluate import Evaluation
-    from xectrain.inference.sensors import Filler
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "artifacts"
 
 
 def write_artifacts(
-    run: Path, parts: Sequence[Part] | None = None, folder: Path | None = None, options: Options | None = None
+    model: Predictor | Filler,
+    parts: Sequence[Part] | None = None,
+    folder: Path | None = None,
+    options: EvaluationOptions | None = None,
+    max_events: int = MAX_EVENTS,
 ) -> Path:
-    """Write everything about a run's best model; what is there already and still right is kept.
+    """Write everything about a run's model; what is there already and still right is kept.
 
     Args:
-        run: run folder.
         parts: data to evaluate on; None: the run's validation set.
         folder: where to; None: `artifacts` in the run folder.
-        options: of the evaluation.
+        options: of the evaluation; of a model that predicts sensors only `settings` apply.
+        max_events: a model that predicts sensors: events of each part.
 
     Returns:
         The folder.
+
+    Raises:
+        ConfigError: an inpainter as ONNX, which cannot be evaluated.
     """
-    model = load(run)
+    run, chosen = model.facts.file.parent, options or EvaluationOptions()
     place = folder or run / FOLDER
-    data = list(parts) if parts is not None else validation_parts(model)
+    data = list(parts) if parts is not None else validation_parts(model.facts)
     log = run / "metrics.jsonl"
     if log.is_file() and log.stat().st_size:
         save_pages(loss_curves(log), place / "loss_curves.pdf")
     if isinstance(model, Predictor):
-        found = evaluate(model, data, place, options or Options())
+        found = evaluate(model, data, place, chosen)
         if found is not None:
             _regression(model, data, place, found)
+    elif isinstance(model, SensorPredictor):
+        evaluate_sensors({"network": model}, data, place, chosen.settings, max_events)
+        write_card(model, None, place / "card.html")
     else:
-        _sensors(model, data, place)
-    infer(model, data, place / "predictions.root", Request())
+        raise ConfigError("cannot be evaluated from ONNX", file=model.facts.file, remedy="give the run folder")
+    infer(model, data, place / "predictions.root", Request(chosen.settings))
     return place
 
 
-def validation_parts(model: Predictor | Filler) -> list[Part]:
+def validation_parts(facts: ModelFacts) -> list[Part]:
     """The events that a model was validated on.
 
     Raises:
         InputError, ConfigError: the data are no longer there.
     """
-    from xectrain.data import open_training_data
-    from xectrain.inference.model import config_of
-
-    config = config_of(model.facts)
-    return [ShardPart(view.dataset, view.rows) for view in open_training_data(config.data, config.train.seed).val]
+    config = config_of(facts)
+    data = open_training_data(located(config.data, facts.file.parent), config.train.seed)
+    return [ShardPart(view.dataset, view.rows) for view in data.val]
 
 
 def _regression(model: Predictor, parts: Sequence[Part], place: Path, found: Evaluation) -> None:
     """Saliency, hidden faces, attention, the worst events and the card."""
-    from xectrain.evaluation.card import write_card
-
     write_card(model, found, place / "card.html")
     if not isinstance(model, TorchPredictor) or not isinstance(model.mode, Regress):
         return
-    from xectrain.evaluation.insight import look_inside
-    from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page
-
-    insight = look_inside(model, parts[0], Settings())
+    settings = found.options.settings
+    insight = look_inside(model, parts[0], settings)
     pages = {"saliency": saliency_page, "face_importance": importance_page, "attention": attention_page}
     for name, page in pages.items():
         save_pages([page(insight)], place / f"{name}.pdf")
-    write_worst(model, parts, place)
+    write_worst(model, parts, place, settings)
 
 
-def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path) -> None:
+def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, settings: Settings) -> None:
     """`worst_events/worst_01.pdf` …: the five events with the largest residuals of all parts."""
-    from xectrain.evaluation.insight import WorstEvents, spreads
-    from xectrain.evaluation.plots.insight import worst_page
-    from xectrain.inference.rows import truth_columns
-    from xectrain.inference.sources import Wanted
-
     worst = WorstEvents(spreads(model))
     wanted = Wanted(model.batch_size, model.device, model.facts.normalization)
     for part in parts:
-        for events in part.read(wanted, Settings()):
+        for events in part.read(wanted, settings):
             truth = truth_columns(model.facts, events.columns)
             table = {name: values for name, values in events.columns.items() if name in ("run", "event")}
             table.update({f"true_{name}": values for name, values in truth.items()})
             worst.add(events, {**table, **model.predict_events(events)}, model)
     for rank, event in enumerate(worst.worst(), 1):
         save_pages([worst_page(event, rank)], place / "worst_events" / f"worst_{rank:02d}.pdf")
-
-
-def _sensors(model: Filler, parts: Sequence[Part], place: Path) -> None:
-    from xectrain.evaluation.card import write_card
-    from xectrain.evaluation.sensors import evaluate_sensors
-    from xectrain.inference.sensors import SensorPredictor
-
-    assert isinstance(model, SensorPredictor)
-    evaluate_sensors({"network": model}, parts, place, Settings())
-    write_card(model, None, place / "card.html")

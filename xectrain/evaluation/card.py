@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from shards.base import XecError, publish_text
 from xectrain.baselines import STRONG
-from xectrain.evaluation.plots.panels import digits
-from xectrain.evaluation.report import compact, headline_label
+from xectrain.evaluation.classical import training_views
+from xectrain.evaluation.pages import TEMPLATES
+from xectrain.evaluation.results import Evaluation
 from xectrain.evaluation.tables import NETWORK
+from xectrain.evaluation.wording import compact, digits, headline_label
+from xectrain.inference.model import Model, ModelFacts
 from xectrain.metrics import DISPLAY, HEADLINE
+from xectrain.models.ranges import SUMMARIES
 from xectrain.modes.regress import Regress
 from xectrain.tasks import RANGE_QUANTILES, TASKS
-
-if TYPE_CHECKING:
-    from xectrain.evaluation.evaluate import Evaluation
-    from xectrain.inference.model import Model, ModelFacts
 
 PLACES = {"low": 0.001, "middle": 0.5, "high": 0.999}
 
@@ -29,14 +29,9 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
     Args:
         evaluation: whose numbers to show; None: none.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
-    )
     facts = model.facts
     network: Any = getattr(model, "mode", None)
-    page = environment.get_template("card.html.j2").render(
+    page = TEMPLATES.get_template("card.html.j2").render(
         name=facts.file.parent.name,
         mode=facts.mode,
         tasks=facts.tasks,
@@ -55,8 +50,6 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
 
 def _datasets(facts: ModelFacts) -> list[dict[str, Any]]:
     """The training views, as far as they can still be read."""
-    from xectrain.evaluation.classical import training_views
-
     try:
         views = training_views(facts)
     except XecError:
@@ -81,8 +74,6 @@ def _datasets(facts: ModelFacts) -> list[dict[str, Any]]:
 
 def _ranges(network: Any) -> list[dict[str, str]]:
     """Quantiles of targets and input summaries that the model keeps."""
-    from xectrain.models.ranges import SUMMARIES
-
     index = {name: RANGE_QUANTILES.index(q) for name, q in PLACES.items()}
     rows = []
     for task in network.tasks:
@@ -113,7 +104,7 @@ def _inputs(facts: ModelFacts) -> list[tuple[str, str]]:
 def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
     found = []
     for data in evaluation.data:
-        sample = next((s for s in data.samples if s.name == "fiducial"), data.samples[0])
+        sample = data.shown
         rows = []
         for task, methods in sample.metrics.items():
             strong = methods.get(STRONG[task])

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.base import InputError, XecError, progress
+from shards.dataset import Dataset
+from shards.opening import open_dataset
 from xectrain.baselines import Baselines, RawEvents, calibrate
+from xectrain.data import located, open_training_data
+from xectrain.evaluation.results import CALIBRATION_EVENTS
 from xectrain.evaluation.tables import BASELINE
 from xectrain.inference.events import Events
 from xectrain.inference.model import ModelFacts, config_of
@@ -20,13 +25,9 @@ from xectrain.inference.rows import truth_columns
 from xectrain.inference.sources import Part, Settings, Wanted
 from xectrain.tasks import TASKS, absolute_time, required_columns, targets
 
-if TYPE_CHECKING:
-    from shards.dataset import Dataset
-
 logger = logging.getLogger(__name__)
 
 Table = dict[str, NDArray[Any]]
-CALIBRATION_EVENTS = 20_000
 CHUNK = 512
 """Events that the classical methods work on at a time."""
 
@@ -74,15 +75,13 @@ def training_views(facts: ModelFacts, data: Path | None = None) -> list[tuple[Da
     Raises:
         InputError, ConfigError: it cannot be read.
     """
-    from shards.opening import open_dataset
 
     if data is not None:
         dataset = open_dataset(data)
         return [(dataset, dataset.rows())]
-    from xectrain.data import open_training_data
 
     config = config_of(facts)
-    views = open_training_data(config.data, config.train.seed).train
+    views = open_training_data(located(config.data, facts.file.parent), config.train.seed).train
     return [(view.dataset, view.rows) for view in views]
 
 
@@ -106,7 +105,6 @@ def sensor_frame(facts: ModelFacts, columns: dict[str, NDArray[np.float64]]) -> 
     needed = required_columns(task, facts.targets)
     if "timing" not in facts.tasks or not all(c in columns for c in needed):
         return {name: values for name, values in columns.items() if name != "timing"}
-    import torch
 
     table = torch.from_numpy(np.column_stack([columns[c] for c in needed]))
     return {**columns, "timing": targets(task, table, needed, facts.targets).numpy()[:, 0]}
@@ -128,9 +126,12 @@ def predict_part(
     classical = _Classical(predictor.facts, baselines)
     wanted = Wanted(predictor.batch_size, predictor.device, predictor.facts.normalization)
     part.check(predictor.facts.normalization)
+    comparable = _times_compare(predictor.facts, part)
     with progress(part.name, part.events) as bar:
         for chunk in part.read(wanted, settings):
             truth = truth_columns(predictor.facts, chunk.columns)
+            if not comparable:
+                truth["timing"] = np.full(len(chunk), np.nan)
             table: Table = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
             table.update({f"true_{n}": v for n, v in truth.items() if _is_truth(part, n)})
             table.update({n: v for n, v in chunk.columns.items() if n not in table and not _is_truth(part, n)})
@@ -142,6 +143,19 @@ def predict_part(
     if not tables:
         raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
     return {**_joined(tables), **classical.finish()}, _joined(inputs)
+
+
+def _times_compare(facts: ModelFacts, part: Part) -> bool:
+    """Whether predicted and true times have the same origin; says so where they do not."""
+    relative = "timing" in facts.tasks and "timing" in part.columns and facts.targets.relative_time
+    if not relative or "time_min_used" in part.columns:
+        return True
+    logger.warning(
+        "%s: has no time_min_used, so that predicted times are relative and true ones absolute; "
+        "the timing is not compared (a schema that names the branch of time_min_used makes them comparable)",
+        part.name,
+    )
+    return False
 
 
 def _joined(tables: list[Table]) -> Table:

@@ -6,21 +6,28 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from shards.base import CorruptError, OutputError, locked, publish_json
+from shards.expressions import NAMED_CUTS
+from shards.expressions import evaluate as passing
 from xectrain.baselines import STRONG
-from xectrain.evaluation.classical import CALIBRATION_EVENTS, calibrated_baselines, predict_part
+from xectrain.evaluation.classical import calibrated_baselines, predict_part
+from xectrain.evaluation.plots import resolution_pages, save_pages
+from xectrain.evaluation.report import write_report
+from xectrain.evaluation.results import FIDUCIAL, DataResult, Evaluation, EvaluationOptions, SampleResult, WithoutTruth
 from xectrain.evaluation.tables import TaskTable, task_table
+from xectrain.evaluation.toy_limit import limit_columns
+from xectrain.evaluation.without_truth import describe
 from xectrain.inference.infer import warn_geometry
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.sources import Part, Settings
+from xectrain.inference.sources import Part
 from xectrain.metrics import TaskMetrics
 
 logger = logging.getLogger(__name__)
@@ -30,59 +37,9 @@ ALL = "all"
 SIGNAL = "energy >= 0.050 and energy < 0.055"
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to evaluate, and how."""
-
-    settings: Settings = field(default_factory=Settings)
-    samples: Mapping[str, str] = field(default_factory=dict)
-    """Further sub-samples: name → expression."""
-    by: tuple[str, ...] = ()
-    """Columns to bin resolutions in, besides energy, position and direction."""
-    baselines: bool = True
-    baseline_data: Path | None = None
-    """Dataset the classical methods are calibrated on; None: the model's training data."""
-    baseline_events: int = CALIBRATION_EVENTS
-    resamples: int = 100
-    """Bootstrap repetitions."""
-
-
-@dataclass(frozen=True)
-class SampleResult:
-    """Metrics of all tasks and methods on some of a dataset's events."""
-
-    name: str
-    expression: str
-    events: int
-    metrics: Mapping[str, Mapping[str, TaskMetrics]]
-    """Task → method → metrics."""
-
-
-@dataclass(frozen=True)
-class DataResult:
-    """Everything about one dataset."""
-
-    name: str
-    part: Part
-    events: int
-    in_range: float
-    """Fraction of events inside the training range."""
-    samples: tuple[SampleResult, ...]
-    images: Mapping[str, Sequence[Path]]
-    """Task → its pages as PNG files."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything about one model."""
-
-    facts: ModelFacts
-    data: tuple[DataResult, ...]
-    folder: Path
-    options: Options
-
-
-def evaluate(predictor: Predictor, parts: Sequence[Part], folder: Path, options: Options) -> Evaluation | None:
+def evaluate(
+    predictor: Predictor, parts: Sequence[Part], folder: Path, options: EvaluationOptions
+) -> Evaluation | None:
     """Evaluate a model on datasets and write everything into `folder`; `metrics.json` comes last.
 
     Args:
@@ -111,8 +68,6 @@ def evaluate(predictor: Predictor, parts: Sequence[Part], folder: Path, options:
             place = folder / name if len(parts) > 1 else folder
             results.append(_result(predictor.facts, name, part, table, inputs, place, options))
         evaluation = Evaluation(predictor.facts, tuple(results), folder, options)
-        from xectrain.evaluation.report import write_report
-
         write_report(evaluation, folder / "report.html")
         publish_json(folder / METRICS, {"request": identity, **as_json(evaluation)})
         return evaluation
@@ -125,12 +80,13 @@ def _result(
     table: dict[str, NDArray[Any]],
     inputs: dict[str, NDArray[Any]],
     place: Path,
-    options: Options,
+    options: EvaluationOptions,
 ) -> DataResult:
     """Tables, metrics and plots of one part."""
-    from xectrain.evaluation.plots import resolution_pages, save_pages
-
     carry = [c for c in options.by if c in table]
+    if options.toy_limit:
+        truth = {name.removeprefix("true_"): v for name, v in table.items() if name.startswith("true_")}
+        table = {**table, **limit_columns(truth)}
     tasks = {task: task_table(task, table, carry) for task in facts.tasks}
     images: dict[str, Sequence[Path]] = {}
     for task, own in tasks.items():
@@ -144,38 +100,37 @@ def _result(
     samples = []
     for sample, (expression, mask) in _samples(inputs, options.samples).items():
         metrics = {t: _compared(own.selected(mask), options) for t, own in tasks.items() if own.has_truth}
-        samples.append(SampleResult(sample, expression, int(np.count_nonzero(mask)), metrics))
-    in_range = float(np.mean(table["in_training_range"]))
-    return DataResult(name, part, len(table["in_training_range"]), in_range, tuple(samples), images)
+        limits = {k: v for t in metrics for k, v in tasks[t].selected(mask).limits().items()}
+        samples.append(SampleResult(sample, expression, int(np.count_nonzero(mask)), metrics, limits))
+    without = None
+    if not all(own.has_truth for own in tasks.values()):
+        without = describe(facts, name, part, {**inputs, **table}, place, options.settings, options.by)
+    inside = table["in_training_range"]
+    return DataResult(name, part, len(inside), float(np.mean(inside)), tuple(samples), images, without)
 
 
-def _compared(table: TaskTable, options: Options) -> dict[str, TaskMetrics]:
+def _compared(table: TaskTable, options: EvaluationOptions) -> dict[str, TaskMetrics]:
     return {method: table.metrics(method, resamples=options.resamples) for method in table.methods}
 
 
 def _samples(inputs: dict[str, NDArray[Any]], further: Mapping[str, str]) -> dict[str, tuple[str, NDArray[np.bool_]]]:
     """Sub-samples: all events, the fiducial ones, those of the signal energy in a wider spectrum, and what is asked."""
-    import polars as pl
-
-    from shards.expressions import NAMED_CUTS
-    from shards.expressions import evaluate as passing
-
     frame = pl.DataFrame(inputs)
     every = np.ones(frame.height, dtype=bool)
     found: dict[str, tuple[str, NDArray[np.bool_]]] = {ALL: ("", every)}
     usual = {}
     if all(c in inputs for c in "uvw"):
-        usual["fiducial"] = NAMED_CUTS["fiducial"]
+        usual[FIDUCIAL] = NAMED_CUTS[FIDUCIAL]
     if "energy" in inputs:
         usual["signal energy"] = SIGNAL
     for name, expression in {**usual, **further}.items():
         mask = passing(expression, frame)
         if name in further or 20 <= np.count_nonzero(mask) < frame.height:
             found[name] = (expression, mask)
-    if "signal energy" in found and "fiducial" in found:
-        both = found["signal energy"][1] & found["fiducial"][1]
+    if "signal energy" in found and FIDUCIAL in found:
+        both = found["signal energy"][1] & found[FIDUCIAL][1]
         if np.count_nonzero(both) >= 20:
-            found["signal energy, fiducial"] = (f"{NAMED_CUTS['fiducial']} and {SIGNAL}", both)
+            found["signal energy, fiducial"] = (f"{NAMED_CUTS[FIDUCIAL]} and {SIGNAL}", both)
     return found
 
 
@@ -190,7 +145,7 @@ def _names(parts: Sequence[Part]) -> list[str]:
     return names
 
 
-def _identity(facts: ModelFacts, parts: Sequence[Part], options: Options) -> dict[str, Any]:
+def _identity(facts: ModelFacts, parts: Sequence[Part], options: EvaluationOptions) -> dict[str, Any]:
     """Everything that determines the results."""
     dead = options.settings.dead
     return {
@@ -204,6 +159,7 @@ def _identity(facts: ModelFacts, parts: Sequence[Part], options: Options) -> dic
         "baseline_data": None if options.baseline_data is None else str(options.baseline_data),
         "baseline_events": options.baseline_events,
         "resamples": options.resamples,
+        "toy_limit": options.toy_limit,
     }
 
 
@@ -236,10 +192,12 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             data.name: {
                 "events": data.events,
                 "in_training_range": data.in_range,
+                "conventional": {} if data.without_truth is None else _conventional(data.without_truth),
                 "samples": {
                     sample.name: {
                         "select": sample.expression,
                         "events": sample.events,
+                        "toy_limit": dict(sample.limits),
                         "metrics": {
                             task: {method: _plain(metrics) for method, metrics in methods.items()}
                             for task, methods in sample.metrics.items()
@@ -250,6 +208,14 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for data in evaluation.data
         },
+    }
+
+
+def _conventional(found: WithoutTruth) -> dict[str, Any]:
+    """Prediction → its difference to the conventional reconstruction, in the unit people use."""
+    return {
+        d.column: {"median": d.median, "half_width_68": d.width, "beyond_5_widths": d.beyond, "events": d.events}
+        for d in found.disagreements
     }
 
 

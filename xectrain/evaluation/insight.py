@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shards import geometry as geo
 from shards.base import ConfigError, progress
+from xectrain.evaluation.results import Insight, WorstEvent
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import TorchPredictor
 from xectrain.inference.sources import Part, Settings, Wanted
@@ -31,37 +32,6 @@ Array = NDArray[np.float64]
 EVENTS = 256
 """Events that gradients, hidden faces and attention are averaged over."""
 WORST = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Insight:
-    """Averages over some events."""
-
-    events: int
-    columns: tuple[str, ...]
-    """The predictions looked at, without classes."""
-    saliency: Array
-    """(columns, F, 2): mean |∂prediction/∂input| over a face's visible sensors, npho and time, in spreads of the
-    prediction per spread of the input."""
-    importance: Array
-    """(columns, F): RMS change of a prediction when a face is hidden, in spreads of the prediction."""
-    attention: Array
-    """(layers, T, T): mean weight with which a token (row) looks at another (column)."""
-    tokens: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class WorstEvent:
-    """One badly predicted event."""
-
-    loss: float
-    """Mean squared residual in spreads of the training set."""
-    npho: NDArray[np.float32]
-    """(4760,), photons, NaN at dead sensors."""
-    time: NDArray[np.float32]
-    """(4760,), s."""
-    values: Mapping[str, float]
-    """`run`, `event`, `true_*` and `pred_*`."""
 
 
 @dataclass

@@ -11,10 +11,10 @@ Shapes, all normalized within the window:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from iminuit import Minuit
 from numpy.typing import ArrayLike, NDArray
 
 from shards.base import ConfigError, nearest
@@ -98,8 +98,6 @@ def _mode(x: Array, near: float, window: tuple[float, float]) -> float:
 
 
 def _fit(x: Array, centre: float, shape: str, window: tuple[float, float]) -> PeakFit:
-    from scipy.optimize import minimize
-
     width = window[1] - window[0]
     sigma = max(min(float(np.subtract(*np.quantile(x, (0.84, 0.5)))), width / 4), width / 100)
     extra = {"single": [], "expgauss": [sigma], "double": [0.2, 1.0 * sigma, 2.5 * sigma]}[shape]
@@ -113,35 +111,14 @@ def _fit(x: Array, centre: float, shape: str, window: tuple[float, float]) -> Pe
     def loss(p: Array) -> float:
         return float(-np.log(np.maximum(_density(shape, x, tuple(p), window), FLOOR)).sum())
 
-    start = np.array([centre, sigma, *extra])
-    found = minimize(loss, start, method="L-BFGS-B", bounds=bounds)
-    found = minimize(loss, found.x, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-5, "fatol": 1e-4})
-    errors = _errors(loss, np.asarray(found.x, dtype=np.float64), bounds)
-    mean, width_found = float(found.x[0]), float(found.x[1])
-    parameters = tuple(float(v) for v in found.x)
-    return PeakFit(shape, mean, errors[0], width_found, errors[1], parameters, window, x.size, float(found.fun))
-
-
-def _errors(loss: Callable[[Array], float], at: Array, bounds: list[tuple[float, float]]) -> tuple[float, float]:
-    """Errors of μ and σ from the inverse Hessian by central differences; NaN where it is not positive."""
-    scale = np.array([(high - low) for low, high in bounds]) * 1e-4
-    free = [i for i, (low, high) in enumerate(bounds) if low + 2 * scale[i] < at[i] < high - 2 * scale[i]]
-    if 0 not in free or 1 not in free:
-        return math.nan, math.nan
-    n = len(free)
-    hessian = np.empty((n, n))
-    for a in range(n):
-        for b in range(n):
-            steps = []
-            for sign_a, sign_b in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-                p = at.copy()
-                p[free[a]] += sign_a * scale[free[a]]
-                p[free[b]] += sign_b * scale[free[b]]
-                steps.append(loss(p))
-            hessian[a, b] = (steps[0] - steps[1] - steps[2] + steps[3]) / (4 * scale[free[a]] * scale[free[b]])
-    covariance = np.linalg.pinv(hessian)
-    variance = np.diag(covariance)[:2]
-    return tuple(float(math.sqrt(v)) if v > 0 else math.nan for v in variance)  # type: ignore[return-value]
+    fit = Minuit(loss, np.array([centre, sigma, *extra]))
+    fit.errordef, fit.limits = Minuit.LIKELIHOOD, bounds
+    fit.migrad()
+    fit.hesse()
+    mean, width_found = (float(fit.values[k]) for k in (0, 1))
+    mean_error, width_error = (float(fit.errors[k]) if fit.accurate else math.nan for k in (0, 1))
+    parameters = tuple(float(v) for v in fit.values)
+    return PeakFit(shape, mean, mean_error, width_found, width_error, parameters, window, x.size, float(fit.fval))
 
 
 def _density(shape: str, x: Array, p: tuple[float, ...], window: tuple[float, float]) -> Array:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
 
 from shards.base import publish_text
 from xectrain.baselines import DESCRIPTIONS, MEAN, STRONG
+from xectrain.evaluation.pages import TEMPLATES
 from xectrain.evaluation.plots import data_uri, loss_curves
-from xectrain.evaluation.plots.panels import plus_minus
+from xectrain.evaluation.results import DataResult, Disagreement, Evaluation, SampleResult
 from xectrain.evaluation.tables import NETWORK
-from xectrain.metrics import HEADLINE, Metric
-
-if TYPE_CHECKING:
-    from xectrain.evaluation.evaluate import DataResult, Evaluation, SampleResult
-    from xectrain.inference.model import ModelFacts
+from xectrain.evaluation.wording import digits, headline_label, method_label, model_name, plus_minus, with_unit
+from xectrain.inference.model import ModelFacts
+from xectrain.metrics import DISPLAY, HEADLINE, Metric, TaskMetrics
 
 TILE: dict[str, str] = {
     "angle": "angle_resolution_68pct",
@@ -27,15 +28,6 @@ TILE: dict[str, str] = {
     "n_gamma": "n_gamma_accuracy",
 }
 """The one number of each task that heads the page."""
-WORDS: dict[str, str] = {
-    "res_68pct": "68 %",
-    "effective_sigma": "effective σ",
-    "core_sigma": "core σ",
-    "bias": "bias",
-    "relative": "σ/E,",
-    "dist_68pct": "distance 68 %",
-    "resolution_68pct": "opening 68 %",
-}
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
@@ -45,14 +37,9 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 
 def render(evaluation: Evaluation) -> str:
     """The page as HTML; everything that comes from files is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
-    )
     facts = evaluation.facts
-    return environment.get_template("report.html.j2").render(
-        title=f"Evaluation of {_model_name(facts)}",
+    return TEMPLATES.get_template("report.html.j2").render(
+        title=f"Evaluation of {model_name(facts)}",
         model=facts.file.name,
         tasks=facts.tasks,
         events=sum(d.events for d in evaluation.data),
@@ -61,49 +48,50 @@ def render(evaluation: Evaluation) -> str:
         facts=_facts(facts),
         curves=_curves(facts),
         config=_yaml(facts.config),
-        methods=[(n.replace("_", " "), t) for n, t in DESCRIPTIONS.items()] if evaluation.options.baselines else [],
+        methods=[(method_label(n), t) for n, t in DESCRIPTIONS.items()] if evaluation.options.baselines else [],
         counters=_counters(evaluation),
     )
-
-
-def headline_label(name: str) -> str:
-    """A metric's name in words: `uvw_w_res_68pct` → "w 68 %"."""
-    short = name.removeprefix("uvw_").removeprefix("xyz_").removeprefix("angle_")
-    for key, word in WORDS.items():
-        short = short.replace(key, word) if key != "relative" else short.replace("energy_relative", word)
-    return short.removeprefix("energy_").removeprefix("timing_").removeprefix("n_gamma_").replace("_", " ")
-
-
-def _model_name(facts: ModelFacts) -> str:
-    """The run's name, or the file's where it lies alone."""
-    return facts.file.parent.name if facts.file.name.startswith("checkpoint_") else facts.file.stem
 
 
 def _tiles(data: DataResult) -> list[dict[str, str]]:
     """The number of each task that matters most, with its rival's."""
     tiles = []
-    chosen = next((s for s in data.samples if s.name == "fiducial"), data.samples[0])
+    chosen = data.shown
     for task, methods in chosen.metrics.items():
         name = TILE[task]
         if name not in methods[NETWORK]:
             continue
         metric, strong = methods[NETWORK][name], methods.get(STRONG[task])
         where = f"{data.name}, {chosen.name}"
-        rival = f"{STRONG[task].replace('_', ' ')}: {_with_unit(strong[name])}" if strong and name in strong else ""
+        rival = f"{method_label(STRONG[task])}: {with_unit(strong[name])}" if strong and name in strong else ""
         tiles.append(
-            {"label": f"{task} · {headline_label(name)} · {where}", "value": _with_unit(metric), "rival": rival}
+            {"label": f"{task} · {headline_label(name)} · {where}", "value": with_unit(metric), "rival": rival}
         )
     return tiles
-
-
-def _with_unit(metric: Metric) -> str:
-    return f"{plus_minus(metric.value, metric.error)} {metric.unit}".strip()
 
 
 def _data(data: DataResult) -> dict[str, Any]:
     tasks = [_task(data, task) for task in data.samples[0].metrics]
     outside = round(data.events * (1 - data.in_range))
-    return {"name": data.name, "events": data.events, "outside": outside, "tasks": tasks}
+    without = data.without_truth
+    return {
+        "name": data.name,
+        "events": data.events,
+        "outside": outside,
+        "tasks": tasks,
+        "conventional": [] if without is None else [_difference(d) for d in without.disagreements],
+        "distributions": [] if without is None else [data_uri(page) for page in without.images],
+    }
+
+
+def _difference(found: Disagreement) -> dict[str, str]:
+    return {
+        "name": found.column,
+        "unit": DISPLAY[found.column].unit,
+        "median": digits(found.median),
+        "width": digits(found.width),
+        "beyond": f"{100 * found.beyond:.2f}",
+    }
 
 
 def _task(data: DataResult, task: str) -> dict[str, Any]:
@@ -114,8 +102,16 @@ def _task(data: DataResult, task: str) -> dict[str, Any]:
         "heads": [{"label": headline_label(n), "unit": network[n].unit} for n in names],
         "samples": [_sample(sample, task, names) for sample in data.samples if task in sample.metrics],
         "images": [data_uri(page) for page in data.images.get(task, ())],
+        "uncertainty": _uncertainty(network),
         "everything": [{"name": m.name, "unit": m.unit, **_cell(m)} for m in network.metrics],
     }
+
+
+def _uncertainty(network: TaskMetrics) -> list[dict[str, Any]]:
+    """Are the predicted uncertainties right? One row a column that has one."""
+    names = ("pull_mean", "pull_width", "calibration", "coverage_68", "coverage_95")
+    prefixes = [m.name.removesuffix("_pull_width") for m in network.metrics if m.name.endswith("_pull_width")]
+    return [{"name": p, "cells": [_cell(network[f"{p}_{name}"]) for name in names]} for p in prefixes]
 
 
 def _sample(sample: SampleResult, task: str, names: list[str]) -> dict[str, Any]:
@@ -124,12 +120,16 @@ def _sample(sample: SampleResult, task: str, names: list[str]) -> dict[str, Any]
         kind = {NETWORK: "network", STRONG[task]: "strong", MEAN: "mean"}.get(method, "")
         rows.append(
             {
-                "label": method.replace("_", " "),
+                "label": method_label(method),
                 "kind": kind,
                 "description": DESCRIPTIONS.get(method, "the model under evaluation"),
                 "cells": [_cell(metrics[name]) for name in names],
             }
         )
+    if any(name in sample.limits for name in names):
+        cells = [{"value": digits(sample.limits[n]) if n in sample.limits else "", "error": ""} for n in names]
+        words = "what the best linear estimator attains on the toy's showers, at each event's depth and energy"
+        rows.append({"label": "toy's limit", "kind": "mean", "description": words, "cells": cells})
     events = next(iter(sample.metrics[task].values())).events
     return {"name": sample.name, "expression": sample.expression, "events": events, "rows": rows}
 
@@ -165,8 +165,6 @@ def _curves(facts: ModelFacts) -> list[str]:
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
-    import yaml
-
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
@@ -185,17 +183,3 @@ def _counters(evaluation: Evaluation) -> dict[str, Any]:
             }
         )
     return {"names": [n.replace("_", " ") for n in names], "rows": rows}
-
-
-def compact(metric: Metric) -> str:
-    """Value with the error's two digits in brackets, as in 2.986(80)."""
-    return compact_number(metric.value, metric.error)
-
-
-def compact_number(number: float, uncertainty: float) -> str:
-    """As `compact`."""
-    value, _, error = plus_minus(number, uncertainty).partition(" ± ")
-    if not error:
-        return value
-    digits = error.replace(".", "").lstrip("0") if float(error) < 1 else error
-    return f"{value}({digits})"

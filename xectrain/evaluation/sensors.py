@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from shards.base import InputError, locked, progress, publish_json, published
-from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_baselines
+from shards.geometry import FACE_NAMES
+from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_columns
+from xectrain.evaluation.pages import Row, Section, Table, write_page
+from xectrain.evaluation.plots import save_pages
+from xectrain.evaluation.plots.sensors import sensor_pages
+from xectrain.evaluation.results import SensorResult
+from xectrain.evaluation.wording import compact, digits, method_label, model_name
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.sensor_rows import hidden_sensors
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, Settings, Wanted
 from xectrain.metrics import Metric
-from xectrain.metrics.sensors import sensor_metrics
+from xectrain.metrics.sensors import UNITS, filled_light, sensor_metrics
 
 logger = logging.getLogger(__name__)
 
 Rows = dict[str, NDArray[Any]]
 MAX_EVENTS = 1000
 """Sensor-level tables hold at most so many events: a thousand events have a quarter of a million hidden sensors."""
-
-
-@dataclass(frozen=True)
-class SensorResult:
-    """What was found for one part."""
-
-    name: str
-    rows: Rows
-    """One row per hidden sensor: `sensor_rows.hidden_sensors`, `baseline_*_npho`, and `pred_npho:LABEL` of others."""
-    events: int
-    mask_ratio: float
-    """Hidden over valid sensors."""
-    metrics: Mapping[str, tuple[Metric, ...]]
-    """Method → metrics; `network`, the fillings, and other models by label."""
-    images: Sequence[Path]
 
 
 def predict_hidden(
@@ -62,9 +53,7 @@ def predict_hidden(
             rows["event_idx"] = rows["event_idx"] + events_done
             where = np.nonzero(found.hidden)
             physical = events.photons(main.facts.normalization)
-            if "npho" in main.facts.channels:
-                fills = fill_baselines(physical.npho, found.hidden)
-                rows.update({f"baseline_{name}_npho": fills[name] for name in FILLS})
+            rows.update(fill_columns(physical, found.hidden, main.facts.channels))
             for label, other in others:
                 again = other.hide_and_predict(events, found.hidden)
                 rows.update({f"pred_{c}:{label}": values[where] for c, values in again.predicted.items()})
@@ -100,17 +89,18 @@ def evaluate_sensors(
                 part.check(model.facts.normalization)
             rows, events, ratio = predict_hidden(models, part, settings, max_events)
             name = Path(part.name).stem
-            results.append(_result(models, name, rows, events, ratio, folder / name if len(parts) > 1 else folder))
+            results.append(
+                _result(models, part, name, rows, events, ratio, folder / name if len(parts) > 1 else folder)
+            )
         facts = [model.facts for model in models.values()]
+        _write_report(facts, results, folder / "report.html")
         publish_json(folder / "metrics.json", as_json(facts, results))
         return results
 
 
 def _result(
-    models: Mapping[str, SensorPredictor], name: str, rows: Rows, events: int, ratio: float, place: Path
+    models: Mapping[str, SensorPredictor], part: Part, name: str, rows: Rows, events: int, ratio: float, place: Path
 ) -> SensorResult:
-    from xectrain.evaluation.plots import save_pages
-    from xectrain.evaluation.plots.sensors import sensor_pages
 
     first = next(iter(models))
     face = rows["face"]
@@ -125,22 +115,74 @@ def _result(
         drawn = predictions(rows, "npho", first)
         pages = sensor_pages(rows["truth_npho"], face, drawn, name)
         images = save_pages(pages, place / "resolution_sensors.pdf")[1:]
-    return SensorResult(name, rows, events, ratio, metrics, images)
+    return SensorResult(name, part, rows, events, ratio, metrics, images)
 
 
-def predictions(rows: Rows, channel: str, first: str) -> dict[str, NDArray[Any]]:
+def predictions(rows: Mapping[str, NDArray[Any]], channel: str, first: str) -> dict[str, NDArray[Any]]:
     """Every method's values for a channel: models by label, then classical fillings, the strong one first."""
     found = {first: rows[f"pred_{channel}"]}
     fills = sorted(FILLS, key=lambda name: name != STRONG_FILL)
-    if channel == "npho":
-        found.update({fill: rows[f"baseline_{fill}_npho"] for fill in fills})
+    found.update({fill: rows[f"baseline_{fill}_{channel}"] for fill in fills})
     prefix = f"pred_{channel}:"
     found.update({name.removeprefix(prefix): rows[name] for name in rows if name.startswith(prefix)})
     return found
 
 
+HEADS = {"bias": "bias", "median": "median", "mae": "MAE", "res_68pct": "68 %", "res_95pct": "95 %", "rmse": "RMSE"}
+"""Metric → how tables call it."""
+
+
+def _write_report(facts: Sequence[ModelFacts], results: Sequence[SensorResult], path: Path) -> None:
+    """One page: errors over all hidden sensors and per face, the filled light against the true, and the plots."""
+    sections = []
+    for result in results:
+        tables = [_errors(result, "all"), *_light(result)]
+        tables += [
+            _errors(result, face) for face in FACE_NAMES if np.any(result.rows["face"] == FACE_NAMES.index(face))
+        ]
+        note = (
+            f"{len(result.rows['event_idx'])} hidden sensors of {result.events} events, "
+            f"{100 * result.mask_ratio:.1f} % of the valid ones. Strong: {method_label(STRONG_FILL)}."
+        )
+        sections.append(Section(result.name, tuple(tables), tuple(result.images), note))
+    names = ", ".join(model_name(f) for f in facts)
+    made = [(model_name(f), f"{f.file.name}, sha256 {f.digest}") for f in facts]
+    write_page(
+        path, f"Hidden sensors: {names}", f"{facts[0].mode} of {' and '.join(facts[0].channels)}", sections, made
+    )
+
+
+def _errors(result: SensorResult, where: str) -> Table:
+    """Every method's errors on a face, or on all."""
+    rows = []
+    for number, (method, metrics) in enumerate(result.metrics.items()):
+        found = {m.name: m for m in metrics}
+        kind = "network" if number == 0 else "strong" if method == STRONG_FILL else ""
+        for channel, unit in UNITS.items():
+            if f"bias_{where}_{channel}" in found:
+                cells = (compact(found[f"{name}_{where}_{channel}"]) for name in HEADS)
+                rows.append(Row((f"{method_label(method)}, {channel} ({unit})", *cells), kind))
+    title = "All hidden sensors" if where == "all" else f"Face: {where}"
+    return Table(("method", *HEADS.values()), tuple(rows), title)
+
+
+def _light(result: SensorResult) -> list[Table]:
+    """Sum of filled over sum of true light, and bias, per face and per decade of the true light."""
+    if "truth_npho" not in result.rows:
+        return []
+    rows = []
+    label = next(iter(result.metrics))
+    for method, values in predictions(result.rows, "npho", label).items():
+        found = filled_light(result.rows["truth_npho"], values, result.rows["face"])
+        cells = (f"{100 * (entry.ratio - 1):+.1f} % ({digits(entry.bias)})" if entry.count else "" for entry in found)
+        kind = "network" if method == label else "strong" if method == STRONG_FILL else ""
+        rows.append(Row((method_label(method), *cells), kind))
+    heads = (entry.place for entry in filled_light(np.ones(1), np.ones(1), np.zeros(1, dtype=np.int64)))
+    title = "Filled light over true light − 1, and bias in photons, per face and per decade of the true light"
+    return [Table(("method", *heads), tuple(rows), title)]
+
+
 def _write(rows: Rows, path: Path) -> None:
-    import polars as pl
 
     with published(path) as part:
         pl.DataFrame(rows).write_parquet(part)
@@ -161,7 +203,20 @@ def as_json(facts: Sequence[ModelFacts], results: Sequence[SensorResult]) -> dic
                     method: {m.name: [m.value, m.error, m.unit] for m in metrics if np.isfinite(m.value + m.error)}
                     for method, metrics in result.metrics.items()
                 },
+                "filled_light": _plain_light(result),
             }
             for result in results
         },
+    }
+
+
+def _plain_light(result: SensorResult) -> dict[str, Any]:
+    """Method → face or decade → [sum filled / sum true, bias in photons, sensors]."""
+    if "truth_npho" not in result.rows:
+        return {}
+    first = next(iter(result.metrics))
+    truth, face = result.rows["truth_npho"], result.rows["face"]
+    return {
+        method: {e.place: [e.ratio, e.bias, e.count] for e in filled_light(truth, values, face) if e.count}
+        for method, values in predictions(result.rows, "npho", first).items()
     }

@@ -1,6 +1,7 @@
 """Prediction tables: truth, network and classical predictions of each event, saved so that plots need no model.
 
-Columns: `run`, `event`, `true_*`, `pred_*`, `sigma_*`, `in_training_range`, `base_<method>_<column>`, carried columns.
+Columns: `run`, `event`, `true_*`, `pred_*`, `sigma_*`, `in_training_range`, `base_<method>_<column>`, `limit_*` (toy),
+carried columns.
 Values are in canonical units (degree, GeV, ns, cm).
 """
 
@@ -9,22 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from shards.base import CorruptError, InputError, published
-from xectrain.metrics import TaskMetrics, task_metrics
+from shards.expressions import evaluate
+from xectrain.metrics import DISPLAY, TaskMetrics, residual, task_metrics
 from xectrain.tasks import find_task
-
-if TYPE_CHECKING:
-    import polars as pl
 
 NETWORK = "network"
 BASELINE = "base_"
 BINNING = ("energy", "u", "v", "w", "theta", "phi")
 """Truth that resolutions are drawn against, where the data have it."""
+LIMIT = "limit_"
+"""Prefix of the columns with the toy's limit."""
+WIDTHS = ("core_sigma", "effective_sigma", "half_width_68", "upper_half_width", "res_68pct")
+"""Metrics that are σ for a Gaussian."""
 ALWAYS = ("run", "event", "in_training_range")
 
 
@@ -65,9 +69,31 @@ class TaskTable:
         prefix = "pred_" if method == NETWORK else f"{BASELINE}{method}_"
         return {c: self.columns[prefix + c] for c in self.names}
 
+    def residuals(self, column: str, method: str = NETWORK) -> NDArray[np.float64]:
+        """Prediction − truth of a column (n,), in the unit people use."""
+        return DISPLAY[column].scale * residual(column, self.prediction(method)[column], self.truth()[column])
+
     def sigma(self) -> dict[str, NDArray[np.float64]]:
         """The network's uncertainties, of the columns that have one."""
         return {c: self.columns[f"sigma_{c}"] for c in self.names if f"sigma_{c}" in self.columns}
+
+    def limit(self, column: str) -> NDArray[np.float64] | None:
+        """What the toy allows for a column, (n,) standard deviations in the unit people use; None where not asked."""
+        found = self.columns.get(f"{LIMIT}{column}")
+        return None if found is None else DISPLAY[column].scale * found
+
+    def limits(self) -> dict[str, float]:
+        """Metric → what the toy allows, as the RMS over the events."""
+        found = {}
+        for column in self.names:
+            limit = self.limit(column)
+            if limit is not None and np.isfinite(limit).any():
+                rms = float(np.sqrt(np.nanmean(limit**2)))
+                found.update({f"{DISPLAY[column].prefix}_{name}": rms for name in WIDTHS})
+                if column == "energy":
+                    relative = 100 * self.columns[f"{LIMIT}energy"] / self.truth()["energy"]
+                    found["energy_relative_effective_sigma"] = float(np.nanmean(relative))
+        return found
 
     def selected(self, mask: NDArray[np.bool_]) -> TaskTable:
         """The events in `mask`."""
@@ -79,14 +105,18 @@ class TaskTable:
         return task_metrics(self.task, self.prediction(method), self.truth(), sigma, **options)
 
     def write(self, folder: Path) -> list[Path]:
-        """Publish `predictions_<task>.parquet` and `.csv` in `folder`."""
-        frame = _frame(self.columns)
-        paths = [folder / f"predictions_{self.task}{suffix}" for suffix in (".csv", ".parquet")]
-        with published(paths[0]) as part:
-            frame.write_csv(part)
-        with published(paths[1]) as part:
-            frame.write_parquet(part)
-        return paths
+        """Publish `predictions_<task>.csv` and `.parquet` in `folder`."""
+        return write_frame(_frame(self.columns), folder / f"predictions_{self.task}")
+
+
+def write_frame(frame: pl.DataFrame, stem: Path) -> list[Path]:
+    """Publish a table as `STEM.csv` and `STEM.parquet`."""
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".csv", ".parquet")]
+    with published(paths[0]) as part:
+        frame.write_csv(part)
+    with published(paths[1]) as part:
+        frame.write_parquet(part)
+    return paths
 
 
 def _is_baseline(name: str, column: str) -> bool:
@@ -102,6 +132,7 @@ def task_table(task: str, columns: Mapping[str, NDArray[Any]], carry: Sequence[s
     """
     own = find_task(task).columns
     kept = [n for n in (*ALWAYS, *(f"true_{c}" for c in (*own, *BINNING)), *carry) if n in columns]
+    kept += [n for n in (f"{LIMIT}{c}" for c in own) if n in columns]
     for name in columns:
         is_own = any(name in (f"pred_{c}", f"sigma_{c}") or name.startswith(f"pred_{c}_q") for c in own)
         if is_own or any(_is_baseline(name, c) for c in own) or name.startswith(f"prob_{own[0]}_"):
@@ -115,7 +146,6 @@ def read_table(path: Path) -> TaskTable:
     Raises:
         InputError: not there. CorruptError: damaged.
     """
-    import polars as pl
 
     if not path.is_file():
         raise InputError("no such prediction table", file=path, remedy="`xec evaluate` writes it")
@@ -129,7 +159,6 @@ def read_table(path: Path) -> TaskTable:
 
 def _frame(columns: Mapping[str, NDArray[Any]]) -> pl.DataFrame:
     """Run and event numbers as integers where every event has one."""
-    import polars as pl
 
     table = {}
     for name, values in columns.items():
@@ -142,6 +171,5 @@ def selected_by(table: TaskTable, expression: str | None) -> TaskTable:
     """The rows that pass an expression on the table's columns; all without one."""
     if expression is None:
         return table
-    from shards.expressions import evaluate
 
     return table.selected(evaluate(expression, _frame(table.columns)))

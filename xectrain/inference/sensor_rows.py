@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards import geometry as geo
-from xectrain.baselines.inpainting import FILLS, fill_baselines
+from xectrain.baselines.inpainting import FILLS, fill_columns
 from xectrain.inference.events import Events
 from xectrain.inference.root_output import Branch
 from xectrain.inference.rows import IDENTITY, Carried, Rows
@@ -93,7 +93,8 @@ class HiddenSensorRows:
         small = {"sensor_id": Branch("int32"), "face": Branch("int32"), "mask_type": Branch("int32")}
         kinds = ("truth", "pred", "error")
         values = {f"{kind}_{channel}": Branch("float32") for channel in self.predictor.facts.channels for kind in kinds}
-        fills = {f"baseline_{name}_npho": Branch("float32") for name in self.baselines}
+        channels = self.predictor.facts.channels
+        fills = {f"baseline_{name}_{channel}": Branch("float32") for name in self.baselines for channel in channels}
         self.branches = {**integers, **small, **values, **fills}
 
     def make(self, events: Events, part: int) -> Rows:
@@ -104,8 +105,7 @@ class HiddenSensorRows:
         self.events_done += len(events)
         if self.baselines:
             physical = events.photons(self.predictor.facts.normalization)
-            fills = fill_baselines(physical.npho, found.hidden, self.baselines)
-            rows.update({f"baseline_{name}_npho": values for name, values in fills.items()})
+            rows.update(fill_columns(physical, found.hidden, self.predictor.facts.channels, self.baselines))
         return {name: rows[name] for name in self.branches}
 
     def outside(self, rows: Rows) -> int:

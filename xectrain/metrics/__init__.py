@@ -1,4 +1,8 @@
-"""Numbers that say how good a prediction is: pure NumPy, frozen records, an uncertainty with every value."""
+"""Numbers that say how good a prediction is: pure NumPy, frozen records, an uncertainty with every value.
+
+A number is added in `tasks` (regression) or `sensors` (hidden sensors); how it is made, in `statistics`. May import
+`shards` and `xectrain.tasks`.
+"""
 
 from xectrain.metrics.binned import Profile, default_edges, profile
 from xectrain.metrics.energy import EnergyFit, fit_energy_resolution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ RESAMPLES = 30
 MIN_PHOTONS = 100.0
 MIN_ENTRIES = 10
 BINS_PER_DECADE = 4
+DECADES = (10.0, 100.0, 1e3, 1e4, 1e5)
+"""Of true photons."""
 UNITS = {"npho": "photons", "time": "ns"}
 
 
@@ -92,3 +95,37 @@ def relative_errors(
     bias_error = np.sqrt(np.maximum(square - bias**2, 0) / enough)
     mae_error = np.sqrt(np.maximum(square - mae**2, 0) / enough)
     return RelativeErrors(edges, count, mae, np.sqrt(square), bias, mae_error, bias_error)
+
+
+@dataclass(frozen=True)
+class FilledLight:
+    """How much light was put at hidden sensors, compared with what was there."""
+
+    place: str
+    """A face, or a decade of the true light (`10–100`)."""
+    ratio: float
+    """Sum filled / sum true: below 1, light is lost."""
+    bias: float
+    """Mean filled − true, photons."""
+    count: int
+    """Sensors."""
+
+
+def filled_light(truth: ArrayLike, filled: ArrayLike, face: NDArray[np.integer]) -> list[FilledLight]:
+    """Sums of light per face, then per decade of the true light; NaN where there is no sensor.
+
+    Args:
+        truth, filled: (m,) photons of hidden sensors; those without a value are left out.
+        face: (m,) face codes.
+    """
+    t, p = np.asarray(truth, dtype=np.float64), np.asarray(filled, dtype=np.float64)
+    good = np.isfinite(t) & np.isfinite(p)
+    places = [(name, good & (face == code)) for code, name in enumerate(FACE_NAMES)]
+    places.append(("< 10", good & (t < DECADES[0])))
+    places += [(f"{low:g}–{high:g}", good & (t >= low) & (t < high)) for low, high in itertools.pairwise(DECADES)]
+    found = []
+    for place, chosen in places:
+        count, light = int(np.count_nonzero(chosen)), float(t[chosen].sum())
+        ratio = float(p[chosen].sum()) / light if light > 0 else np.nan
+        found.append(FilledLight(place, ratio, float(np.mean(p[chosen] - t[chosen])) if count else np.nan, count))
+    return found

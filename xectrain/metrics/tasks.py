@@ -62,10 +62,19 @@ DISPLAY: dict[str, Display] = {
 }
 HEADLINE: dict[str, tuple[str, ...]] = {
     "angle": ("angle_resolution_68pct", "theta_bias", "theta_res_68pct", "phi_bias", "phi_res_68pct"),
-    "energy": ("energy_bias", "energy_res_68pct", "energy_effective_sigma", "energy_relative_effective_sigma"),
+    "energy": (
+        *("energy_bias", "energy_core_sigma", "energy_half_width_68", "energy_upper_half_width"),
+        *("energy_res_68pct", "energy_relative_effective_sigma"),
+    ),
     "timing": ("timing_bias", "timing_res_68pct", "timing_effective_sigma", "timing_core_sigma"),
-    "uvwFI": ("uvw_u_res_68pct", "uvw_v_res_68pct", "uvw_w_res_68pct", "uvw_w_bias", "uvw_dist_68pct"),
-    "xyzFI": ("xyz_x_res_68pct", "xyz_y_res_68pct", "xyz_z_res_68pct", "xyz_dist_68pct"),
+    "uvwFI": (
+        *(f"uvw_{axis}_{name}" for name in ("bias", "core_sigma", "res_68pct") for axis in "uvw"),
+        "uvw_dist_68pct",
+    ),
+    "xyzFI": (
+        *(f"xyz_{axis}_{name}" for name in ("bias", "core_sigma", "res_68pct") for axis in "xyz"),
+        "xyz_dist_68pct",
+    ),
     "direction": ("angle_resolution_68pct",),
     "n_gamma": ("n_gamma_accuracy",),
 }
@@ -154,7 +163,7 @@ def task_metrics(
     used = has_truth & has_prediction
     p = {c: np.asarray(prediction[c], dtype=np.float64)[used] for c in columns}
     t = {c: np.asarray(truth[c], dtype=np.float64)[used] for c in columns}
-    how = _Options(resamples, seed)
+    how = _Bootstrap(resamples, seed)
     metrics: list[Metric] = []
     if task == "n_gamma":
         metrics += _classification(p["n_gamma"], t["n_gamma"])
@@ -181,12 +190,12 @@ def task_metrics(
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Bootstrap:
     resamples: int
     seed: int
 
 
-def _scalar(column: str, r: Array, sigma: Array | None, how: _Options) -> list[Metric]:
+def _scalar(column: str, r: Array, sigma: Array | None, how: _Bootstrap) -> list[Metric]:
     """Metrics of one column's residuals (canonical units)."""
     show = DISPLAY[column]
     scaled = r * show.scale
@@ -214,7 +223,7 @@ def _scalar(column: str, r: Array, sigma: Array | None, how: _Options) -> list[M
     return metrics
 
 
-def _joint(task: str, p: dict[str, Array], t: dict[str, Array], how: _Options) -> list[Metric]:
+def _joint(task: str, p: dict[str, Array], t: dict[str, Array], how: _Bootstrap) -> list[Metric]:
     """Metrics that need all columns of a task together."""
     if task in ("angle", "direction"):
         if task == "angle":
@@ -242,7 +251,7 @@ def _joint(task: str, p: dict[str, Array], t: dict[str, Array], how: _Options) -
     return []
 
 
-def _energy_resolution(p: Array, t: Array, how: _Options) -> tuple[Profile, EnergyFit | None]:
+def _energy_resolution(p: Array, t: Array, how: _Bootstrap) -> tuple[Profile, EnergyFit | None]:
     """σ/E [%] in bins of the true energy [MeV] and the three-term fit."""
     energy = t * 1e3
     relative = 100 * (p - t) / np.where(t > 0, t, math.nan)

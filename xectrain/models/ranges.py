@@ -6,6 +6,7 @@ Shape suffixes: see `xectrain.models.blocks`; here S summaries and X quantiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,22 @@ from shards.normalization import Normalization, valid
 from xectrain.config.networks import TaskConfig
 from xectrain.tasks import RANGE_QUANTILES, TASKS, TargetStatistics
 
-SUMMARIES = ("log10_photons", "log10_brightest", "inner_fraction", "valid_sensors", "timed_sensors")
+SUMMARIES = (
+    *("log10_photons", "log10_brightest", "inner_fraction", "valid_sensors", "timed_sensors"),
+    *(f"{face}_fraction" for face in geo.FACE_NAMES[1:]),
+    *("timed_fraction", "mean_time_ns", "spread_time_ns"),
+)
 """Of the sensors with a valid npho: log₁₀ of the photon sum, of the brightest sensor; the inner face's share of the
-sum; how many there are; how many have a valid time."""
-MARGIN = 0.05
-"""The range is the central 99.8 % of the training set, widened by this fraction of its span on both sides."""
+sum; how many there are; how many have a valid time; the other faces' shares; the share of the light that has a time;
+mean and RMS spread of the times, weighted with the light. New ones are added at the end: checkpoints hold the first."""
+MARGIN = 0.1
+"""The range is that of the training set, widened on both sides by this fraction of the span of its central 99.8 %."""
+DEAD_MARGIN = 48
+"""Dead sensors beyond the largest number in the training set that are still no reason: 1 % of all. Fewer never are."""
+FRACTION_MARGIN = 0.01
+"""Least margin of a share, for training sets in which it hardly varies."""
+TIME_MARGIN_NS = 1.0
+"""Least margin of the mean and spread of the times."""
 
 
 def input_summaries(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normalization) -> Tensor:
@@ -32,17 +44,26 @@ def input_summaries(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normal
         mask_BN: bool (B, 4760), sensors to leave out; those without a valid npho when not given.
 
     Returns:
-        float32 (B, 5).
+        float32 (B, S).
     """
     npho_valid_BN, time_valid_BN = valid(x_BN2, normalization)
     keep_BN = npho_valid_BN if mask_BN is None else ~mask_BN
-    npho_BN = x_BN2[..., 0].float()
+    timed_BN = time_valid_BN & keep_BN
+    npho_BN, time_BN = x_BN2[..., 0].float(), x_BN2[..., 1].float()
     photons_BN = torch.where(keep_BN, normalization.inverse_npho(npho_BN), torch.zeros_like(npho_BN))
     total_B = photons_BN.sum(dim=1).clamp(min=1)
-    inner_B = photons_BN[:, : geo.N_SIPM].sum(dim=1)
     brightest_B = photons_BN.amax(dim=1).clamp(min=1)
-    timed_B = (time_valid_BN & keep_BN).float().sum(dim=1)
-    summaries = (total_B.log10(), brightest_B.log10(), inner_B / total_B, keep_BN.float().sum(dim=1), timed_B)
+    face_N = torch.from_numpy(geo.nominal_faces().astype(np.int64)).to(x_BN2.device)
+    shares = [(photons_BN * (face_N == code)).sum(dim=1) / total_B for code in range(len(geo.FACE_NAMES))]
+    weight_BN = torch.where(timed_BN, photons_BN.clamp(min=0), torch.zeros_like(photons_BN))
+    weight_B = weight_BN.sum(dim=1)
+    ns_BN = torch.where(timed_BN, 1e9 * normalization.inverse_time(time_BN), torch.zeros_like(time_BN))
+    mean_B = (weight_BN * ns_BN).sum(dim=1) / weight_B.clamp(min=1)
+    square_B = (weight_BN * (ns_BN - mean_B[:, None]).square()).sum(dim=1) / weight_B.clamp(min=1)
+    summaries = (
+        *(total_B.log10(), brightest_B.log10(), shares[0], keep_BN.float().sum(dim=1), timed_BN.float().sum(dim=1)),
+        *(*shares[1:], weight_B / total_B, mean_B, square_B.sqrt()),
+    )
     return torch.stack(summaries, dim=1)
 
 
@@ -67,26 +88,58 @@ class TrainingRange(nn.Module):
         quantiles = np.quantile(np.asarray(summaries_NS, np.float64), RANGE_QUANTILES, axis=0).T
         self.summaries_SX.copy_(torch.from_numpy(quantiles))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also take a checkpoint that knows fewer summaries: those it does not know are not judged."""
+        key = f"{prefix}summaries_SX"
+        stored = state_dict.get(key)
+        if stored is not None and len(stored) < len(SUMMARIES):
+            whole = torch.full_like(self.summaries_SX, float("nan"))
+            whole[: len(stored)] = stored
+            state_dict[key] = whole
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def inside(self, summaries_BS: Tensor, predictions: Mapping[str, Tensor]) -> Tensor:
         """Whether events lie in the training range: bool (B,).
+
+        An event is inside when each of its summaries and each of its predictions lies between the smallest and the
+        largest of the training set, or a margin beyond. Dead sensors count upwards only: fewer than in training are
+        no reason, nor are a few more.
 
         Args:
             summaries_BS: from `input_summaries`.
             predictions: physical predictions (B,) by column, relative times as predicted. Quantities never filled in
                 are not judged.
         """
-        inside_B = _within(summaries_BS, self.summaries_SX.to(summaries_BS.device)).all(dim=1)
+        quantiles_SX = self.summaries_SX.to(summaries_BS.device)
+        low_S, high_S = _limits(quantiles_SX, _least_margins(summaries_BS))
+        counts_S = torch.tensor([name == "valid_sensors" for name in SUMMARIES]).to(summaries_BS.device)
+        low_S = torch.where(counts_S, quantiles_SX[:, 0] - DEAD_MARGIN, low_S)
+        high_S = torch.where(counts_S, torch.full_like(high_S, geo.N_SENSORS), high_S)
+        inside_B = _within(summaries_BS, low_S, high_S)
         for name in self.tasks:
             if TASKS[name].kind == "classes":
                 continue
             values_BK = torch.stack([predictions[f"pred_{column}"] for column in TASKS[name].columns], dim=1)
-            inside_B = inside_B & _within(values_BK, self.get_buffer(f"{name}_KX").to(values_BK.device)).all(dim=1)
+            inside_B = inside_B & _within(values_BK, *_limits(self.get_buffer(f"{name}_KX").to(values_BK.device)))
         return inside_B
 
 
-def _within(value_BK: Tensor, quantiles_KX: Tensor) -> Tensor:
-    low_K = quantiles_KX[:, RANGE_QUANTILES.index(0.001)]
-    high_K = quantiles_KX[:, RANGE_QUANTILES.index(0.999)]
-    margin_K = MARGIN * (high_K - low_K)
-    outside = (value_BK < low_K - margin_K) | (value_BK > high_K + margin_K) | value_BK.isnan()
-    return ~outside
+def _least_margins(like_BS: Tensor) -> Tensor:
+    """The least margin of each summary, (S,)."""
+    kinds = {"fraction": FRACTION_MARGIN, "ns": TIME_MARGIN_NS}
+    return torch.tensor([kinds.get(name.rpartition("_")[2], 0.0) for name in SUMMARIES]).to(like_BS)
+
+
+def _limits(quantiles_KX: Tensor, least_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value still inside, (K,) each."""
+    span_K = quantiles_KX[:, RANGE_QUANTILES.index(0.999)] - quantiles_KX[:, RANGE_QUANTILES.index(0.001)]
+    margin_K = MARGIN * span_K
+    if least_K is not None:
+        margin_K = torch.maximum(margin_K, least_K)
+    return quantiles_KX[:, 0] - margin_K, quantiles_KX[:, -1] + margin_K
+
+
+def _within(value_BK: Tensor, low_K: Tensor, high_K: Tensor) -> Tensor:
+    """Whether all K values lie inside, (B,); a value that is NaN does not, a limit that is NaN is none."""
+    outside = (value_BK < low_K) | (value_BK > high_K) | value_BK.isnan()
+    return ~outside.any(dim=1)

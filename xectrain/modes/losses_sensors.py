@@ -22,8 +22,6 @@ from xectrain.config.networks import Channel
 from xectrain.config.sensors import MaskingConfig
 from xectrain.modes.losses import elementwise
 
-LIGHT_SPEED_XENON_CM_PER_NS = 8.3
-"""Group velocity of scintillation light in liquid xenon (refractive group index 3.6 at 175 nm)."""
 TIMING_NEIGHBOURS = 8
 """Nearest sensors of the same face that timing consistency compares a sensor with."""
 
@@ -198,4 +196,4 @@ def _timing_pairs() -> tuple[Tensor, Tensor]:
     nearest = geo.nearest(TIMING_NEIGHBOURS).astype(np.int64)
     positions = geo.nominal_positions()
     distance = np.linalg.norm(positions[nearest] - positions[:, None], axis=-1)
-    return torch.from_numpy(nearest), torch.from_numpy(distance / LIGHT_SPEED_XENON_CM_PER_NS).float()
+    return torch.from_numpy(nearest), torch.from_numpy(distance / geo.LIGHT_SPEED_XENON).float()

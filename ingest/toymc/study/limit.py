@@ -16,14 +16,16 @@ Calibration errors, dead channels and pile-up are in none of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.toymc import constants as c
-from ingest.toymc.library import read_showers
+from ingest.toymc.library import FOLDER, read_showers
 from ingest.toymc.likelihood import Signals, signals
 from shards.base import ConfigError, nearest
 
@@ -36,6 +38,30 @@ STEP = 0.05
 LEAST_CHARGE = 5.0
 """Sensors with fewer expected photoelectrons give no time here: theirs is not Gaussian."""
 KNOWN_SHOWERS, UNKNOWN_SHOWERS = 24, 3000
+
+
+KEPT = FOLDER / "limits.json"
+"""Limits of case `unknown`, kept because one of them takes seconds."""
+
+
+@dataclass(frozen=True)
+class KeptLimit:
+    """One entry of `KEPT`: standard deviations as of `Limit`."""
+
+    gamma: float
+    """Energy of the gamma, MeV."""
+    depth: float
+    u: float
+    v: float
+    w: float
+    energy: float
+    time: float
+
+
+@lru_cache
+def kept_limits() -> tuple[KeptLimit, ...]:
+    """Limits of case `unknown` on a grid of gamma energies and depths."""
+    return tuple(KeptLimit(**entry) for entry in json.loads(KEPT.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)

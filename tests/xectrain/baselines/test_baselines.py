@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from shards import geometry as geo
 from shards.base import InputError
 from shards.normalization import PRESETS, normalize
-from xectrain.baselines import MEAN, STRONG, Baselines, RawEvents, calibrate, fill_from_neighbours
+from xectrain.baselines import MEAN, STRONG, Baselines, RawEvents, calibrate
 from xectrain.baselines import localfit as lf
 from xectrain.baselines.light import inner_uv, light_centre, window_photons, window_table
 from xectrain.baselines.regression import Map, robust_least_squares
-from xectrain.baselines.timing import LIGHT_SPEED
 
 PER_MEV = 46000 / (4 * np.pi)
 
@@ -30,7 +29,11 @@ def point_sources(count: int, seed: int = 0, dead: float = 0.01, noise: bool = T
     mu = 1e3 * energy[:, None] * PER_MEV * geo.solid_angle(xyz, sipm="square") + 20
     npho = rng.poisson(mu * 0.12) / 0.12 if noise else mu
     path = np.linalg.norm(geo.nominal_positions()[None] - xyz[:, None], axis=2)
-    time = start[:, None] + path / LIGHT_SPEED + (rng.normal(0, 20, mu.shape) / np.sqrt(mu * 0.12 + 1) if noise else 0)
+    time = (
+        start[:, None]
+        + path / geo.LIGHT_SPEED_XENON
+        + (rng.normal(0, 20, mu.shape) / np.sqrt(mu * 0.12 + 1) if noise else 0)
+    )
     lost = rng.random(npho.shape) < dead
     columns = {"energy": energy, "timing": start, **dict(zip("uvw", uvw.T, strict=True))}
     npho, time = np.where(lost, np.nan, npho), np.where(lost, np.nan, time * 1e-9)
@@ -191,28 +194,6 @@ def test_shards_and_raw_arrays_are_the_same_events():
     back = RawEvents.from_sensors(sensors, norm, events.columns)
     np.testing.assert_array_equal(np.isnan(back.npho), np.isnan(events.npho))
     np.testing.assert_allclose(back.npho, events.npho, rtol=1e-4, atol=0.2)
-
-
-def test_filling_uses_the_ring_and_leaves_the_rest_alone():
-    npho = np.arange(4760, dtype=np.float32)[None].repeat(2, axis=0)
-    dead = [500, 4200, 4400, 4600, 4700]
-    npho[1, dead] = np.nan
-    filled = fill_from_neighbours(npho)
-    ring = geo.ring()
-    for channel in dead:
-        assert filled[1, channel] == pytest.approx(npho[0, ring.of(channel)].mean())
-    assert (np.delete(filled[1], dead) == np.delete(npho[1], dead)).all()
-    assert fill_from_neighbours(npho[:1]) is not None
-
-
-def test_filling_when_whole_regions_are_dead():
-    npho = np.full((1, 4760), 5.0, dtype=np.float32)
-    npho[0, geo.face_channels("top")] = np.nan
-    centre = geo.face_grid("inner")[50, 20]
-    npho[0, [centre, *geo.ring().of(int(centre))]] = np.nan
-    filled = fill_from_neighbours(npho)
-    assert filled[0, centre] == pytest.approx(5.0)
-    assert (filled[0, geo.face_channels("top")] == 0).all()
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,8 +15,8 @@ from support.trained import COLUMNS, tiny_run, tiny_sensor_run
 from shards import geometry as geo
 from shards.opening import open_dataset
 from xectrain.evaluation.artifacts import validation_parts, write_artifacts
-from xectrain.evaluation.evaluate import Options
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
+from xectrain.evaluation.results import EvaluationOptions
 from xectrain.inference.events import Events
 from xectrain.inference.load import load
 from xectrain.inference.regressor import TorchPredictor
@@ -42,7 +42,9 @@ def predictor(place: Path) -> TorchPredictor:
 
 @pytest.mark.slow
 def test_everything_of_a_run(place):
-    folder = write_artifacts(place / "run", options=Options(baseline_events=200, resamples=3))
+    folder = write_artifacts(
+        load(place / "run", device="cpu"), options=EvaluationOptions(baseline_events=200, resamples=3)
+    )
     assert folder == place / "run" / "artifacts"
     for name in ("saliency", "face_importance", "attention", "loss_curves", "resolution_energy", "resolution_uvwFI"):
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name
@@ -55,14 +57,14 @@ def test_everything_of_a_run(place):
         assert file["predictions"].num_entries == 40
     assert (folder / "report.html").exists()
     before = (folder / "report.html").stat().st_mtime_ns
-    write_artifacts(place / "run", options=Options(baseline_events=200, resamples=3))
+    write_artifacts(load(place / "run", device="cpu"), options=EvaluationOptions(baseline_events=200, resamples=3))
     assert (folder / "report.html").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
 def test_files_of_an_inpainter(place, tmp_path):
     run = tiny_sensor_run(tmp_path / "run", open_dataset(place / "toy"), "inpaint")
-    folder = write_artifacts(run)
+    folder = write_artifacts(load(run, device="cpu"))
     assert {"card.html", "metrics.json", "predictions.root", "resolution_sensors.pdf", "loss_curves.pdf"} <= {
         p.name for p in folder.iterdir()
     }
@@ -89,9 +91,9 @@ def test_some_rows_of_a_dataset_are_a_part(place, predictor):
 def test_the_validation_set_is_what_the_run_was_validated_on(place, tmp_path):
     dataset = open_dataset(place / "toy")
     run = tiny_run(tmp_path / "run", dataset, tasks=("energy",), data__val="[]", data__val_fraction=0.3)
-    (part,) = validation_parts(load(run, device="cpu"))
+    (part,) = validation_parts(load(run, device="cpu").facts)
     assert 0 < part.events < 40
-    (given,) = validation_parts(load(place / "run", device="cpu"))
+    (given,) = validation_parts(load(place / "run", device="cpu").facts)
     assert given.events == 40
 
 

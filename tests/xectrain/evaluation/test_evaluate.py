@@ -19,10 +19,12 @@ from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.opening import open_dataset
 from xectrain.baselines import STRONG
 from xectrain.cli.evaluate import app
-from xectrain.evaluation.classical import calibrated_baselines
-from xectrain.evaluation.evaluate import Evaluation, Options, evaluate
-from xectrain.evaluation.report import compact, headline_label, render
+from xectrain.evaluation.classical import calibrated_baselines, training_views
+from xectrain.evaluation.evaluate import evaluate
+from xectrain.evaluation.report import render
+from xectrain.evaluation.results import Evaluation, EvaluationOptions
 from xectrain.evaluation.tables import TaskTable, read_table, task_table
+from xectrain.evaluation.wording import compact, headline_label
 from xectrain.inference.load import load
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sources import open_parts
@@ -52,7 +54,7 @@ def predictor(place: Path) -> Predictor:
 @pytest.fixture(scope="module")
 def result(place: Path, predictor: Predictor) -> Evaluation:
     parts = open_parts([place / "small", place / "other"])
-    options = Options(samples={"east <b>": "u < 0"}, by=("energyReco",), **FAST)
+    options = EvaluationOptions(samples={"east <b>": "u < 0"}, by=("energyReco",), **FAST)
     found = evaluate(predictor, parts, place / "report", options)
     assert found is not None
     return found
@@ -123,7 +125,7 @@ def test_the_report_stands_alone_and_escapes(place, result):
 
 def test_the_same_evaluation_is_done_and_another_refused(place, predictor, result, tmp_path):
     parts = open_parts([place / "small", place / "other"])
-    options = Options(samples={"east <b>": "u < 0"}, by=("energyReco",), **FAST)
+    options = EvaluationOptions(samples={"east <b>": "u < 0"}, by=("energyReco",), **FAST)
     assert evaluate(predictor, parts, place / "report", options) is None
     with pytest.raises(OutputError, match="holds another evaluation, which differs in by"):
         evaluate(predictor, parts, place / "report", dataclasses.replace(options, by=()))
@@ -137,20 +139,20 @@ def test_the_same_evaluation_is_done_and_another_refused(place, predictor, resul
 
 
 def test_data_without_truth_gives_predictions_only(place, predictor, tmp_path, caplog):
-    found = evaluate(predictor, open_parts([place / "bare"]), tmp_path / "out", Options(baselines=False))
+    found = evaluate(predictor, open_parts([place / "bare"]), tmp_path / "out", EvaluationOptions(baselines=False))
     assert found is not None
     assert "no truth for energy" in caplog.text
     assert found.data[0].samples[0].metrics == {}
     table = pl.read_parquet(tmp_path / "out" / "predictions_energy.parquet")
     assert len(table) == 20
     assert "true_energy" not in table.columns
-    assert "nothing could be compared" in (tmp_path / "out" / "report.html").read_text()
+    assert "nothing could be compared with truth" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_root_files_give_the_same_numbers_as_their_shards(place, predictor, tmp_path):
     write_root(tmp_path / "five.root", 25, seed=5, first_event=5000)
     make_dataset(tmp_path / "five", 25, columns=COLUMNS, first_source=5, sources=1)
-    options = Options(**FAST)
+    options = EvaluationOptions(**FAST)
     tables = []
     for data in (tmp_path / "five.root", tmp_path / "five"):
         out = tmp_path / f"out_{data.suffix}"
@@ -188,7 +190,7 @@ def test_no_event_left_is_an_error(place, predictor, tmp_path):
             predictor,
             open_parts([place / "other"]),
             tmp_path / "out",
-            Options(Settings(select="energy > 1"), baselines=False),
+            EvaluationOptions(Settings(select="energy > 1"), baselines=False),
         )
     assert not (tmp_path / "out" / "metrics.json").exists()
 
@@ -225,7 +227,7 @@ def test_words_and_brackets():
     from xectrain.metrics import Metric
 
     assert headline_label("uvw_w_res_68pct") == "w 68 %"
-    assert headline_label("energy_relative_effective_sigma") == "σ/E, effective σ"
+    assert headline_label("energy_relative_effective_sigma") == "σ/E, effective"
     assert headline_label("angle_resolution_68pct") == "opening 68 %"
     assert compact(Metric("m", 2.9863, 0.0801, "cm")) == "2.986(80)"
     assert compact(Metric("m", 534.86, 4.3, "ps")) == "534.9(4.3)"
@@ -242,5 +244,40 @@ def test_the_command(place, tmp_path):
     assert "uvwFI w 68 % (cm)" in done.output
     assert done.output.rstrip().endswith("metrics, tables and plots of small.")
     assert "Nothing to do" in runner.invoke(app, arguments, catch_exceptions=False).output
-    with pytest.raises(ConfigError, match=r"--sample: is not NAME=EXPRESSION \(found deep\)"):
-        runner.invoke(app, [*arguments, "--sample", "deep"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["DATA", "--sample", "deep"], r"--sample: is not NAME=EXPRESSION \(found deep\)"),
+        (["DATA"], "--out: is needed when data are given; name the folder to write"),
+        (["--schema", "real"], "--schema: does not apply to the validation set, which is shards"),
+        (["DATA", "--out", "X", "--masks", "fixed:3"], "--masks: does not apply to a regressor"),
+        (["DATA", "--out", "X", "--max-events", "9"], "--max-events: does not apply to a regressor"),
+        (
+            ["DATA", "--out", "X", "--no-baselines", "--baseline-events", "300"],
+            "--baseline-events: does not apply with --no-baselines",
+        ),
+        (
+            ["DATA", "--line", "54.9"],
+            r"--line: a line study is a command of its own; xec lines .* --energy 54.9 --out DIR",
+        ),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(place, tmp_path, options, message):
+    arguments = [str(place / "small") if a == "DATA" else str(tmp_path / "out") if a == "X" else a for a in options]
+    with pytest.raises(ConfigError, match=message):
+        CliRunner().invoke(app, [str(place / "run"), *arguments], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_training_data_are_found_from_anywhere(place, tmp_path, monkeypatch):
+    shutil.copytree(place / "other", tmp_path / "home" / "data")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    tiny_run(Path("runs/first"), open_dataset(Path("data")), tasks=("energy",))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    facts = load(tmp_path / "home" / "runs" / "first", device="cpu").facts
+    ((dataset, rows),) = training_views(facts)
+    assert len(rows) == 50
+    assert dataset.path == tmp_path / "home" / "data"

@@ -10,8 +10,8 @@ import pytest
 
 from shards.base import InputError
 from xectrain.evaluation.plots import data_uri, loss_curves, resolution_pages, save_pages
-from xectrain.evaluation.plots.panels import digits, plus_minus
 from xectrain.evaluation.tables import task_table
+from xectrain.evaluation.wording import digits, plus_minus
 
 N = 600
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from shards import geometry as geo
 from shards.base import ConfigError, InputError
 from shards.normalization import denormalize
-from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_baselines
+from xectrain.baselines.inpainting import FILLS, STRONG_FILL
 from xectrain.cli import compare as compare_cli
 from xectrain.cli import evaluate as evaluate_cli
 from xectrain.evaluation.sensors import evaluate_sensors
@@ -25,8 +25,9 @@ from xectrain.inference.infer import Request, infer
 from xectrain.inference.load import load
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sensors import SensorPredictor
-from xectrain.inference.sources import Settings, open_parts
-from xectrain.metrics.sensors import relative_errors, sensor_metrics
+from xectrain.inference.sources import Settings, Wanted, open_parts
+from xectrain.metrics.sensors import filled_light, relative_errors, sensor_metrics
+from xectrain.modes.chosen_masks import chosen_masks
 
 EVENTS = 12
 
@@ -126,8 +127,6 @@ def test_validation_inference_is_a_row_per_hidden_sensor(place, inpainter, tmp_p
 def test_masks_depend_on_the_event_alone(place, inpainter):
     """The same event hides the same sensors in any batch, from shards or ROOT."""
     (shards,), (root,) = open_parts([place / "data"]), open_parts([place / "a.root"])
-    from xectrain.inference.sources import Wanted
-
     wanted = Wanted(5, "cpu", inpainter.facts.normalization)
     hidden: dict[tuple[float, float], np.ndarray] = {}
     for part in (root, shards):
@@ -186,6 +185,9 @@ def test_several_models_on_the_same_sensors(place, tmp_path):
     assert {"pred_npho", "pred_npho:mae", "pred_time:mae"} <= set(table.columns)
     numbers = json.loads((tmp_path / "metrics.json").read_text())["data"]["data"]["metrics"]
     assert {"inpaint", "mae", *FILLS} == set(numbers)
+    page = (tmp_path / "report.html").read_text()
+    assert "Hidden sensors: inpaint, mae" in page
+    assert "Filled light over true light" in page
 
 
 def test_evaluate_takes_these_modes_too(place, tmp_path):
@@ -202,6 +204,55 @@ def test_evaluate_takes_these_modes_too(place, tmp_path):
     done = CliRunner().invoke(evaluate_cli.app, arguments, catch_exceptions=False)
     assert "network, npho (photons)" in done.output
     assert "network, time (ns)" in done.output
+
+
+@pytest.mark.parametrize(
+    ("masks", "share"), [("random:0.1", 0.1), ("flat:0.02", 0.02), ("fixed:7", 42 / 4760), ("pattern:LIST", 3 / 4760)]
+)
+def test_masks_can_be_chosen(place, inpainter, tmp_path, masks, share):
+    (tmp_path / "list.txt").write_text("5\n4200\n4700\n")
+    masker = chosen_masks(masks.replace("LIST", str(tmp_path / "list.txt")), inpainter.facts.normalization)
+    batch = next(open_parts([place / "data"])[0].read(Wanted(5, "cpu", inpainter.facts.normalization), Settings()))
+    usual, inpainter.mode.masker = inpainter.mode.masker, masker
+    try:
+        hidden = inpainter.hide_and_predict(batch).hidden
+    finally:
+        inpainter.mode.masker = usual
+    assert hidden.mean() == pytest.approx(share, rel=0.02 if "pattern" not in masks else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ("randm:0.1", r"masks: is not a way to hide sensors \(found randm:0.1\); did you mean 'random'"),
+        ("random", r"masks: needs a share of the sensors \(found random, expected random:SHARE"),
+        ("flat:2", "needs a share of the sensors"),
+        ("fixed:0", r"needs a number of sensors \(found fixed:0, expected fixed:N, N ≥ 1\)"),
+        ("pattern", "needs a list of dead channels"),
+        ("sensor-front:3", "takes no value"),
+    ],
+)
+def test_masks_that_there_are_not(inpainter, masks, message):
+    with pytest.raises(ConfigError, match=message):
+        chosen_masks(masks, inpainter.facts.normalization)
+
+
+def test_regression_options_do_not_apply(place, tmp_path):
+    arguments = [str(place / "mae"), str(place / "data"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for option in (["--by", "run"], ["--sample", "a=w > 1"], ["--no-baselines"]):
+        with pytest.raises(ConfigError, match="does not apply to a model that predicts sensors"):
+            CliRunner().invoke(evaluate_cli.app, [*arguments, *option], catch_exceptions=False)
+
+
+def test_filled_light_is_summed():
+    truth, filled = np.array([5.0, 50, 500, 500, np.nan]), np.array([10.0, 50, 400, 500, 7])
+    found = {e.place: e for e in filled_light(truth, filled, np.array([0, 0, 1, 1, 1]))}
+    assert found["inner"].ratio == pytest.approx(60 / 55)
+    assert found["outer"].ratio == pytest.approx(0.9)
+    assert found["< 10"].bias == pytest.approx(5)
+    assert (found["100–1000"].ratio, found["100–1000"].bias) == pytest.approx((0.9, -50))
+    assert found["top"].count == 0
+    assert np.isnan(found["top"].ratio)
 
 
 def test_a_regressor_is_no_inpainter(place, tmp_path):
@@ -221,33 +272,6 @@ def test_no_events_and_other_shapes_are_refused(inpainter):
     npho, time, _ = make_events(2, 0, COLUMNS)
     with pytest.raises(ConfigError, match="masks are drawn from 'run'"):
         inpainter.hide_and_predict(Events.of_raw(npho, time))
-
-
-def test_classical_fillings_of_a_point_source():
-    """Solid-angle weighting beats the plain mean, and the fit is exact, where the light falls off steeply."""
-    rng = np.random.default_rng(2)
-    uvw = np.column_stack([rng.uniform(-15, 15, 30), rng.uniform(-50, 50, 30), rng.uniform(2, 6, 30)])
-    npho = (2e5 * geo.solid_angle(geo.xyz_from_uvw(uvw), sipm="square")).astype(np.float32)
-    hidden = rng.random(npho.shape) < 0.05
-    found = fill_baselines(npho, hidden)
-    truth = npho[hidden]
-    bright = (truth > 200) & (np.nonzero(hidden)[1] < geo.N_SIPM)
-    error = {name: np.median(np.abs(values - truth)[bright] / truth[bright]) for name, values in found.items()}
-    assert error["local_fit"] < 1e-3
-    assert error["ring_solid_angle"] < 2e-3
-    assert error["ring_mean"] > 5 * error["ring_solid_angle"]
-    assert error["near_mean"] > error["ring_mean"]
-
-
-def test_fillings_without_valid_neighbours_are_nan():
-    npho = np.full((1, 4760), 5.0, dtype=np.float32)
-    hidden = np.zeros((1, 4760), dtype=bool)
-    hidden[0, geo.face_channels("top")] = True
-    for name in ("ring_mean", "near_mean"):
-        assert np.isnan(fill_baselines(npho, hidden, (name,))[name]).all()
-    hidden[:] = False
-    hidden[0, 2000] = True
-    assert fill_baselines(npho, hidden, ("ring_mean",))["ring_mean"] == pytest.approx([5.0])
 
 
 def test_sensor_metrics_in_known_cases():

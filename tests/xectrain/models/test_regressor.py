@@ -1,10 +1,17 @@
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from support.networks import STANDARD, events, masks, tiny
 
+from ingest.toymc import Options, generate
+from ingest.toymc.events import ToyEvents
+from shards import geometry as geo
+from shards.normalization import normalize
 from xectrain.config.networks import RegressorConfig, TaskConfig
 from xectrain.models.ranges import SUMMARIES, input_summaries
 from xectrain.models.regressor import Regressor
@@ -118,17 +125,73 @@ def test_statistics_and_ranges_travel_with_the_weights() -> None:
     assert torch.equal(other.ranges.summaries_SX, model.ranges.summaries_SX)
 
 
-def test_events_from_elsewhere_are_flagged() -> None:
+def test_predictions_beyond_the_training_set_are_flagged() -> None:
     model = fitted({"energy": TaskConfig()})
     x = events(3)
     inside = {"pred_energy": torch.full((3,), 0.04)}
     assert model.in_training_range(x, None, inside).all()
     assert not model.in_training_range(x, None, {"pred_energy": torch.full((3,), 0.09)}).any()
     assert not model.in_training_range(x, None, {"pred_energy": torch.full((3,), float("nan"))}).any()
-    dimmed = torch.stack((x[..., 0] * 0.3, x[..., 1]), dim=-1)
-    assert not model.in_training_range(dimmed, None, inside).any()
-    half_dead = masks(x, 0.5)
-    assert not model.in_training_range(x, half_dead, inside).any()
+
+
+@pytest.fixture(scope="module")
+def toy() -> ToyEvents:
+    return generate(700, Options(energy="flat", dead_channels=(17, 4300)))
+
+
+def judged(toy: ToyEvents, change: Callable[[NDArray[Any], NDArray[Any]], None]) -> float:
+    """Share inside of events that the ranges were not made of, changed (photons, seconds; (n, 4760)) beforehand."""
+    npho, time = toy.npho.copy(), toy.relative_time.copy()
+    change(npho[500:], time[500:])
+    x_BN2 = torch.from_numpy(normalize(npho, time, STANDARD).sensors)
+    truth = fit_statistics(TASKS["energy"], np.linspace(0.015, 0.065, 500)[:, None])
+    model = regressor(["energy"])
+    model.ranges.load({"energy": truth}, input_summaries(x_BN2[:500], None, STANDARD).numpy())
+    return float(model.in_training_range(x_BN2[500:], None, {"pred_energy": torch.full((200,), 0.04)}).float().mean())
+
+
+def _dead(share: float) -> Callable[[NDArray[Any], NDArray[Any]], None]:
+    def change(npho: NDArray[Any], time: NDArray[Any]) -> None:
+        npho[np.random.default_rng(0).random(npho.shape) < share] = np.nan
+
+    return change
+
+
+def _revived(npho: NDArray[Any], time: NDArray[Any]) -> None:
+    npho[:, [17, 4300]] = npho[:, [18, 4301]]
+
+
+GOOD = {"untouched": lambda npho, time: None, "fewer dead": _revived, "a few more dead": _dead(0.004)}
+BROKEN = {
+    "ten times the light": lambda npho, time: npho.__imul__(10),
+    "a tenth of the light": lambda npho, time: npho.__imul__(0.1),
+    "no light": lambda npho, time: npho.__imul__(0),
+    "a tenth dead": _dead(0.1),
+    "the inner face dead": lambda npho, time: npho[:, :4092].fill(np.nan),
+    "times in ns": lambda npho, time: time.__imul__(1e9),
+    "times 1 µs late": lambda npho, time: time.__iadd__(1e-6),
+    "no times": lambda npho, time: time.fill(np.nan),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_good_events_are_inside(toy: ToyEvents, kind: str) -> None:
+    assert judged(toy, GOOD[kind]) >= 0.99
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_events_are_outside(toy: ToyEvents, kind: str) -> None:
+    assert judged(toy, BROKEN[kind]) <= 0.01
+
+
+def test_a_checkpoint_that_knows_fewer_summaries_opens() -> None:
+    model, other = fitted({"energy": TaskConfig()}), regressor(["energy"])
+    state = model.state_dict()
+    state["ranges.summaries_SX"] = state["ranges.summaries_SX"][:5]
+    other.load_state_dict(state)
+    assert torch.equal(other.ranges.summaries_SX[:5], model.ranges.summaries_SX[:5])
+    assert other.ranges.summaries_SX[5:].isnan().all()
+    assert other.in_training_range(events(3), None, {"pred_energy": torch.full((3,), 0.04)}).all()
 
 
 def test_a_model_without_ranges_judges_nothing() -> None:
@@ -138,17 +201,24 @@ def test_a_model_without_ranges_judges_nothing() -> None:
 
 def test_summaries_are_what_their_names_say() -> None:
     x = events(3, dead=0.1)
+    faces = torch.from_numpy(geo.nominal_faces().copy())
     found = input_summaries(x, None, STANDARD)
     for row, values in enumerate(found.tolist()):
         keep = x[row, :, 0] != STANDARD.sentinel_npho
         photons = STANDARD.inverse_npho(x[row, :, 0]).double() * keep
         timed = keep & (x[row, :, 1] != STANDARD.sentinel_time)
+        ns = 1e9 * STANDARD.inverse_time(x[row, :, 1].double())
+        mean = float((photons * ns)[timed].sum() / photons[timed].sum())
         expected = (
             math.log10(photons.sum()),
             math.log10(photons.max()),
             float(photons[:4092].sum() / photons.sum()),
             int(keep.sum()),
             int(timed.sum()),
+            *(float(photons[faces == code].sum() / photons.sum()) for code in range(1, 6)),
+            float(photons[timed].sum() / photons.sum()),
+            mean,
+            math.sqrt(((photons * (ns - mean) ** 2)[timed]).sum() / photons[timed].sum()),
         )
         assert values == pytest.approx(expected, rel=1e-4)
         assert len(values) == len(SUMMARIES)

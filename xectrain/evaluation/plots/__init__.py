@@ -1,5 +1,6 @@
-"""Figures as PDF and PNG, redrawn from saved tables without a model."""
+"""Figures as PDF and PNG, redrawn from saved tables without a model: one module a kind of page, one look (`style`)."""
 
+import xectrain.display  # noqa: F401  before matplotlib, as its room says
 from xectrain.evaluation.plots.curves import loss_curves
 from xectrain.evaluation.plots.resolution import resolution_pages
 from xectrain.evaluation.plots.style import data_uri, save_pages, style

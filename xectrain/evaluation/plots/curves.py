@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from shards.base import InputError
-from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, PALETTE, STRONG_COLOUR, new_figure, style
+from xectrain.training.runfolder import read_metrics
 
 HEADLINE_SUFFIXES = ("_res_68pct", "_dist_68pct", "_resolution_68pct", "_effective_sigma")
 MAX_CURVES = 6
@@ -29,7 +28,6 @@ def loss_curves(metrics: Path) -> list[Figure]:
     Raises:
         InputError: not there, or nothing in it yet.
     """
-    from xectrain.training.runfolder import read_metrics
 
     if not metrics.is_file():
         raise InputError("no such log of a run", file=metrics)
@@ -111,9 +109,8 @@ def _several(
     axes: Axes, title: str, steps: list[dict[str, Any]], names: list[str], epochs: list[dict[str, Any]], prefix: str
 ) -> None:
     """One colour per name; training thin, validation with dots; without training curves relative to the first value."""
-    palette = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS)
     drawn = False
-    for colour, name in zip(palette, names, strict=False):
+    for colour, name in zip(PALETTE, names, strict=False):
         x, y = _series(steps, f"train/loss_{name}")
         if x.size:
             axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.6, label=name, **_marker(x))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from shards.geometry import FACE_NAMES
-from xectrain.evaluation.plots.panels import SYMBOL, digits
+from xectrain.display.event import event_figure
+from xectrain.evaluation.plots.panels import SYMBOL
 from xectrain.evaluation.plots.style import new_figure, style
+from xectrain.evaluation.results import Insight, WorstEvent
+from xectrain.evaluation.wording import digits
 from xectrain.metrics import DISPLAY
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from xectrain.evaluation.insight import Insight, WorstEvent
 
 
 def saliency_page(insight: Insight) -> Figure:
@@ -57,7 +56,6 @@ def attention_page(insight: Insight) -> Figure:
 
 def worst_page(event: WorstEvent, rank: int) -> Figure:
     """Event display of a badly predicted event, true and predicted values in the title."""
-    from xectrain.display.event import event_figure
 
     values = event.values
     lines = [

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from xectrain.evaluation.plots.panels import plus_minus
-from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from xectrain.evaluation.energy_line import Line, LineResult
-
-PALETTE = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS)
+from xectrain.evaluation.plots.style import PALETTE, new_figure, style
+from xectrain.evaluation.results import Line, LineResult
+from xectrain.evaluation.wording import plus_minus
 
 
 def line_pages(results: Sequence[LineResult], line: Line) -> list[Figure]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, to_rgb
 from numpy.typing import NDArray
 
 from xectrain.baselines import STRONG
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR
 from xectrain.evaluation.tables import NETWORK, TaskTable
+from xectrain.evaluation.wording import digits
 from xectrain.metrics import (
     DISPLAY,
     Profile,
@@ -19,11 +21,7 @@ from xectrain.metrics import (
     effective_sigma,
     percentile_68,
     profile,
-    residual,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 
@@ -50,16 +48,10 @@ def rivals(table: TaskTable) -> list[str]:
     return [m for m in (NETWORK, strong) if m in table.methods]
 
 
-def residuals(table: TaskTable, column: str, method: str) -> Array:
-    """In the unit people use."""
-    scale = DISPLAY[column].scale
-    return scale * residual(column, table.prediction(method)[column], table.truth()[column])
-
-
 def residual_histogram(axes: Axes, table: TaskTable, column: str) -> None:
     """Residuals of every method, with the network's Gaussian core."""
     unit, colour = DISPLAY[column].unit, colours(table.methods, table.task)
-    r = {m: residuals(table, column, m) for m in table.methods}
+    r = {m: table.residuals(column, m) for m in table.methods}
     shown = rivals(table) + [m for m in table.methods if m not in rivals(table) and m != "mean"]
     centre = float(np.median(r[NETWORK]))
     reach = 4.5 * max(effective_sigma(np.sort(r[m][np.isfinite(r[m])])) for m in rivals(table))
@@ -101,7 +93,6 @@ def residual_histogram(axes: Axes, table: TaskTable, column: str) -> None:
 
 def against_truth(axes: Axes, table: TaskTable, column: str) -> None:
     """Prediction against truth as a density on a logarithmic scale."""
-    from matplotlib.colors import LogNorm
 
     show = DISPLAY[column]
     truth, predicted = table.truth()[column] * show.scale, table.prediction()[column] * show.scale
@@ -147,16 +138,17 @@ def resolution_and_bias(
     found: list[list[Profile]] = []
     for _, x in quantities:
         edges = default_edges(x, 10)
-        own = [profile(x, residuals(table, column, m), edges, resamples=40) for m in rivals(table)]
+        own = [profile(x, table.residuals(column, m), edges, resamples=40) for m in rivals(table)]
         found.append(own)
     every = [p for own in found for p in own]
     top = reach(np.concatenate([p.sigma for p in every]))
     swing = reach(np.abs(np.concatenate([p.bias for p in every])))
-    for upper, lower, (label, _), own in zip(uppers, lowers, quantities, found, strict=True):
+    for upper, lower, (label, x), own in zip(uppers, lowers, quantities, found, strict=True):
         for method, one in zip(rivals(table), own, strict=True):
             text = method.replace("_", " ")
             points(upper, one, one.sigma, one.sigma_error, colour[method], text, limits=(0, top))
             points(lower, one, one.bias, one.bias_error, colour[method], text, limits=(-swing, swing))
+        _limit(upper, table, column, x, own[0])
         lower.axhline(0, color="black", linewidth=0.8)
         upper.set(title=f"against {label.partition(' [')[0]}", ylim=(0, top))
         lower.set(xlabel=label, ylim=(-swing, swing))
@@ -167,6 +159,15 @@ def resolution_and_bias(
     uppers[0].set(ylabel=f"σ_eff [{unit}]")
     lowers[0].set(ylabel=f"bias [{unit}]")
     uppers[0].legend(loc="best")
+
+
+def _limit(axes: Axes, table: TaskTable, column: str, x: Array, bins: Profile) -> None:
+    """The toy's limit in the bins of a profile, where the table has it."""
+    limit = table.limit(column)
+    if limit is None:
+        return
+    found = profile(x, limit**2, bins.edges, resamples=0)
+    axes.plot(found.centre, np.sqrt(found.bias), color="black", linewidth=1.0, linestyle=":", label="toy's limit")
 
 
 def reach(values: Array) -> float:
@@ -212,24 +213,7 @@ def points(
     )
 
 
-def digits(value: float) -> str:
-    """Three significant digits, never in exponents."""
-    if not np.isfinite(value) or value == 0:
-        return f"{value:.0f}" if np.isfinite(value) else "n/a"
-    decimals = int(np.clip(2 - np.floor(np.log10(abs(value))), 0, 6))
-    return f"{value:.{decimals}f}"
-
-
-def plus_minus(value: float, error: float) -> str:
-    """A value with its error, both to the error's second significant digit."""
-    if not (np.isfinite(value) and np.isfinite(error) and error > 1e-9 * abs(value)):
-        return digits(value)
-    decimals = int(np.clip(1 - np.floor(np.log10(error)), 0, 6))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
-
-
 def _rgb(colour: str) -> tuple[float, float, float]:
-    from matplotlib.colors import to_rgb
 
     red, green, blue = to_rgb(colour)
     return red, green, blue

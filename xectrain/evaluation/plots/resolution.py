@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xectrain.evaluation.plots.panels import (
     SYMBOL,
     against_truth,
     colours,
-    plus_minus,
     points,
     residual_histogram,
     resolution_and_bias,
     rivals,
 )
-from xectrain.evaluation.plots.style import new_figure, style
+from xectrain.evaluation.plots.style import NETWORK_COLOUR, new_figure, style
 from xectrain.evaluation.tables import BINNING, TaskTable
+from xectrain.evaluation.wording import plus_minus
 from xectrain.metrics import (
     DISPLAY,
     TaskMetrics,
@@ -29,9 +29,6 @@ from xectrain.metrics import (
     percentile_68,
     profile,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
 
@@ -51,8 +48,8 @@ def resolution_pages(table: TaskTable, title: str = "", by: Sequence[str] = ()) 
         by: further columns of the table to bin in.
 
     Returns:
-        One page per column; for angles one of the opening angle; for the energy one of 50–55 MeV and one with σ/E.
-        None when fewer than 30 events have truth.
+        One page per column; for angles one of the opening angle; for the energy one of 50–55 MeV and one with σ/E; one
+        of the predicted uncertainties where there are any. None when fewer than 30 events have truth.
     """
     usable = np.all([np.isfinite(table.truth()[c]) & np.isfinite(table.prediction()[c]) for c in table.names], axis=0)
     events = table.selected(usable)
@@ -64,6 +61,8 @@ def resolution_pages(table: TaskTable, title: str = "", by: Sequence[str] = ()) 
             pages.append(_opening_page(events, title))
         if table.task == "energy":
             pages += _energy_pages(events, title, by)
+        if events.sigma():
+            pages.append(_uncertainty_page(events, title))
     return pages
 
 
@@ -159,6 +158,28 @@ def _energy_pages(table: TaskTable, title: str, by: Sequence[str]) -> list[Figur
         window = f"{1e3 * SIGNAL_WINDOW[0]:.0f}–{1e3 * SIGNAL_WINDOW[1]:.0f} MeV"
         pages.append(_column_page(table.selected(inside), "energy", f"{title}  ·  {window}" if title else window, by))
     return pages
+
+
+def _uncertainty_page(table: TaskTable, title: str) -> Figure:
+    """Width of the residuals in bins of the predicted σ, which it should equal, and the pulls."""
+    columns = [c for c in table.names if c in table.sigma()]
+    figure = new_figure(4.2 * len(columns), 6.6)
+    _heading(figure, table, "predicted σ", title)
+    upper, lower = figure.subplots(2, len(columns), squeeze=False)
+    for wide, pulls, column in zip(upper, lower, columns, strict=True):
+        show = DISPLAY[column]
+        sigma, r = show.scale * table.sigma()[column], table.residuals(column)
+        found = profile(sigma, r, np.unique(np.quantile(sigma[np.isfinite(sigma)], np.linspace(0, 1, 9))), resamples=40)
+        points(wide, found, found.sigma, found.sigma_error, NETWORK_COLOUR, "network")
+        top = 1.1 * float(np.nanmax(np.concatenate([found.centre, found.sigma])))
+        wide.plot((0, top), (0, top), color="black", linewidth=0.8, linestyle="--")
+        wide.set(xlabel=f"predicted σ [{show.unit}]", ylabel=f"σ_eff of residuals [{show.unit}]", title=SYMBOL[column])
+        edges = np.linspace(-5, 5, 51)
+        pulls.hist(r / sigma, bins=edges.tolist(), color=NETWORK_COLOUR, alpha=0.4)
+        normal = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi) * len(r) * (edges[1] - edges[0])
+        pulls.plot(edges, normal, color="black", linewidth=0.9, linestyle="--")
+        pulls.set(xlabel="residual / predicted σ", ylabel="events", title="Pulls (dashed: right)")
+    return figure
 
 
 def _relative_page(table: TaskTable, title: str, metrics: Mapping[str, TaskMetrics]) -> Figure:

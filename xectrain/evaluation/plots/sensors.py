@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from shards.geometry import FACE_NAMES
 from xectrain.evaluation.plots.panels import reach, within
-from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
+from xectrain.evaluation.plots.style import PALETTE, new_figure, style
 from xectrain.metrics.sensors import MIN_PHOTONS, RelativeErrors, relative_errors
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-PALETTE = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS)
 QUANTITIES = (("mae", "relative MAE"), ("rms", "relative RMS"), ("bias", "relative bias"))
 
 

@@ -7,16 +7,19 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
 
 from shards.base import published
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NETWORK_COLOUR = "#0b5fa5"
 STRONG_COLOUR = "#d1495b"
 OTHER_COLOURS = ("#7a7a7a", "#3d9970", "#b07aa1", "#e1a730", "#5c4d7d")
+PALETTE = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS)
 PNG_DPI = 110
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -46,7 +49,6 @@ RC: dict[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """The project's look, without touching what the caller has set. No pyplot, hence no backend and no global state."""
-    import matplotlib as mpl
 
     with mpl.rc_context(RC):
         yield
@@ -54,8 +56,6 @@ def style() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure (inches); call within `style`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -71,7 +71,6 @@ def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
     Returns:
         The PDF and the PNGs.
     """
-    from matplotlib.backends.backend_pdf import PdfPages
 
     written = [path]
     with style():

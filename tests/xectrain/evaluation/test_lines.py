@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from support.synthetic import make_dataset
 from support.trained import COLUMNS, tiny_run, tiny_sensor_run
@@ -14,7 +15,9 @@ from support.trained import COLUMNS, tiny_run, tiny_sensor_run
 from ingest.toymc import Options, write
 from shards.base import ConfigError, InputError
 from shards.opening import open_dataset
-from xectrain.evaluation.energy_line import Line, study_line
+from xectrain.evaluation.lines import study_line
+from xectrain.evaluation.peaks import fit_peak
+from xectrain.evaluation.results import Line
 from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -57,7 +60,9 @@ def test_a_line_is_found_and_written(place, parts, tmp_path):
     model = PhotonSum(load(place / "run", device="cpu").facts)
     inpainter = load(tiny_sensor_run(tmp_path / "fill", open_dataset(place / "data"), "inpaint"), device="cpu")
     assert isinstance(inpainter, SensorPredictor)
-    results = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", Settings(), inpainter=inpainter)
+    study = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", Settings(), inpainter=inpainter)
+    results = study.results
+    assert study.events == study.passed == 300
     names = [r.name for r in results]
     assert names == ["network", "network, neighbours filled", "network, inpainted"]
     assert results[0].together is not None
@@ -66,6 +71,15 @@ def test_a_line_is_found_and_written(place, parts, tmp_path):
     numbers = json.loads((tmp_path / "out" / "line.json").read_text())
     assert numbers["estimators"]["network"]["together"]["sigma"] == pytest.approx(results[0].together.sigma)
     assert (tmp_path / "out" / "line.pdf").read_bytes().startswith(b"%PDF")
+    table = pl.read_parquet(tmp_path / "out" / "line_events.parquet")
+    assert table.columns[:3] == ["run", "event", "group"]
+    assert len(table) == 300
+    fit = fit_peak(table["network"].to_numpy(), 54.9, "single")
+    assert fit is not None
+    assert fit.mean == pytest.approx(numbers["estimators"]["network"]["as_is"]["mean"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Every estimator on the same 300 events of the 300 that pass the cut" in page
+    assert "network, inpainted" in page
 
 
 def test_groups_are_fitted_apart_and_their_bias_removed(place, parts, tmp_path):
@@ -94,12 +108,22 @@ def test_groups_are_fitted_apart_and_their_bias_removed(place, parts, tmp_path):
                 yield events
 
     results = study_line(model, [Parity()], Line(54.9, "parity", "single"), tmp_path, Settings())
-    network = results[0]
+    network = results.results[0]
     assert {g: round(f.mean, 0) for g, f in network.groups.items()} == {0.0: 55.0, 1.0: 56.0}
     assert network.groups[1.0].mean - network.groups[0.0].mean == pytest.approx(1.0, abs=0.15)
     assert network.together is not None
     assert network.together.mean == pytest.approx(54.9, abs=0.05)
     assert network.together.sigma == pytest.approx(0.4, abs=0.08)
+
+
+def test_groups_that_are_too_small_are_fitted_as_one(place, parts, tmp_path, caplog):
+    model = PhotonSum(load(place / "run", device="cpu").facts)
+    study = study_line(model, parts, Line(54.9, "event", "single"), tmp_path, Settings())
+    network = study.results[0]
+    assert network.groups == {}
+    assert network.together is not None
+    assert network.together.mean == pytest.approx(54.9, abs=0.02)
+    assert "no event has 50 events within the fit's window; all are fitted as one" in caplog.text
 
 
 def test_what_cannot_be_studied(place, parts, tmp_path):

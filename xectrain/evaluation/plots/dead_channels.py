@@ -1,0 +1,47 @@
+"""Figures of a study of dead channels: resolution and bias of every strategy against the light that was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from xectrain.evaluation.plots.panels import SYMBOL, points
+from xectrain.evaluation.plots.style import PALETTE, new_figure, style
+from xectrain.evaluation.tables import TaskTable
+from xectrain.metrics import DISPLAY, profile
+
+BINS = 6
+
+
+def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float64]) -> list[Figure]:
+    """One page: for each column of a task 68 % of |residual| above and the bias below, against the light lost [%].
+
+    Args:
+        methods: the network without missing sensors, `raw`, then the fillings.
+        lost: (n,) share of each event's light that was taken away.
+    """
+    columns = table.names
+    share = 100 * np.asarray(lost)
+    edges = np.unique(np.quantile(share, np.linspace(0, 1, BINS + 1)))
+    with style():
+        figure = new_figure(max(6.4, 3.6 * len(columns)), 6.8)
+        heading = f"Dead channels: {table.task}  ·  {len(table)} events"
+        figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        axes = figure.subplots(2, len(columns), squeeze=False, sharex=True)
+        for number, column in enumerate(columns):
+            unit = DISPLAY[column].unit
+            for colour, method in zip(PALETTE, methods, strict=False):
+                found = profile(share, table.residuals(column, method), edges, resamples=40, min_entries=10)
+                label = {"network": "no sensor missing", "raw": "raw: missing"}.get(method, f"filled: {method}")
+                points(axes[0, number], found, found.res_68, found.res_68_error, colour, label)
+                points(axes[1, number], found, found.bias, found.bias_error, colour, label)
+            axes[0, number].set(title=SYMBOL[column], ylabel=f"68 % of |r| [{unit}]")
+            axes[0, number].set_ylim(bottom=0)
+            axes[1, number].axhline(0, color="black", linewidth=0.8)
+            axes[1, number].set(ylabel=f"bias [{unit}]", xlabel="light lost [%]")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return [figure]

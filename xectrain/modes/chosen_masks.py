@@ -1,0 +1,56 @@
+"""Masks that a user names in a word, for evaluation and prediction: `random:0.05`, `fixed:10`, `pattern:FILE` …"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from shards.base import ConfigError, nearest
+from shards.dead import read_dead
+from shards.normalization import Normalization
+from xectrain.config.sensors import MaskingConfig
+from xectrain.modes.masking import Masker
+
+KINDS = ("random", "flat", "fixed", "pattern", "sensor-front")
+SEED = 0
+"""Of masks that belong to no run: the same for every model."""
+
+
+def chosen_masks(text: str, normalization: Normalization) -> Masker:
+    """What hides the sensors that a user describes.
+
+    Args:
+        text: `random:SHARE` of the valid sensors, `flat:SHARE` as many but evenly over the logarithm of the light,
+            `fixed:N` sensors of each face, `pattern:FILE` a list of dead channels, `sensor-front` what covers a
+            shallow first interaction.
+
+    Raises:
+        ConfigError: none of these. InputError: the list cannot be read.
+    """
+    kind, _, value = text.partition(":")
+    if kind not in KINDS:
+        raise ConfigError("is not a way to hide sensors", item="masks", found=text, remedy=nearest(kind, KINDS))
+    if kind == "sensor-front":
+        if value:
+            raise ConfigError("takes no value", item="masks", found=text, expected=kind)
+        return Masker(MaskingConfig(kind="sensor_front"), 0.0, normalization, SEED)
+    if kind == "pattern":
+        if not value:
+            raise ConfigError("needs a list of dead channels", item="masks", found=text, expected="pattern:FILE")
+        patterns = torch.from_numpy(read_dead(Path(value)).sensors())[None]
+        return Masker(MaskingConfig(kind="pattern", patterns=(value,)), 0.0, normalization, SEED, patterns)
+    if kind == "fixed":
+        if not value.isdecimal() or int(value) < 1:
+            raise ConfigError("needs a number of sensors", item="masks", found=text, expected="fixed:N, N ≥ 1")
+        return Masker(MaskingConfig(kind="fixed", counts={"other": int(value)}), 0.0, normalization, SEED)
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise ConfigError(
+            "needs a share of the sensors", item="masks", found=text, expected=f"{kind}:SHARE, 0 < SHARE < 1"
+        )
+    config = MaskingConfig(kind="random" if kind == "random" else "flat", ratio=share)
+    return Masker(config, share, normalization, SEED)
