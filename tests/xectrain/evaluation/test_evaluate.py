@@ -149,6 +149,17 @@ def test_data_without_truth_gives_predictions_only(place, predictor, tmp_path, c
     assert "nothing could be compared with truth" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_relative_and_absolute_times_are_not_compared(place, tmp_path, caplog):
+    run = tiny_run(tmp_path / "run", open_dataset(place / "train"), tasks=("timing",))
+    columns = tuple(c for c in COLUMNS if c != "time_min_used")
+    make_dataset(tmp_path / "bare", 25, columns=columns, first_source=9)
+    predictor = load(run, device="cpu")
+    found = evaluate(predictor, open_parts([tmp_path / "bare"]), tmp_path / "out", EvaluationOptions(**FAST))
+    assert found is not None
+    assert found.data[0].samples[0].metrics == {}
+    assert "has no time_min_used, so that predicted times are relative and true ones absolute" in caplog.text
+
+
 def test_root_files_give_the_same_numbers_as_their_shards(place, predictor, tmp_path):
     write_root(tmp_path / "five.root", 25, seed=5, first_event=5000)
     make_dataset(tmp_path / "five", 25, columns=COLUMNS, first_source=5, sources=1)
