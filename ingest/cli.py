@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shards.base import ConfigError, duration_text, size_text
+from shards.base import ConfigError, duration_text, local_path, size_text
 
 if TYPE_CHECKING:
     from ingest.conversion.convert import Conversion
@@ -105,6 +105,9 @@ def root2shards(
     checksums: Annotated[
         Path | None, typer.Option(help="Check the files against this list of sha256sum first.")
     ] = None,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Also where a run and event number occurs more than once.")
+    ] = False,
     workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")] = 1,
     step: Annotated[Step, typer.Option(help="Do one step only, as a cluster does.")] = Step.all,
     task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
@@ -119,27 +122,32 @@ def root2shards(
     from ingest.reading.checksums import check_digest, read_checksums
     from ingest.reading.rootio import open_sources
     from ingest.reading.schema import load_schema
+    from shards.base.documents import checked
+    from shards.expressions import inlined
 
     wanted = load_schema(schema)
-    options = Options(
-        schema=wanted,
-        tree=tree,
-        normalization=_normalization(normalization.value, norm_param or []),
-        dtype=dtype.value,
-        events_per_shard=events_per_shard,
-        seed=seed,
-        shuffle=shuffle,
-        split=split,
-        split_by=split_by.value if split_by else wanted.split_by,
-        split_seed=split_seed,
-        select=select,
-        max_events=max_events,
-        time_floor=time_floor,
-        dead=_dead_list(dead or []),
-        dead_if_invalid_fraction=dead_if_invalid_fraction,
-        geometry=str(geometry.resolve()) if geometry else None,
-        skip_bad_files=skip_bad_files,
-    )
+    values = {
+        "schema": wanted,
+        "tree": tree,
+        "normalization": _normalization(normalization.value, norm_param or []),
+        "dtype": dtype.value,
+        "events_per_shard": events_per_shard,
+        "seed": seed,
+        "shuffle": shuffle,
+        "split": split,
+        "split_by": split_by.value if split_by else wanted.split_by,
+        "split_seed": split_seed,
+        "select": inlined(select) if select is not None else None,
+        "max_events": max_events,
+        "time_floor": time_floor,
+        "dead": _dead_list(dead or []),
+        "dead_if_invalid_fraction": dead_if_invalid_fraction,
+        "geometry": str(geometry.resolve()) if geometry else None,
+        "skip_bad_files": skip_bad_files,
+        "allow_duplicates": allow_duplicates,
+    }
+    options = checked(Options, values, error=ConfigError)
+    local_path(out)
     skipped: list[Skipped] = []
     check = partial(check_digest, expected=read_checksums(checksums)) if checksums else None
     sources = open_sources(files, tree, wanted, skipped if skip_bad_files else None, check)

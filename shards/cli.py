@@ -128,11 +128,14 @@ def head(
 def merge(
     data: Annotated[list[Path], typer.Argument(help="Dataset folders of equal settings.")],
     out: Out,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Also where a run and event number occurs more than once.")
+    ] = False,
 ) -> None:
     """Join datasets into the bytes that one conversion of all their sources would have given."""
     from shards.operations.merge import merge as join
 
-    manifest = join(data, out)
+    manifest = join(data, out, allow_duplicates)
     typer.echo(f"{manifest.n_events} events of {len(data)} datasets are in {out} ({len(manifest.shards)} shards)")
 
 
@@ -146,7 +149,7 @@ def split(
     by: Annotated[SplitBy, typer.Option(help="What stays together.")] = SplitBy.run,
     seed: Annotated[int, typer.Option(help="Another division of the same data.")] = 0,
 ) -> None:
-    """Copy a dataset into one dataset per part, by a hash of each event, run or source."""
+    """Copy a dataset into one dataset per part, by a hash of each event, or by whole runs or sources."""
     from shards.operations.split import split as cut
     from shards.order import parse_split
 

@@ -84,6 +84,13 @@ class Split:
     by: str
     fractions: Mapping[str, float]
     seed: int = 0
+    groups: Mapping[str, tuple[int | str, ...]] | None = None
+    """Runs or source ids of each part; None where a hash of each event decides, and in datasets of earlier versions."""
+
+    @property
+    def rule(self) -> Split:
+        """The split without what followed from the data."""
+        return dataclasses.replace(self, groups=None)
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,10 @@ class Manifest:
         """The manifest as JSON values, keys in the order they are written."""
         s = self.settings
         settings = dataclasses.asdict(s)
+        if s.split is not None and s.split.groups is None:
+            del settings["split"]["groups"]
+        elif s.split is not None and s.split.groups is not None:
+            settings["split"]["groups"] = {name: list(inside) for name, inside in s.split.groups.items()}
         return {
             "format": FORMAT,
             "version": self.version,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,42 @@ def parse_split(text: str) -> dict[str, float]:
     return fractions
 
 
+def balanced_split(
+    sizes: Mapping[Any, int], fractions: Mapping[str, float], by: str, seed: int = 0
+) -> dict[str, list[int | str]]:
+    """Divide runs (or sources) among parts so that the parts' events come as near to `fractions` as whole runs allow.
+
+    The largest come first, those of equal size in the order of a hash; each goes to the part that lacks most. So the
+    result depends on the runs and their numbers of events, not on the order of anything.
+
+    Args:
+        sizes: events of each run (or of each source, by id).
+        by: "run" or "source", for messages and hash.
+        seed: another one gives another division.
+
+    **Returns** runs (or source ids) of each part, sorted.
+
+    Raises:
+        InputError: there are fewer of them than parts.
+    """
+    if len(sizes) < len(fractions):
+        raise InputError(
+            f"{len(sizes)} {by}{'s' * (len(sizes) != 1)} cannot be divided into {len(fractions)} parts",
+            remedy="give more inputs, or divide by something finer: --split-by event",
+        )
+    place = {name: int(hash64(f"split by {by}", (int(seed), name), 0)) for name in sizes}
+    total = sum(sizes.values())
+    lacking = {part: fraction * total for part, fraction in fractions.items()}
+    parts: dict[str, list[int | str]] = {part: [] for part in fractions}
+    ordered = sorted(sizes.items(), key=lambda item: (-item[1], place[item[0]], str(item[0])))
+    for left, (name, size) in zip(range(len(ordered), 0, -1), ordered, strict=True):
+        empty = [part for part, inside in parts.items() if not inside]
+        part = max(empty if len(empty) == left else parts, key=lambda part: lacking[part])
+        parts[part].append(name)
+        lacking[part] -= size
+    return {part: sorted(inside, key=lambda name: (isinstance(name, str), name)) for part, inside in parts.items()}
+
+
 def assign_splits(
     fractions: Mapping[str, float],
     by: str,
@@ -107,8 +144,9 @@ def assign_splits(
     entries: npt.ArrayLike,
     run: npt.NDArray[np.float64] | None = None,
     seed: int = 0,
+    groups: Mapping[str, Sequence[int | str]] | None = None,
 ) -> npt.NDArray[np.int8]:
-    """The split of each event, by a hash of the event, its run or its source, so that it stays when files are added.
+    """The split of each event: by a hash of it, so that it stays when files are added, or where its run or source is.
 
     Args:
         fractions: name → fraction, adding up to one.
@@ -116,6 +154,7 @@ def assign_splits(
         entries: (n,) entry numbers in the source.
         run: (n,) run numbers; needed for "run".
         seed: an independent salt; another seed gives another division. It is not the seed of the shuffle.
+        groups: of `balanced_split`; needed for "run" and "source".
 
     **Returns** int8 (n,): index into the names of `fractions`.
     """
@@ -123,14 +162,29 @@ def assign_splits(
         raise ConfigError(f"cannot split by {by!r}", item="split_by", remedy=nearest(by, SPLIT_BY))
     entries = np.atleast_1d(np.asarray(entries))
     if by == "event":
+        edges = np.cumsum(list(fractions.values()))[:-1]
         hashes = hash64("split by event", (int(seed), source_id), entries)
-    elif by == "source":
-        hashes = np.broadcast_to(hash64("split by source", (int(seed), source_id), 0), entries.shape)
-    else:
-        if run is None or not np.isfinite(run).all():
-            raise InputError(
-                "events without a run number cannot be split by run", item=source_id, remedy="split by source"
-            )
-        hashes = hash64("split by run", (int(seed),), np.asarray(run).astype(np.int64))
-    edges = np.cumsum(list(fractions.values()))[:-1]
-    return np.searchsorted(edges, uniform(hashes), side="right").astype(np.int8)
+        return np.searchsorted(edges, uniform(hashes), side="right").astype(np.int8)
+    if groups is None:
+        raise ConfigError("a split by runs or sources needs their groups", item="split_by")
+    if by == "source":
+        part = next(i for i, name in enumerate(fractions) if source_id in groups[name])
+        return np.full(len(entries), part, np.int8)
+    if run is None or not np.isfinite(run).all():
+        raise InputError("events without a run number cannot be split by run", item=source_id, remedy="split by source")
+    found = np.full(len(entries), -1, np.int8)
+    for i, name in enumerate(fractions):
+        found[np.isin(np.asarray(run).astype(np.int64), np.array(groups[name], np.int64))] = i
+    if (found < 0).any():
+        raise InputError("a run is in no part of the split", item=source_id, found=int(run[found.argmin()]))
+    return found
+
+
+def far_from_asked(events: Mapping[str, int], fractions: Mapping[str, float], most: float = 0.1) -> str | None:
+    """What to say where a part holds another share of the events than was asked for; None where all come near it."""
+    total = max(sum(events.values()), 1)
+    far = [name for name, fraction in fractions.items() if abs(events[name] / total - fraction) > most]
+    said = ", ".join(
+        f"{name} has {100 * events[name] / total:.0f} % ({100 * fractions[name]:.0f} % asked)" for name in far
+    )
+    return said or None

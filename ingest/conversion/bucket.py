@@ -13,18 +13,21 @@ import xxhash
 
 from ingest.conversion.cleaning import Cleaner, sort_keys
 from ingest.conversion.plan import INDEX, Plan, Unit
+from ingest.conversion.prepare import Prepared
 from ingest.conversion.work import Run, UnitResult, WorkFolder
 from ingest.reading.rootio import Chunk, SourceReader
 from shards.base import InputError, published
-from shards.dead import DeadList
 from shards.manifest import N_SENSORS
 from shards.normalization import Classes, NormalizedBatch, SensorCounts
 from shards.order import assign_splits
+from shards.plausible import PLAUSIBLE, Outside, outside
 
 READ = 256
 """Events read at a time: about 10 MB."""
 SPILL = 2048
 """Rows sorted at a time: about 80 MB."""
+JUDGED = 8
+"""Events of a chunk whose sensors are looked at for plausible values."""
 GATHER = 512
 """Rows written with one system call."""
 WITHOUT_SENSORS = "empty sensor vector"
@@ -42,6 +45,7 @@ class _Tally:
     invalid: list[dict[str, int]] = field(init=False)
     flags: dict[int, tuple[int, npt.NDArray[np.int64]]] = field(default_factory=dict)
     """Run → events, and how often the `dead` branch flags each channel."""
+    implausible: dict[str, Outside] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts = [SensorCounts.zero() for _ in range(self.splits)]
@@ -60,6 +64,13 @@ class _Tally:
     def always_flagged(self) -> dict[str, list[int]]:
         return {str(run): np.flatnonzero(sums == n).tolist() for run, (n, sums) in sorted(self.flags.items())}
 
+    def judge(self, chunk: Chunk, times: str) -> None:
+        """Count what the detector cannot give; of the sensors, in the first events of the chunk."""
+        sensors = {"npho": chunk.npho[:JUDGED], times: chunk.time[:JUDGED]}
+        for name, values in (sensors | chunk.columns).items():
+            if name in PLAUSIBLE:
+                self.implausible[name] = self.implausible.get(name, Outside()) + outside(name, values)
+
     def count(self, batch: NormalizedBatch, splits: npt.NDArray[np.int8]) -> None:
         if self.splits == 1:
             self.counts[0] = self.counts[0] + batch.counts
@@ -76,15 +87,10 @@ def _part(batch: NormalizedBatch, rows: npt.NDArray[np.bool_]) -> NormalizedBatc
 class Bucketer:
     """Turns units into sorted rows; keeps its buffers from one unit to the next."""
 
-    def __init__(self, plan: Plan, work: WorkFolder, dead: DeadList, last_key: int | None = None) -> None:
-        """
-        Args:
-            dead: everything that is listed, including what was found in the data.
-            last_key: the largest key that is kept (max_events); None: all.
-        """
-        self._plan, self._work = plan, work
-        self._cleaner = Cleaner(plan, dead)
-        self._last_key = None if last_key is None else np.uint64(last_key)
+    def __init__(self, plan: Plan, work: WorkFolder, prepared: Prepared) -> None:
+        self._plan, self._work, self._groups = plan, work, prepared.groups
+        self._cleaner = Cleaner(plan, prepared.dead)
+        self._last_key = None if prepared.last_key is None else np.uint64(prepared.last_key)
         self._rows = np.zeros(SPILL, dtype=plan.record)
         self._raw = self._rows.view(np.uint8).reshape(SPILL, -1)
         self._index = np.zeros(SPILL, dtype=INDEX)
@@ -118,7 +124,14 @@ class Bucketer:
                 self._write(handle, order)
         counts = [[getattr(c, f.name) for f in fields(SensorCounts)] for c in tally.counts]
         check = self._work.write_index(unit.number, np.concatenate(indexes), np.array(counts, dtype=np.int64))
-        return UnitResult(tuple(runs), tally.dropped, tuple(tally.invalid), tally.always_flagged(), check=check)
+        return UnitResult(
+            tuple(runs),
+            tally.dropped,
+            tuple(tally.invalid),
+            tally.always_flagged(),
+            check=check,
+            implausible={name: found for name, found in tally.implausible.items() if found.outside},
+        )
 
     def _spills(self, unit: Unit, tally: _Tally) -> Iterator[int]:
         """Fill the buffers with the unit's events; yield the number of rows whenever they are full, and at the end."""
@@ -138,6 +151,7 @@ class Bucketer:
         entries = np.arange(chunk.entry_start, chunk.entry_start + len(chunk), dtype=np.int64)
         if chunk.dead is not None:
             tally.flag(chunk.columns["run"], chunk.dead)
+        tally.judge(chunk, f"{self._plan.settings.time_reference} times")
         dead = self._cleaner.dead_mask(chunk)
         keys = sort_keys(self._plan, source, entries)
         keep = self._cleaner.selected(chunk, dead)
@@ -167,7 +181,8 @@ class Bucketer:
         if split is None:
             return np.zeros(len(entries), dtype=np.int8)
         source_id = self._plan.sources[source].id
-        return assign_splits(split.fractions, split.by, source_id, entries, chunk.columns["run"], split.seed)
+        run = chunk.columns["run"]
+        return assign_splits(split.fractions, split.by, source_id, entries, run, split.seed, self._groups)
 
     def _truth(self, chunk: Chunk, kept: npt.NDArray[np.intp], rows: slice, tally: _Tally) -> None:
         """Fill the truth vectors; a column that this source lacks is NaN, which is not counted as a bad value."""

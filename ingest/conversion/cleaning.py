@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from ingest.conversion.plan import Plan
 from ingest.reading.rootio import Chunk
 from shards.dead import DeadList
+from shards.expressions import columns_of, evaluate
+from shards.geometry import nominal_faces
 from shards.normalization import NormalizedBatch, normalize
 from shards.order import event_keys
+from shards.sidecar import SUMMARY_COLUMNS, summarize
 
 BLOCK = 16
 """Events normalized at a time."""
@@ -64,10 +68,6 @@ class Cleaner:
         select = self._plan.options.select
         if select is None:
             return np.ones(len(chunk), dtype=bool)
-        import polars as pl
-
-        from shards.expressions import evaluate
-
         values: dict[str, npt.NDArray[Any]] = dict(chunk.columns)
         values["entry"] = np.arange(chunk.entry_start, chunk.entry_start + len(chunk))
         if any(name not in self._plan.settings.names and name != "entry" for name in self._selection_columns):
@@ -77,9 +77,6 @@ class Cleaner:
 
     def _summaries(self, chunk: Chunk, dead: npt.NDArray[np.bool_] | None) -> dict[str, npt.NDArray[np.float64]]:
         """The per-event summaries that the shards will hold (`shards.sidecar.SUMMARY_COLUMNS`)."""
-        from shards.geometry import nominal_faces
-        from shards.sidecar import summarize
-
         face = np.asarray(nominal_faces(), dtype=np.int8)
         everything = np.arange(len(chunk))
         parts = [
@@ -95,9 +92,6 @@ def selection_columns(plan: Plan) -> list[str]:
     Raises:
         ConfigError: it is not understood, or names a column that no source has.
     """
-    from shards.expressions import columns_of
-    from shards.sidecar import SUMMARY_COLUMNS
-
     known = (*plan.settings.names, *SUMMARY_COLUMNS, "entry")
     return columns_of(plan.options.select, known) if plan.options.select is not None else []
 

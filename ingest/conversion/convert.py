@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from ingest.conversion.bucket import WITHOUT_SENSORS
 from ingest.conversion.cleaning import selection_columns
 from ingest.conversion.engine import Crew, Engine, all_results
 from ingest.conversion.finish import finished, write_manifests
@@ -28,6 +32,8 @@ from ingest.conversion.prepare import (
     Prepared,
     RunCounts,
     dead_of,
+    find_repeated,
+    is_identified,
     keys_without_selection,
     last_key,
     needs_preparing,
@@ -35,6 +41,7 @@ from ingest.conversion.prepare import (
     write_prepared,
 )
 from ingest.conversion.work import WorkFolder
+from ingest.reading.implausible import warn_of_implausible
 from ingest.reading.rootio import Skipped, Source
 from shards.base import (
     ConfigError,
@@ -47,7 +54,9 @@ from shards.base import (
     progress,
     size_text,
 )
+from shards.identity import repeated
 from shards.manifest import MANIFEST, Manifest, ShardInfo
+from shards.order import balanced_split, far_from_asked
 
 logger = logging.getLogger(__name__)
 
@@ -229,6 +238,7 @@ def _prepare(plan: Plan, work: WorkFolder, crew: Crew) -> Prepared:
     options, units = plan.options, [(unit.number,) for unit in plan.units]
     dead, last = options.dead, None
     bad: set[int] = set()
+    groups = _identify(plan, crew, bad)
     if options.dead_if_invalid_fraction is not None:
         counts = RunCounts({}, {})
         for part in _per_source(plan, crew, "count", units, "looking for dead channels", bad):
@@ -243,9 +253,54 @@ def _prepare(plan: Plan, work: WorkFolder, crew: Crew) -> Prepared:
             pieces = [(unit.number, Prepared(dead, None)) for unit in plan.units]
             parts = _per_source(plan, crew, "keys", pieces, "selecting", bad)
             last = last_key((keys for part in parts for keys in part), options.max_events)
-    prepared = Prepared(dead, last)
+    prepared = Prepared(dead, last, groups)
     write_prepared(work, prepared)
     return prepared
+
+
+def _identify(plan: Plan, crew: Crew, bad: set[int]) -> dict[str, tuple[int | str, ...]] | None:
+    """Look at run and event numbers before anything else is read: nothing may come twice; and which run goes where.
+
+    Sources that are to be skipped are added to `bad`.
+    """
+    split, sources = plan.options.splits[0], plan.sources
+    by_run = split is not None and split.by == "run"
+    wanted = [i for i, source in enumerate(sources) if by_run or is_identified(source)]
+    runs: dict[int, int] = {}
+    hashes = []
+    with progress("looking at event numbers", sum(sources[i].entries for i in wanted)) as shown:
+        for place, result in crew.run("identities", [(i,) for i in wanted]):
+            source = sources[wanted[place]]
+            shown.advance(source.entries)
+            if isinstance(result, str):
+                bad.add(wanted[place])
+                continue
+            for run, count in result.runs.items():
+                runs[run] = runs.get(run, 0) + count
+            if is_identified(source):
+                hashes.append(result.hashes)
+    _check_duplicates(plan, [sources[i] for i in wanted if i not in bad], repeated(hashes))
+    if split is None or split.by == "event":
+        return None
+    sizes: Mapping[Any, int] = (
+        runs if by_run else {source.id: source.entries for i, source in enumerate(sources) if i not in bad}
+    )
+    groups = balanced_split(sizes, split.fractions, split.by, split.seed)
+    events = {part: sum(sizes[name] for name in inside) for part, inside in groups.items()}
+    if far := far_from_asked(events, split.fractions):
+        logger.warning(
+            "the split by %s is far from what was asked for: %s; --split-by event has no such steps", split.by, far
+        )
+    return {part: tuple(inside) for part, inside in groups.items()}
+
+
+def _check_duplicates(plan: Plan, sources: Sequence[Source], twice: npt.NDArray[np.uint64]) -> None:
+    if not len(twice):
+        return
+    what = f"{len(twice)} events occur more than once, such as {find_repeated(sources, twice)}"
+    if not plan.options.allow_duplicates:
+        raise InputError(what, remedy="give each event once, or --allow-duplicates")
+    logger.warning("%s", what)
 
 
 def _per_source(
@@ -268,12 +323,14 @@ def _bucket(plan: Plan, work: WorkFolder, crew: Crew, numbers: range) -> None:
     """First pass over the units of those numbers that are not done yet."""
     todo = [number for number in numbers if work.read_result(number, plan.record.itemsize) is None]
     events = sum(plan.units[i].stop - plan.units[i].start for i in todo)
+    warned: set[str] = set()
     with progress("reading", events) as shown:
         for i, result in crew.run("bucket", [(number,) for number in todo]):
             unit = plan.units[todo[i]]
             shown.advance(unit.stop - unit.start)
             if result.failed:
                 logger.warning("skipped: %s", result.failed)
+            warned |= warn_of_implausible(plan.sources[unit.source], result.implausible, warned)
 
 
 def _sort(plan: Plan, work: WorkFolder, crew: Crew, out: Path, task: int, tasks: int) -> None:
@@ -331,8 +388,25 @@ def _finalize(plan: Plan, work: WorkFolder, out: Path, prepared: Prepared) -> li
             )
         shards[split] = [info for info in found if info is not None]
     manifests = write_manifests(plan, work, out, all_results(plan, work), prepared, shards)
+    for manifest in manifests:
+        _say_what_was_lost(manifest)
     work.remove()
     return manifests
+
+
+def _say_what_was_lost(manifest: Manifest) -> None:
+    """Warn where nothing is left of a column, or of values that the storage type cannot hold."""
+    part = f" of {manifest.settings.split.name}" if manifest.settings.split else ""
+    for name, count in manifest.summed("invalid_scalars").items():
+        if count == manifest.n_events:
+            logger.warning("column %r is unknown in all events%s", name, part)
+    saturated = manifest.counts.totals()["saturated"]
+    if saturated:
+        dtype = manifest.settings.dtype
+        logger.warning("%d sensor values%s are beyond %s and stored as its largest number", saturated, part, dtype)
+    empty = manifest.summed("dropped").get(WITHOUT_SENSORS)
+    if empty:
+        logger.warning("%d events without any sensor value were left out", empty)
 
 
 __all__ = ["Conversion", "convert", "run_step"]

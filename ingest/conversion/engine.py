@@ -16,7 +16,15 @@ import numpy.typing as npt
 from ingest.conversion.boundaries import Boundaries
 from ingest.conversion.bucket import Bucketer
 from ingest.conversion.plan import Plan
-from ingest.conversion.prepare import Prepared, RunCounts, count_invalid, read_prepared, selected_keys
+from ingest.conversion.prepare import (
+    Identities,
+    Prepared,
+    RunCounts,
+    count_invalid,
+    read_identities,
+    read_prepared,
+    selected_keys,
+)
 from ingest.conversion.sorting import Sorter, boundaries_of
 from ingest.conversion.work import UnitResult, WorkFolder
 from ingest.processes import Processes
@@ -47,6 +55,13 @@ class Engine:
         except InputError as error:
             return self._or_skip(error)
 
+    def identities(self, source: int) -> Identities | str:
+        """Which events a source holds; the reason as text where it is to be skipped."""
+        try:
+            return read_identities(self.plan.sources[source])
+        except InputError as error:
+            return self._or_skip(error)
+
     def _or_skip(self, error: InputError) -> str:
         if not self.plan.options.skip_bad_files:
             raise error
@@ -70,7 +85,7 @@ class Engine:
 
     @cached_property
     def _bucketer(self) -> Bucketer:
-        return Bucketer(self.plan, self.work, self.prepared.dead, self.prepared.last_key)
+        return Bucketer(self.plan, self.work, self.prepared)
 
     @cached_property
     def results(self) -> dict[int, UnitResult]:

@@ -10,7 +10,7 @@ from ingest.conversion.plan import Plan, split_folder
 from ingest.conversion.prepare import Prepared
 from ingest.conversion.sorting import settings_of
 from ingest.conversion.work import UnitResult, WorkFolder
-from shards.base import OutputError
+from shards.base import OutputError, printable
 from shards.dead import DeadEntry, DeadList
 from shards.manifest import MANIFEST, Manifest, Settings, ShardInfo, SourceInfo
 from shards.normalization import SensorCounts
@@ -44,7 +44,10 @@ def write_manifests(
     }
     manifests = []
     for split in range(len(plan.options.splits)):
-        settings = dataclasses.replace(settings_of(plan, split), conversion=conversion)
+        part = plan.options.splits[split]
+        if part is not None:
+            part = dataclasses.replace(part, groups=prepared.groups)
+        settings = dataclasses.replace(plan.settings, split=part, conversion=conversion)
         sources, counts = _sources(plan, work, good, split)
         manifests.append(
             finalize(split_folder(out, plan.options.splits[split]), settings, shards[split], sources, counts)
@@ -65,7 +68,10 @@ def skipped_files(plan: Plan, bad: Mapping[int, str]) -> list[dict[str, str]]:
     """Names of the files that were left out, with reasons that name no folder."""
     paths = {skipped.path: skipped.reason for skipped in plan.skipped}
     paths |= {plan.sources[source].path: reason for source, reason in bad.items()}
-    found = [{"name": path.name, "reason": reason.replace(str(path), path.name)} for path, reason in paths.items()]
+    found = [
+        {"name": printable(path.name), "reason": printable(reason.replace(str(path), path.name))}
+        for path, reason in paths.items()
+    ]
     return sorted(found, key=lambda entry: (entry["name"], entry["reason"]))
 
 
@@ -87,18 +93,19 @@ def _sources(
 ) -> tuple[list[SourceInfo], SensorCounts]:
     total = SensorCounts.zero()
     infos = []
-    for number in sorted({plan.units[unit].source for unit in results}):
+    units: dict[int, list[int]] = {}
+    for unit in results:
+        units.setdefault(plan.units[unit].source, []).append(unit)
+    for number, mine in sorted(units.items()):
         source, counts = plan.sources[number], SensorCounts.zero()
         dropped: dict[str, int] = {}
         invalid: dict[str, int] = {}
         used = 0
-        for unit, result in results.items():
-            if plan.units[unit].source != number:
-                continue
+        for unit in mine:
             counts = counts + work.read_counts(unit)[split]
-            used += result.events(split)
-            _add(dropped, result.dropped)
-            _add(invalid, result.invalid[split])
+            used += results[unit].events(split)
+            _add(dropped, results[unit].dropped)
+            _add(invalid, results[unit].invalid[split])
         elsewhere = source.entries - used - sum(dropped.values())
         if elsewhere:
             dropped[OTHER_SPLITS] = elsewhere
@@ -106,7 +113,7 @@ def _sources(
         infos.append(
             SourceInfo(
                 id=source.id,
-                name=source.path.name,
+                name=printable(source.path.name),
                 tree=source.tree,
                 uuid=source.uuid,
                 size=source.size,
@@ -138,7 +145,10 @@ def finished(plan: Plan, out: Path) -> list[Manifest] | None:
             manifests.append(None)
             continue
         manifest = Manifest.read(folder)
-        _check_settings(manifest.settings, settings_of(plan, number), folder)
+        theirs = manifest.settings
+        if theirs.split is not None:
+            theirs = dataclasses.replace(theirs, split=theirs.split.rule)
+        _check_settings(theirs, settings_of(plan, number), folder)
         _check_sources(manifest, plan, folder)
         manifests.append(manifest)
     found = [manifest for manifest in manifests if manifest is not None]
@@ -159,9 +169,9 @@ def _check_settings(theirs: Settings, mine: Settings, folder: Path) -> None:
 
 def _check_sources(manifest: Manifest, plan: Plan, folder: Path) -> None:
     left_out = {entry["name"] for entry in manifest.settings.conversion.get("skipped", [])}
-    names = {source.path.name for source in plan.sources} | {skipped.path.name for skipped in plan.skipped}
+    names = {printable(path.name) for path in (*(s.path for s in plan.sources), *(s.path for s in plan.skipped))}
     theirs = {(s.id, s.name, s.size, s.entries): s.name for s in manifest.sources}
-    mine = {(s.id, s.path.name, s.size, s.entries): s.path.name for s in plan.sources}
+    mine = {(s.id, printable(s.path.name), s.size, s.entries): printable(s.path.name) for s in plan.sources}
     extra = {name for key, name in mine.items() if key not in theirs}
     if plan.options.skip_bad_files:
         extra -= left_out

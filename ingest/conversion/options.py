@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from ingest.reading.schema import Schema
-from shards.base import ConfigError
 from shards.dead import DeadList
 from shards.manifest import EVENTS_PER_SHARD, Split
 from shards.normalization import Normalization
-from shards.order import SPLIT_BY, parse_split
+from shards.order import parse_split
+
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Options:
     """Everything about a conversion except its inputs and its output folder."""
 
@@ -23,53 +27,43 @@ class Options:
     """Name of the tree; the schema's where None."""
     normalization: Normalization = field(default_factory=Normalization)
     """How photons and seconds become the stored numbers."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "float16"] = "float32"
     """Storage type of the sensors: "float32" or "float16"."""
-    events_per_shard: int = EVENTS_PER_SHARD
-    seed: int = 0
+    events_per_shard: PositiveInt = EVENTS_PER_SHARD
+    seed: Seed = 0
     """Of the shuffle."""
     shuffle: bool = True
     """False keeps the order of the inputs as given: what inference on real data wants."""
     split: str | None = None
     """Like "train=0.9,val=0.1": one dataset each, in a folder of that name; None: one dataset."""
-    split_by: str = "event"
+    split_by: Literal["event", "run", "source"] = "event"
     """What stays together in a split: "event", "run" or "source"."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     select: str | None = None
     """Expression on the columns; events that fail it are left out."""
-    max_events: int | None = None
+    max_events: PositiveInt | None = None
     """Keep at most this many: the first in the order of the output, hence a fair sample unless `shuffle` is off."""
-    time_floor: float | None = None
+    time_floor: FiniteFloat | None = None
     """Photons below which a time is marked invalid for ever; None: none (models have their own threshold)."""
     dead: DeadList = field(default_factory=DeadList)
     """Channels that are not to be believed."""
-    dead_if_invalid_fraction: float | None = None
+    dead_if_invalid_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Also treat as dead what gave no usable photon number in at least this fraction of a run's events."""
     geometry: str | None = None
     """A surveyed geometry file; None: nominal."""
     skip_bad_files: bool = False
     """Leave out files with something wrong, and list them in the manifest, instead of stopping."""
 
+    allow_duplicates: bool = False
+    """Whether events of the same run and event number may come more than once."""
+
     def __post_init__(self) -> None:
-        if self.split_by not in SPLIT_BY:
-            raise ConfigError(
-                "cannot split by that", item="split_by", found=self.split_by, expected=" or ".join(SPLIT_BY)
-            )
-        if self.dtype not in ("float32", "float16"):
-            raise ConfigError("unknown storage type", item="dtype", found=self.dtype, expected="float32 or float16")
-        for name in ("events_per_shard", "max_events"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError("must be at least 1", item=name, found=value)
-        fraction = self.dead_if_invalid_fraction
-        if fraction is not None and not 0 < fraction <= 1:
-            raise ConfigError("must be above 0 and at most 1", item="dead_if_invalid_fraction", found=fraction)
         if self.split is not None:
             parse_split(self.split)
 
     @property
     def splits(self) -> tuple[Split | None, ...]:
-        """One entry per dataset that is written; (None,) without splitting."""
+        """One entry per dataset that is written, without groups; (None,) without splitting."""
         if self.split is None:
             return (None,)
         fractions = parse_split(self.split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.conversion.options import Options
-from ingest.conversion.plain import from_plain, to_plain
 from ingest.reading.rootio import Skipped, Source
+from shards import geometry
 from shards.base import InputError
 from shards.columns import COLUMNS, Column, canonical_order
 from shards.manifest import N_SENSORS, Settings, Split
@@ -80,19 +80,20 @@ class Plan:
         starts[given] = np.concatenate([[0], np.cumsum(counts)[:-1]])
         return starts
 
-    def to_plain(self) -> dict[str, Any]:
-        """JSON values from which `from_plain` makes the plan again."""
-        given = [self.sources[i] for i in np.argsort(self.position)]
-        return {"sources": to_plain(tuple(given)), "skipped": to_plain(self.skipped), "options": to_plain(self.options)}
+    @property
+    def document(self) -> PlanDocument:
+        """What the plan follows from."""
+        return PlanDocument(tuple(self.sources[i] for i in np.argsort(self.position)), self.skipped, self.options)
 
-    @classmethod
-    def from_plain(cls, value: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_plain`."""
-        return make_plan(
-            [from_plain(Source, source) for source in value["sources"]],
-            [from_plain(Skipped, skipped) for skipped in value["skipped"]],
-            from_plain(Options, value["options"]),
-        )
+
+@dataclass(frozen=True)
+class PlanDocument:
+    """What a work folder says of a plan: `make_plan` makes it again."""
+
+    sources: tuple[Source, ...]
+    """In the order given."""
+    skipped: tuple[Skipped, ...]
+    options: Options
 
 
 INDEX = np.dtype([("key", np.uint64), ("entry", np.int64)])
@@ -131,8 +132,6 @@ def _units(sources: Sequence[Source]) -> tuple[Unit, ...]:
 
 
 def _settings(sources: Sequence[Source], given: Sequence[Source], options: Options) -> Settings:
-    from shards import geometry
-
     where = geometry.nominal() if options.geometry is None else geometry.load(options.geometry)
     return Settings(
         columns=_columns(sources),

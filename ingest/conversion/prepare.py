@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +10,19 @@ import numpy.typing as npt
 
 from ingest.conversion.cleaning import Cleaner, needs_sensors, sort_keys
 from ingest.conversion.plan import Plan, Unit
-from ingest.conversion.work import WorkFolder
+from ingest.conversion.work import WorkFolder, plain
 from ingest.reading.rootio import Chunk, Source, SourceReader
-from shards.base import InputError, publish_json
+from shards.base import publish_json
+from shards.base.documents import read_document
 from shards.dead import DeadList, from_fractions
+from shards.identity import IDENTITY, event_hashes
 from shards.manifest import N_SENSORS
 from shards.normalization import HUGE
 
 READ = 512
 """Events read at a time."""
+SCALARS = 1 << 18
+"""Events read at a time where only numbers of the event are read."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Prepared:
     """The lists that were given, and what was found."""
     last_key: int | None
     """The largest key that is kept; None: all."""
+    groups: dict[str, tuple[int | str, ...]] | None = None
+    """Runs or sources of each part of a split by these."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,16 @@ class RunCounts:
             events[run] = events.get(run, 0) + count
             invalid[run] = invalid.get(run, np.zeros(N_SENSORS, np.int64)) + other.invalid[run]
         return RunCounts(events, invalid)
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Which events a source holds."""
+
+    runs: dict[int, int]
+    """Run → events."""
+    hashes: npt.NDArray[np.uint64]
+    """Of each entry's run and event number."""
 
 
 def needs_preparing(plan: Plan) -> bool:
@@ -117,18 +132,46 @@ def dead_of(plan: Plan, counts: RunCounts) -> DeadList:
     return plan.options.dead | from_fractions(counts.events, counts.invalid, fraction)
 
 
+def read_identities(source: Source) -> Identities:
+    """Run and event numbers of all entries of a source."""
+    runs: dict[int, int] = {}
+    hashes = []
+    with SourceReader(source) as reader:
+        for first in range(0, source.entries, SCALARS):
+            columns, _ = reader.read_columns(first, min(first + SCALARS, source.entries), IDENTITY)
+            for run, count in zip(*np.unique(columns["run"], return_counts=True), strict=True):
+                runs[int(run)] = runs.get(int(run), 0) + int(count)
+            hashes.append(event_hashes(columns["run"], columns["event"]))
+    return Identities(runs, np.concatenate(hashes))
+
+
+def is_identified(source: Source) -> bool:
+    """Whether its events have run and event numbers of their own; made-up ones tell nothing apart."""
+    real = {column.name for column in source.binding.columns if column.branch}
+    return "event" in real and ("run" in real or source.run is not None)
+
+
+def find_repeated(sources: Sequence[Source], twice: npt.NDArray[np.uint64]) -> str:
+    """Words for the first of the events whose hash comes `twice`: its numbers, and the files that it is in."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for source in sources:
+        with SourceReader(source) as reader:
+            for first in range(0, source.entries, SCALARS):
+                columns, _ = reader.read_columns(first, min(first + SCALARS, source.entries), IDENTITY)
+                hits = np.flatnonzero(event_hashes(columns["run"], columns["event"]) == twice[0])
+                for row in hits.tolist():
+                    numbers = int(columns["run"][row]), int(columns["event"][row])
+                    found.setdefault(numbers, []).append(source.path.name)
+    (run, event), names = max(found.items(), key=lambda item: len(item[1]))
+    return f"run {run} event {event} in {' and '.join(dict.fromkeys(names))}"
+
+
 def write_prepared(work: WorkFolder, prepared: Prepared) -> None:
     """Keep the result for restarts and for other tasks."""
-    publish_json(work.path / "prepared.json", {"dead": prepared.dead.to_list(), "last_key": prepared.last_key})
+    publish_json(work.path / "prepared.json", plain(prepared))
 
 
 def read_prepared(work: WorkFolder) -> Prepared | None:
     """The result of an earlier preparation, if there is one."""
     path = work.path / "prepared.json"
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return Prepared(DeadList.from_list(value["dead"]), value["last_key"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("is damaged", file=path, found=str(error), remedy=f"remove {work.path}") from error
+    return read_document(path, Prepared, "preparation") if path.exists() else None

@@ -49,18 +49,23 @@ class Sorter:
         used = sorted({plan.units[number].source for number in results})
         self.source_ids = [plan.sources[source].id for source in used]
         self._source = np.searchsorted(used, [unit.source for unit in plan.units])  # by unit, of those that are used
-        self._index = {number: work.read_index(number) for number in results}
         self._buffer = np.zeros(PORTION, dtype=plan.record)
 
-    def _pieces(self, split: int, shard: int) -> Iterator[Piece]:
-        """The rows that a shard may need. Index files are mapped, so a shard costs a few pages of each, not memory."""
+    def _pieces(self, split: int, shard: int) -> Iterator[tuple[Piece, npt.NDArray[np.void]]]:
+        """The rows that a shard may need, with their keys and entries.
+
+        Index files are mapped one after another: a shard costs a few pages of each, and no file stays open, however
+        many units there are.
+        """
         for number, result in self._results.items():
-            keys = self._index[number]["key"]
+            index = self._work.read_index(number)
             for run in result.runs:
                 if run.split == split:
-                    first, stop = cut_run(keys[run.start : run.start + run.count], self._bounds[split], shard)
+                    keys = index["key"][run.start : run.start + run.count]
+                    first, stop = cut_run(keys, self._bounds[split], shard)
                     if stop > first:
-                        yield Piece(number, run.start + first, run.start + stop)
+                        piece = Piece(number, run.start + first, run.start + stop)
+                        yield piece, np.array(index[piece.first : piece.stop])
 
     def write(self, split: int, shard: int) -> ShardInfo:
         """Write one shard, and note that it is written.
@@ -78,8 +83,8 @@ class Sorter:
     def _gather(self, split: int, shard: int) -> Iterator[ShardRows]:
         """The shard's events in order, `PORTION` at a time, so that they are packed while the cache holds them."""
         bounds = self._bounds[split]
-        pieces = list(self._pieces(split, shard))
-        index = np.concatenate([self._index[p.unit][p.first : p.stop] for p in pieces])
+        found = list(self._pieces(split, shard))
+        pieces, index = [piece for piece, _ in found], np.concatenate([part for _, part in found])
         units = np.concatenate([np.full(p.stop - p.first, p.unit) for p in pieces])
         rows = np.concatenate([np.arange(p.first, p.stop) for p in pieces])
         source = self._source[units]

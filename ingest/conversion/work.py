@@ -1,7 +1,7 @@
 """The work folder of a conversion: what is done already, so that an interrupted one continues.
 
     <out>/.ingest/plan.json            what is being converted, to tell whether a restart is the same conversion
-                  dead.json            result of the first pass, where one was needed
+                  prepared.json        what was found in the data before: dead channels, which runs go where
                   units/000000.*       sorted rows of a range of entries; `.json` comes last and means done
                   sorted/NAME.json     a written shard
 
@@ -14,23 +14,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from pydantic import TypeAdapter
 
 from ingest.conversion.options import Options
-from ingest.conversion.plan import INDEX, Plan
+from ingest.conversion.plan import INDEX, Plan, PlanDocument, make_plan
 from ingest.reading.rootio import Source
-from shards.base import CorruptError, InputError, OutputError, publish_json, published
-from shards.manifest import FileInfo, ShardInfo
+from shards.base import InputError, OutputError, publish_text, published
+from shards.base.documents import checked, read_document, read_json
+from shards.manifest import ShardInfo
 from shards.normalization import SensorCounts
+from shards.plausible import Outside
+
+T = TypeVar("T")
 
 FOLDER = ".ingest"
-FORMAT = "xec-ingest-work/1"
+FORMAT = "xec-ingest-work/2"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class UnitResult:
     """Why the source was given up (with --skip-bad-files)."""
     check: str = ""
     """Checksum of the index and the counts."""
+    implausible: dict[str, Outside] = field(default_factory=dict)
+    """Values that the detector cannot give, by column; `npho` and times by what they are."""
 
     def events(self, split: int) -> int:
         """How many events went to a split."""
@@ -100,7 +107,7 @@ class WorkFolder:
         """
         file = self.path / "plan.json"
         if not file.exists():
-            publish_json(file, {"format": FORMAT, **plan.to_plain()})
+            publish_text(file, json.dumps({"format": FORMAT, **plain(plan.document)}))
             return False
         check_same(self.read_plan(), plan, self.path)
         return True
@@ -117,15 +124,12 @@ class WorkFolder:
             raise InputError(
                 "no conversion was begun here", file=self.path.parent, remedy="start with xec ingest root2shards"
             )
-        value = self._read_json(file)
-        if value.get("format") != FORMAT:
-            raise OutputError(
-                "was begun by another version", file=self.path, found=value.get("format"), remedy=f"remove {self.path}"
-            )
-        try:
-            return Plan.from_plain(value)
-        except (TypeError, KeyError, ValueError) as error:
-            raise CorruptError(f"is damaged: {error}", file=file, remedy=f"remove {self.path}") from error
+        value = read_json(file, "plan of a conversion")
+        found = value.get("format") if isinstance(value, dict) else None
+        if found != FORMAT:
+            raise OutputError("was begun by another version", file=self.path, found=found, remedy=f"remove {self.path}")
+        document = checked(PlanDocument, value, file=file)
+        return make_plan(document.sources, document.skipped, document.options)
 
     def remove(self) -> None:
         """Remove everything; the plan last, so that a half-removed folder is still recognised."""
@@ -148,7 +152,7 @@ class WorkFolder:
 
     def write_result(self, unit: int, result: UnitResult) -> None:
         """Write a unit's marker."""
-        self._write_marker(self.done(unit), dataclasses.asdict(result))
+        self._write_marker(self.done(unit), result)
 
     def read_result(self, unit: int, record_size: int) -> UnitResult | None:
         """What became of a unit; None when it is not done, or what it wrote is not all there.
@@ -156,20 +160,18 @@ class WorkFolder:
         Args:
             record_size: bytes of a row.
         """
-        value = self._read_marker(self.done(unit))
-        if value is None:
+        result = self._read_marker(self.done(unit), UnitResult)
+        if result is None:
             return None
-        runs = tuple(Run(**run) for run in value.pop("runs"))
-        result = UnitResult(runs=runs, **{**value, "invalid": tuple(value["invalid"])})
         try:
             size = self.rows(unit).stat().st_size if result.failed is None else 0
             intact = result.failed is not None or self._check(unit) == result.check
         except FileNotFoundError:
             return None
-        return result if intact and size == record_size * sum(run.count for run in runs) else None
+        return result if intact and size == record_size * sum(run.count for run in result.runs) else None
 
     def read_index(self, unit: int) -> npt.NDArray[np.void]:
-        """Keys and entries of a unit's rows, mapped from the file."""
+        """Keys and entries of a unit's rows, mapped from the file, which stays open as long as the array lives."""
         path = self.index(unit)
         if path.stat().st_size == 0:
             return np.zeros(0, dtype=INDEX)
@@ -187,41 +189,29 @@ class WorkFolder:
 
     def write_shard(self, split: int, shard: int, info: ShardInfo) -> None:
         """Note that a shard is written."""
-        self._write_marker(self.sorted(split, shard), dataclasses.asdict(info))
+        self._write_marker(self.sorted(split, shard), info)
 
     def read_shard(self, split: int, shard: int) -> ShardInfo | None:
         """A shard that was written before; None when it was not."""
-        value = self._read_marker(self.sorted(split, shard))
-        if value is None:
-            return None
-        return ShardInfo(
-            name=value["name"], events=value["events"], **{k: FileInfo(**value[k]) for k in ("tar", "idx", "parquet")}
-        )
-
-    # -- plain JSON -------------------------------------------------------------------------------------------------
+        return self._read_marker(self.sorted(split, shard), ShardInfo)
 
     @staticmethod
-    def _write_marker(path: Path, value: dict[str, Any]) -> None:
+    def _write_marker(path: Path, value: UnitResult | ShardInfo) -> None:
         with published(path, durable=False) as part:
-            part.write_text(json.dumps(value), encoding="utf-8")
+            part.write_text(json.dumps(plain(value)), encoding="utf-8")
 
     @staticmethod
-    def _read_marker(path: Path) -> dict[str, Any] | None:
+    def _read_marker(path: Path, kind: type[T]) -> T | None:
         """What a marker says; None when it is missing, or damaged by a crash of the machine."""
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return read_document(path, kind, "marker")
+        except InputError:
             return None
-        return value if isinstance(value, dict) else None
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CorruptError(f"cannot be read: {error}", file=path, remedy=f"remove {self.path}") from error
-        if not isinstance(value, dict):
-            raise CorruptError("is damaged", file=path, remedy=f"remove {self.path}")
-        return value
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON values, from which `checked` makes it again."""
+    return dict(TypeAdapter(type(value)).dump_python(value, mode="json"))
 
 
 def check_same(theirs: Plan, mine: Plan, folder: Path) -> None:

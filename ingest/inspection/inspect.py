@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.reading.branches import Branch, list_branches
+from ingest.reading.implausible import implausible_lines
 from ingest.reading.rootfile import find_tree, opened, tree_paths
 from ingest.reading.rootio import Source, SourceReader
 from shards.dead import DeadList
 from shards.geometry import FACE_NAMES, nominal_faces
 from shards.manifest import N_SENSORS
 from shards.normalization import HUGE, Normalization, SensorCounts, normalize
+from shards.plausible import PLAUSIBLE, Outside, outside
 from shards.tarfmt import SampleLayout
 
 BLOCK = 16
@@ -59,6 +61,8 @@ class Sample:
     """Channels whose photon number is the same in every event (and not a dead code)."""
     seconds: float
     """For reading and normalizing them, on one core."""
+    implausible: tuple[str, ...] = ()
+    """What is said about values that the detector cannot give, a line a branch."""
 
     def per_face(self) -> dict[str, dict[str, float]]:
         """Fraction of the sensor values of each class, by face."""
@@ -108,7 +112,10 @@ def sample(sources: Sequence[Source], events: int, norm: Normalization, dead: De
     ranges: dict[str, ValueRange] = {}
     low, high = np.full(N_SENSORS, np.inf), np.full(N_SENSORS, -np.inf)
     total = 0
+    remarks: dict[str, str] = {}
     for source in sources:
+        judged: dict[str, Outside] = {}
+        times = f"{'relative' if source.binding.relative else 'absolute'} times"
         with SourceReader(source) as reader:
             for start, stop in _places(source.entries, -(-events // len(sources))):
                 for first in range(start, stop, BLOCK):
@@ -119,9 +126,14 @@ def sample(sources: Sequence[Source], events: int, norm: Normalization, dead: De
                     values: dict[str, npt.NDArray[np.floating]] = {"npho": chunk.npho, "time": chunk.time}
                     for name, found in (values | chunk.columns).items():
                         ranges[name] = _widened(ranges.get(name), found)
+                        kind = times if name == "time" else name
+                        if kind in PLAUSIBLE:
+                            judged[kind] = judged.get(kind, Outside()) + outside(kind, found)
                     total += len(chunk)
+        for name, line in implausible_lines(source, judged).items():
+            remarks.setdefault(name, f"{source.path.name}: {line}")
     constant = (low == high) & (np.abs(low) <= HUGE)
-    return Sample(total, counts, ranges, constant, time.perf_counter() - began)
+    return Sample(total, counts, ranges, constant, time.perf_counter() - began, tuple(remarks.values()))
 
 
 def _places(entries: int, wanted: int) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ingest.inspection.inspect import Duplicates, Sample, TreeInfo
 from ingest.reading.rootio import Source
+from shards.manifest import N_SENSORS
 
 MANY = 40
 """Branches listed of a tree before the rest is only counted."""
@@ -71,9 +72,11 @@ def sample_lines(sample: Sample) -> Iterator[str]:
     yield f"in a sample of {sample.events} events:"
     rows = [("", "smallest", "largest", "unusable")]
     for name, found in sample.ranges.items():
-        values = sample.events * (4760 if name in ("npho", "time") else 1)
+        values = sample.events * (N_SENSORS if name in ("npho", "time") else 1)
         rows.append((name, f"{found.low:.6g}", f"{found.high:.6g}", f"{100 * found.unknown / values:.3g} %"))
     yield from _table(rows, "  ")
+    for line in sample.implausible:
+        yield f"  implausible: {line}"
     yield "  sensor values by class, per face:"
     classes = ("good", "dead", "out_of_domain", "time_invalid")
     table: list[Sequence[str]] = [("", *classes)]

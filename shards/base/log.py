@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -53,6 +54,11 @@ def size_text(size: float) -> str:
             return f"{size:.4g} {unit}"
         size /= 1000
     return f"{size:.4g} TB"
+
+
+def printable(name: str) -> str:
+    """A name that is no UTF-8 (old disks) as text that can be written anywhere: the odd bytes as `\\xf6`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def duration_text(seconds: float) -> str:

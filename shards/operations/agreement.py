@@ -74,8 +74,9 @@ def _merged_columns(columns: Sequence[tuple[Column, ...]]) -> tuple[Column, ...]
 def _merged_split(datasets: Sequence[Dataset]) -> Split | None:
     """The parts' common split; None where they are all the parts of one."""
     splits = [dataset.manifest.settings.split for dataset in datasets]
-    if all(split == splits[0] for split in splits):
-        return splits[0]
+    rules = [split and split.rule for split in splits]
+    if all(rule == rules[0] for rule in rules):
+        return _with_groups(datasets)
     known = [split for split in splits if split is not None]
     divisions = {(split.by, tuple(split.fractions.items()), split.seed) for split in known}
     names = sorted(split.name for split in known)
@@ -88,6 +89,32 @@ def _merged_split(datasets: Sequence[Dataset]) -> Split | None:
             for d, s in zip(datasets, splits, strict=True)
         ],
     )
+
+
+def _with_groups(datasets: Sequence[Dataset]) -> Split | None:
+    """The common split, with the runs or sources of all; none of them may be in different parts of different splits."""
+    first = datasets[0].manifest.settings.split
+    if first is None or first.by == "event":
+        return first
+    place: dict[int | str, str] = {}
+    for dataset in datasets:
+        split = dataset.manifest.settings.split
+        if split is None or (split.groups is None) != (first.groups is None):
+            raise InputError("was split by another rule, of another version", file=dataset.path)
+        for part, inside in (split.groups or {}).items():
+            for name in inside:
+                if place.setdefault(name, part) != part:
+                    raise InputError(
+                        f"has {first.by} {name} in its part {part!r}, another of the datasets in {place[name]!r}",
+                        file=dataset.path,
+                        remedy="convert the sources together",
+                    )
+    if first.groups is None:
+        return first
+    groups = {part: tuple(sorted((n for n in place if place[n] == part), key=str)) for part in first.fractions}
+    if first.by == "run":
+        groups = {part: tuple(sorted(inside, key=lambda run: int(run))) for part, inside in groups.items()}
+    return dataclasses.replace(first, groups=groups)
 
 
 def _merged_derived(datasets: Sequence[Dataset]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from shards.base import InputError, OutputError, locked, output_folder, progress
 from shards.dataset import Dataset
+from shards.identity import known_hashes, repeated
 from shards.manifest import MANIFEST, Manifest, Settings, SourceInfo
 from shards.opening import open_dataset
 from shards.operations.agreement import merged_counts, merged_settings, merged_sources
@@ -29,11 +30,14 @@ LOCK = ".xec.lock"
 Int64 = npt.NDArray[np.int64]
 
 
-def merge(parts: Sequence[Path | str], out: Path | str) -> Manifest:
+def merge(parts: Sequence[Path | str], out: Path | str, allow_duplicates: bool = False) -> Manifest:
     """Join datasets of equal settings into a new one in folder `out`.
 
     The parts may be conversions of different sources, or all parts of one split. Without shuffling their sources follow
     one another in the order given.
+
+    Args:
+        allow_duplicates: events of the same run and event number may come from different files.
 
     Raises:
         InputError: settings differ, an event is in two parts, or the parts are not what one conversion would have made.
@@ -49,6 +53,7 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Manifest:
     done = existing(target, settings, sources)
     if done is not None:
         return done
+    _check_duplicates(datasets, allow_duplicates)
     with locked(target / LOCK, f"merging into {target}"):
         rows = _joint_order(datasets, settings, sources)
         infos = []
@@ -57,6 +62,19 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Manifest:
                 infos.append(write_shard(target, number, [_gather(datasets, part)], settings, _ids(sources)))
                 shown.advance(len(part))
         return finalize(target, settings, infos, sources, counts, uncounted)
+
+
+def _check_duplicates(datasets: Sequence[Dataset], allowed: bool) -> None:
+    hashes = [known_hashes(dataset) for dataset in datasets]
+    count = len(repeated([h for h in hashes if h is not None]))
+    if count and not allowed:
+        raise InputError(
+            f"{count} events (run, event) occur more than once",
+            file=", ".join(str(dataset.path) for dataset in datasets[:3]),
+            remedy="give each event once, or --allow-duplicates",
+        )
+    if count:
+        logger.warning("%d events (run, event) occur more than once", count)
 
 
 def _ids(sources: Sequence[SourceInfo]) -> list[str]:

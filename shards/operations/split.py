@@ -17,7 +17,7 @@ from shards.normalization import SensorCounts, valid
 from shards.opening import open_dataset
 from shards.operations.agreement import OTHER_SPLITS
 from shards.operations.merge import LOCK, existing
-from shards.order import assign_splits
+from shards.order import assign_splits, balanced_split, far_from_asked
 from shards.sidecar import PLACE_COLUMNS
 from shards.writer import DatasetWriter, ShardRows
 
@@ -36,18 +36,42 @@ def split_rows(
         fractions: name → fraction, adding up to one.
         by: "event", "run" or "source": what stays together.
         seed: another one gives another division.
+
+    Raises:
+        InputError: no run numbers to split by, or fewer runs or sources than parts.
     """
-    names = [*PLACE_COLUMNS, *(["run"] if by == "run" else [])]
-    if by == "run" and "run" not in dataset.columns:
-        raise InputError("has no run numbers to split by", file=dataset.path, remedy="split by source")
-    columns = {name: dataset.column(name) for name in names}
+    return _divided(dataset, Split("", by, dict(fractions), seed, _groups(dataset, fractions, by, seed)))
+
+
+def _groups(
+    dataset: Dataset, fractions: Mapping[str, float], by: str, seed: int
+) -> dict[str, tuple[int | str, ...]] | None:
+    """Which runs or sources go to which part; None where events are told apart one by one."""
+    if by == "run":
+        if "run" not in dataset.columns:
+            raise InputError("has no run numbers to split by", file=dataset.path, remedy="split by source")
+        runs, counts = np.unique(dataset.column("run"), return_counts=True)
+        if not np.isfinite(runs).all():
+            raise InputError("has events without a run number", file=dataset.path, remedy="split by source")
+        sizes = dict(zip(runs.astype(np.int64).tolist(), counts.tolist(), strict=True))
+        return {part: tuple(inside) for part, inside in balanced_split(sizes, fractions, by, seed).items()}
+    if by == "source":
+        used = {source.id: source.used for source in dataset.manifest.sources}
+        return {part: tuple(inside) for part, inside in balanced_split(used, fractions, by, seed).items()}
+    return None
+
+
+def _divided(dataset: Dataset, division: Split) -> dict[str, npt.NDArray[np.int64]]:
+    by_run = division.by == "run"
+    columns = {name: dataset.column(name) for name in [*PLACE_COLUMNS, *(["run"] if by_run else [])]}
     part = np.empty(dataset.n_events, np.int8)
     for number, source in enumerate(dataset.manifest.sources):
         mine = columns["source"] == number
-        entries = columns["entry"][mine].astype(np.int64)
-        run = columns["run"][mine] if by == "run" else None
-        part[mine] = assign_splits(fractions, by, source.id, entries, run, seed)
-    return {name: np.flatnonzero(part == i).astype(np.int64) for i, name in enumerate(fractions)}
+        entries, run = columns["entry"][mine].astype(np.int64), columns["run"][mine] if by_run else None
+        part[mine] = assign_splits(
+            division.fractions, division.by, source.id, entries, run, division.seed, division.groups
+        )
+    return {name: np.flatnonzero(part == i).astype(np.int64) for i, name in enumerate(division.fractions)}
 
 
 def split(
@@ -69,14 +93,17 @@ def split(
         raise InputError(
             f"is itself the part {settings.split.name!r} of a split", file=path, remedy="merge the parts first"
         )
-    rows = split_rows(dataset, fractions, by, seed)
+    division = Split("", by, dict(fractions), seed, _groups(dataset, fractions, by, seed))
+    rows = _divided(dataset, division)
     empty = [name for name, mine in rows.items() if not mine.size]
     if empty:
         raise InputError(f"no event falls into the part {empty[0]!r}", file=path, remedy="split by something finer")
+    if far := far_from_asked({name: len(mine) for name, mine in rows.items()}, fractions):
+        logger.warning("the split by %s is far from what was asked for: %s", by, far)
     with locked(target / LOCK, f"splitting into {target}"):
         tallies = _tallies(dataset, rows)
         return {
-            name: _write(dataset, target / name, rows[name], Split(name, by, dict(fractions), seed), tallies, i)
+            name: _write(dataset, target / name, rows[name], dataclasses.replace(division, name=name), tallies, i)
             for i, name in enumerate(rows)
         }
 

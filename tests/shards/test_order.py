@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.base import ConfigError, InputError
-from shards.order import assign_splits, event_keys, hash64, mix64, parse_split, sort_events, uniform
+from shards.order import assign_splits, balanced_split, event_keys, hash64, mix64, parse_split, sort_events, uniform
 
 
 def test_the_mixer_is_splitmix64() -> None:
@@ -69,22 +71,55 @@ def test_splits_are_independent_of_the_order() -> None:
     assert uniform(event_keys(0, "a", n))[train].mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_runs_and_sources_stay_together() -> None:
+def test_runs_and_sources_go_where_their_groups_are() -> None:
     fractions = {"train": 0.5, "val": 0.5}
-    run = np.repeat(np.arange(300.0), 10)
-    a = assign_splits(fractions, "run", "file a", np.arange(3000), run)
-    b = assign_splits(fractions, "run", "file b", np.arange(3000) + 5, run)
-    np.testing.assert_array_equal(a, b)
-    assert (a.reshape(300, 10) == a[::10, None]).all()
-    assert 0.4 < a.mean() < 0.6
-    sources = [assign_splits(fractions, "source", f"s{i}", np.arange(3)) for i in range(200)]
-    assert all(len(set(s.tolist())) == 1 for s in sources)
-    assert 0.35 < np.mean(sources) < 0.65
+    run = np.array([1.0, 2, 1, 3])
+    groups = {"train": [1, 3], "val": [2]}
+    assert assign_splits(fractions, "run", "a", np.arange(4), run, groups=groups).tolist() == [0, 1, 0, 0]
+    sources = {"train": ["a"], "val": ["b"]}
+    assert assign_splits(fractions, "source", "b", np.arange(3), groups=sources).tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match=r"a run is in no part of the split .found 9"):
+        assign_splits(fractions, "run", "a", np.arange(1), np.array([9.0]), groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("runs", "split", "expected"),
+    [(10, "train=0.9,val=0.1", [9, 1]), (4, "train=0.75,val=0.25", [3, 1]), (7, "train=0.9,val=0.1", [6, 1]),
+     (2, "train=0.9,val=0.1", [1, 1]), (20, "a=0.8,b=0.1,c=0.1", [16, 2, 2])],
+)  # fmt: skip
+def test_equal_runs_are_divided_as_asked(runs: int, split: str, expected: list[int]) -> None:
+    for seed in range(3):
+        parts = balanced_split(dict.fromkeys(range(runs), 100), parse_split(split), "run", seed)
+        assert [len(inside) for inside in parts.values()] == expected
+
+
+SIZES = st.dictionaries(st.integers(0, 10**6), st.integers(1, 1000), min_size=3, max_size=40)
+
+
+@given(SIZES, st.integers(0, 5), st.randoms())
+def test_a_balanced_split_hangs_on_nothing_but_runs_and_their_sizes(
+    sizes: dict[int, int], seed: int, random: Random
+) -> None:
+    fractions = {"train": 0.7, "val": 0.2, "test": 0.1}
+    parts = balanced_split(sizes, fractions, "run", seed)
+    items = list(sizes.items())
+    random.shuffle(items)
+    assert balanced_split(dict(items), fractions, "run", seed) == parts
+    assert sorted(run for inside in parts.values() for run in inside) == sorted(sizes)
+    assert all(parts.values())
+    largest, total = max(sizes.values()), sum(sizes.values())
+    for name, fraction in fractions.items():
+        assert abs(sum(sizes[run] for run in parts[name]) - fraction * total) <= 3 * largest
+
+
+def test_fewer_runs_than_parts_are_refused() -> None:
+    with pytest.raises(InputError, match=r"1 run cannot be divided into 2 parts; .*--split-by event"):
+        balanced_split({5: 10}, {"a": 0.5, "b": 0.5}, "run")
 
 
 def test_splitting_by_a_run_that_is_not_known_is_refused() -> None:
     with pytest.raises(InputError, match="events without a run number cannot be split by run"):
-        assign_splits({"a": 1.0}, "run", "file", np.arange(2), np.array([1.0, np.nan]))
+        assign_splits({"a": 1.0}, "run", "file", np.arange(2), np.array([1.0, np.nan]), groups={"a": [1]})
 
 
 @pytest.mark.parametrize(

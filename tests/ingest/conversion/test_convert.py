@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import resource
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
+import uproot
 from support.ingest_files import S, digests, events, write_tree
 
 from ingest.conversion import bucket
@@ -23,7 +28,7 @@ from shards.geometry import nominal
 from shards.normalization import denormalize, normalize, preset, valid
 from shards.opening import open_dataset
 from shards.operations.merge import merge
-from shards.order import assign_splits, event_keys
+from shards.order import event_keys
 
 MC = load_schema("mc")
 N = (70, 33)
@@ -222,23 +227,11 @@ def test_another_seed_gives_another_order_of_the_same_events(
     assert not np.array_equal(one[1], two[1])
 
 
-def splitting_seed(files: list[Path], by: str) -> int:
-    """A seed that sends the two files (with their random ids) to different splits."""
-    fractions, first = {"train": 0.6, "val": 0.4}, np.zeros(1, int)
-    ids = [source.id for source in open_sources(files)]
-    for seed in range(100):
-        parts = [assign_splits(fractions, by, i, first, first + 100.0 + n, seed)[0] for n, i in enumerate(ids)]
-        if parts[0] != parts[1]:
-            return seed
-    raise AssertionError("no such seed among 100")
-
-
 @pytest.mark.parametrize("by", ["event", "run", "source"])
 def test_splits_are_disjoint_complete_and_in_hash_order(
     files: list[Path], reference: Path, tmp_path: Path, by: str
 ) -> None:
-    seed = splitting_seed(files, by)
-    result = run(files, tmp_path / "d", split="train=0.6,val=0.4", split_by=by, split_seed=seed)
+    result = run(files, tmp_path / "d", split="train=0.6,val=0.4", split_by=by)
     assert [f.name for f in result.folders] == ["train", "val"]
     parts = [list(zip(*rows(folder)[1:], strict=True)) for folder in result.folders]
     whole = list(zip(*rows(reference)[1:], strict=True))
@@ -255,10 +248,120 @@ def test_splits_are_disjoint_complete_and_in_hash_order(
     np.testing.assert_array_equal(total.dead, open_dataset(reference).manifest.counts.dead)
 
 
-def test_a_split_without_events_is_refused_before_anything_is_published(files: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no event falls into the split 'val' .*--split-by event"):
-        run(files[:1], tmp_path / "d", split="train=0.9,val=0.1", split_by="run", split_seed=1)
+def test_what_a_split_cannot_give_is_said_before_anything_is_read(
+    files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InputError, match=r"1 run cannot be divided into 2 parts; .*--split-by event"):
+        run(files[:1], tmp_path / "d", split="train=0.9,val=0.1", split_by="run")
     assert not list((tmp_path / "d").rglob("*.tar"))
+    assert not list((tmp_path / "d").rglob("*.rows"))
+    result = run(files, tmp_path / "e", split="train=0.9,val=0.1", split_by="run")
+    assert [m.n_events for m in result.manifests] == [70, 33]
+    assert "far from what was asked for: train has 68 % (90 % asked), val has 32 % (10 % asked)" in caplog.text
+    assert result.manifest.settings.split is not None
+    assert result.manifest.settings.split.groups == {"train": (100,), "val": (101,)}
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_events_that_come_twice_are_refused_unless_allowed(
+    trees: list[dict[str, np.ndarray]], files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, copies: int
+) -> None:
+    again = write_tree(tmp_path / "again.root", {k: v[:5] for k, v in trees[0].items()})
+    inputs = [*files, again]
+    with pytest.raises(InputError, match=r"5 events occur more than once, such as run 100 event \d in .*again\.root"):
+        run(inputs, tmp_path / "d", workers=copies)
+    assert not list((tmp_path / "d").rglob("*.tar"))
+    result = run(inputs, tmp_path / "e", allow_duplicates=True)
+    assert result.manifest.n_events == sum(N) + 5
+    assert "5 events occur more than once" in caplog.text
+
+
+def test_events_without_numbers_of_their_own_are_never_the_same(tmp_path: Path) -> None:
+    inputs = [
+        write_tree(tmp_path / f"{i}.root", {k: v for k, v in events(9, seed=i).items() if k not in ("run", "event")})
+        for i in range(2)
+    ]
+    assert run(inputs, tmp_path / "d").manifest.n_events == 18
+
+
+@pytest.mark.parametrize(
+    ("branch", "factor", "message"),
+    [
+        (
+            "relative_time",
+            1e9,
+            r"relative_time: 100 % of .*expected -1e-06 to 1e-06 s.*sensors.time.unit",
+        ),
+        ("energyTruth", 1e3, r"energyTruth \(energy\): 100 % .*0 to 1 GeV.*columns, names \[energy\], unit"),
+        ("uvwTruth", 10, r"uvwTruth\[0\] \(u\): .*-40 to 40 cm"),
+        ("timeTruth", 1e-9, r"timeTruth \(timing\): 100 % .*ns"),
+    ],
+)
+def test_values_in_another_unit_are_remarked_on_once(
+    trees: list[dict[str, np.ndarray]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    branch: str,
+    factor: float,
+    message: str,
+) -> None:
+    values = trees[1][branch]
+    path = write_tree(
+        tmp_path / "a.root", {**trees[1], branch: np.where(np.abs(values) < 1e9, values * factor, values)}
+    )
+    run([path], tmp_path / "d")
+    found = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert sum(bool(re.search(rf"a\.root: {message}", line)) for line in found) == 1, found
+
+
+def test_good_values_are_not_remarked_on(files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(files, tmp_path / "d")
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def test_what_was_lost_is_said(
+    trees: list[dict[str, np.ndarray]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = {
+        **trees[1],
+        "energyTruth": np.full(N[1], 1e10),
+        "relative_time": trees[1]["relative_time"] * np.float32(1e6),
+    }
+    run([write_tree(tmp_path / "a.root", lost)], tmp_path / "d", dtype="float16")
+    assert "column 'energy' is unknown in all events" in caplog.text
+    assert "sensor values are beyond float16 and stored as its largest number" in caplog.text
+
+
+def test_more_inputs_than_a_process_may_have_open_files(tmp_path: Path) -> None:
+    """Index files of units are mapped one after another: 40 units under a limit of 30 files more than are open now."""
+    inputs = [write_tree(tmp_path / f"{i}.root", events(2, run=i)) for i in range(40)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 30, hard))
+        assert run(inputs, tmp_path / "d").manifest.n_events == 80
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_name_that_is_no_utf8_is_an_input_like_others(trees: list[dict[str, np.ndarray]], tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "a.root", trees[1]).rename(os.fsdecode(bytes(tmp_path) + b"/r\xf6.root"))
+    result = run([path], tmp_path / "d")
+    assert [source.name for source in result.manifest.sources] == [r"r\xf6.root"]
+    assert run([path], tmp_path / "d").was_complete
+
+
+def test_an_event_without_sensors_is_left_out_and_counted(
+    trees: list[dict[str, np.ndarray]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = {k: v[:20] for k, v in trees[0].items()}
+    with uproot.recreate(tmp_path / "t.root") as file:
+        types = {k: v.dtype if v.ndim == 1 else np.dtype((v.dtype, v.shape[1:])) for k, v in tree.items()}
+        out = file.mktree("tree", {**types, "npho": "var * float32"})
+        out.extend({**tree, "npho": ak.Array([row[:0] if i == 7 else row for i, row in enumerate(tree["npho"])])})
+    manifest = run([tmp_path / "t.root"], tmp_path / "d").manifest
+    assert manifest.n_events == 19
+    assert manifest.summed("dropped") == {"empty sensor vector": 1}
+    assert "1 events without any sensor value were left out" in caplog.text
 
 
 def test_selections_on_columns_and_on_summaries(files: list[Path], reference: Path, tmp_path: Path) -> None:
