@@ -9,59 +9,170 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from shards.base import ConfigError, nearest
 from shards.geometry import LIGHT_SPEED
 from xectrain.config.networks import TaskConfig
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 N_GAMMA_CLASSES = 5
 RANGE_QUANTILES = (0.0, 0.001, 0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999, 1.0)
 """Quantiles of the targets and input summaries that a model keeps of its training set."""
+MEAN = "mean"
+"""The rival that predicts the mean of the training set, whatever the event."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One value that a task predicts: its truth column, and how people want it to be shown."""
+
+    column: str
+    """Truth column; predictions are `pred_` + this. In canonical units (degree, GeV, ns, cm)."""
+    prefix: str
+    """Of the names of its metrics."""
+    symbol: str
+    """In plots."""
+    unit: str
+    """It is shown in; empty for pure numbers."""
+    scale: float = 1.0
+    """Shown value = canonical value × scale."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a head predicts."""
+    """What a head predicts, and everything that depends on the task: there is no other table of tasks."""
 
     name: str
-    columns: tuple[str, ...]
-    """Truth columns, one per value; predictions are `pred_` + these."""
-    units: tuple[str, ...]
-    kind: Literal["values", "unit_vector", "classes"]
+    quantities: tuple[Quantity, ...]
+    unit: str
+    """Canonical unit of all its values."""
     description: str
+    kind: Literal["values", "unit_vector", "classes"] = "values"
+    strong: str = MEAN
+    """The classical method that a network has to beat (`xectrain.baselines`)."""
+    simple: str = MEAN
+    """A simple one, for orientation."""
+    headline: tuple[str, ...] = ()
+    """The few metrics that fit into one table."""
+    tile: str = ""
+    """The one metric that heads a report."""
+    bins: tuple[int, ...] = ()
+    """Of its first columns, where the task can be reweighted; empty: it cannot."""
+    directional: bool = False
+    """Whether the `angular` loss makes sense."""
+    loss: str = "smooth_l1"
+    """Default loss."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Truth columns, one per value."""
+        return tuple(quantity.column for quantity in self.quantities)
 
     @property
     def size(self) -> int:
         """K, values per event before a loss multiplies them: logits for `classes`."""
-        return N_GAMMA_CLASSES if self.kind == "classes" else len(self.columns)
-
-
-def _task(name: str, columns: str, unit: str, description: str, kind: str = "values") -> Task:
-    names = tuple(columns.split())
-    assert kind in ("values", "unit_vector", "classes")
-    return Task(name, names, (unit,) * len(names), kind, description)  # type: ignore[arg-type]
+        return N_GAMMA_CLASSES if self.kind == "classes" else len(self.quantities)
 
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _task("angle", "theta phi", "degree", "emission angles"),
-        _task("energy", "energy", "GeV", "gamma energy"),
-        _task("timing", "timing", "ns", "gamma time"),
-        _task("uvwFI", "u v w", "cm", "first interaction, detector coordinates"),
-        _task("xyzFI", "x y z", "cm", "first interaction"),
-        _task("direction", "emi_x emi_y emi_z", "", "emission unit vector", "unit_vector"),
-        _task("n_gamma", "n_gamma", "", "number of gammas, 0-4", "classes"),
+        Task(
+            "angle",
+            (Quantity("theta", "theta", "θ", "degree"), Quantity("phi", "phi", "φ", "degree")),
+            "degree",
+            "emission angles",
+            headline=("angle_resolution_68pct", "theta_bias", "theta_res_68pct", "phi_bias", "phi_res_68pct"),
+            tile="angle_resolution_68pct",
+            bins=(20, 20),
+            directional=True,
+            strong="local_fit_corrected",
+            simple="light_weighted",
+        ),
+        Task(
+            "energy",
+            (Quantity("energy", "energy", "E", "MeV", 1e3),),
+            "GeV",
+            "gamma energy",
+            strong="face_weights",
+            simple="photon_sum",
+            headline=(
+                *("energy_bias", "energy_core_sigma", "energy_half_width_68", "energy_upper_half_width"),
+                *("energy_res_68pct", "energy_relative_effective_sigma"),
+            ),
+            tile="energy_relative_effective_sigma",
+            bins=(30,),
+        ),
+        Task(
+            "timing",
+            (Quantity("timing", "timing", "t", "ps", 1e3),),
+            "ns",
+            "gamma time",
+            strong="light_path",
+            simple="mean_time",
+            headline=("timing_bias", "timing_res_68pct", "timing_effective_sigma", "timing_core_sigma"),
+            tile="timing_core_sigma",
+            bins=(30,),
+        ),
+        Task(
+            "uvwFI",
+            tuple(Quantity(c, f"uvw_{c}", c, "cm") for c in "uvw"),
+            "cm",
+            "first interaction, detector coordinates",
+            headline=(
+                *(f"uvw_{axis}_{name}" for name in ("bias", "core_sigma", "res_68pct") for axis in "uvw"),
+                "uvw_dist_68pct",
+            ),
+            tile="uvw_dist_68pct",
+            bins=(10, 10),
+            strong="local_fit_corrected",
+            simple="light_weighted",
+        ),
+        Task(
+            "xyzFI",
+            tuple(Quantity(c, f"xyz_{c}", c, "cm") for c in "xyz"),
+            "cm",
+            "first interaction",
+            headline=(
+                *(f"xyz_{axis}_{name}" for name in ("bias", "core_sigma", "res_68pct") for axis in "xyz"),
+                "xyz_dist_68pct",
+            ),
+            tile="xyz_dist_68pct",
+            strong="local_fit_corrected",
+            simple="light_weighted",
+        ),
+        Task(
+            "direction",
+            tuple(Quantity(f"emi_{c}", f"emi_{c}", f"emission {c}", "") for c in "xyz"),
+            "",
+            "emission unit vector",
+            kind="unit_vector",
+            headline=("angle_resolution_68pct",),
+            tile="angle_resolution_68pct",
+            directional=True,
+            strong="local_fit_corrected",
+            simple="light_weighted",
+        ),
+        Task(
+            "n_gamma",
+            (Quantity("n_gamma", "n_gamma", "n", ""),),
+            "",
+            "number of gammas, 0-4",
+            kind="classes",
+            headline=("n_gamma_accuracy",),
+            tile="n_gamma_accuracy",
+            loss="cross_entropy",
+        ),
     )
 }
 ALIASES = {"angleVec": "direction"}
+QUANTITIES: dict[str, Quantity] = {q.column: q for task in TASKS.values() for q in task.quantities}
+"""Every predicted value by its truth column."""
 
 
 def find_task(name: str) -> Task:
@@ -135,8 +246,6 @@ def true_values(task: Task, truth_BX: Tensor, columns: Sequence[str], options: T
 
 
 def _values(task: Task, truth_BX: Tensor, columns: Sequence[str], options: TargetOptions, relative: bool) -> Tensor:
-    import torch
-
     where = {name: i for i, name in enumerate(columns)}
     for column in required_columns(task, options, absolute=not relative):
         if column not in where:
@@ -248,8 +357,9 @@ def check_loss(task: Task, config: TaskConfig) -> None:
     Raises:
         ConfigError: `angular` without a direction, or `cross_entropy` without classes (and the reverse).
     """
-    directional = task.name in ("angle", "direction")
-    fits = {"angular": directional, "cross_entropy": task.kind == "classes"}.get(config.loss, task.kind != "classes")
+    fits = {"angular": task.directional, "cross_entropy": task.kind == "classes"}.get(
+        config.loss, task.kind != "classes"
+    )
     if not fits:
         expected = "cross_entropy" if task.kind == "classes" else "a loss for values"
         raise ConfigError(
@@ -271,7 +381,7 @@ def resolve_tasks(tasks: Mapping[str, TaskConfig] | Sequence[str]) -> dict[str, 
         task = find_task(name)
         if task.name in resolved:
             raise ConfigError("is named twice", item=f"tasks.{task.name}")
-        default = TaskConfig(enabled=True, loss="cross_entropy" if task.kind == "classes" else "smooth_l1")
+        default = TaskConfig.model_validate({"enabled": True, "loss": task.loss})
         resolved[task.name] = config or default
         check_loss(task, resolved[task.name])
     if not resolved:

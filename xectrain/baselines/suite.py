@@ -28,6 +28,7 @@ from xectrain.baselines.timing import (
     sensor_times,
     timing_place,
 )
+from xectrain.tasks import MEAN, TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ Array = NDArray[np.float64]
 Predictions = dict[str, dict[str, Array]]
 """Method → canonical column → (n,) prediction in canonical units."""
 
-MEAN = "mean"
 MIN_EVENTS = 200
 """Fewer training events than this calibrate nothing."""
 DESCRIPTIONS: dict[str, str] = {
@@ -49,15 +49,7 @@ DESCRIPTIONS: dict[str, str] = {
     "mean_time": "weighted mean of sensor times minus light path",
     "light_path": "the same after walk correction, with a position map",
 }
-STRONG: dict[str, str] = {
-    "angle": "local_fit_corrected",
-    "direction": "local_fit_corrected",
-    "energy": "face_weights",
-    "timing": "light_path",
-    "uvwFI": "local_fit_corrected",
-    "xyzFI": "local_fit_corrected",
-    "n_gamma": MEAN,
-}
+STRONG: dict[str, str] = {name: task.strong for name, task in TASKS.items()}
 """The method that a network has to beat, per task."""
 
 

@@ -56,7 +56,7 @@ def dead(
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor
     from xectrain.inference.sources import Settings, open_parts
-    from xectrain.metrics import HEADLINE
+    from xectrain.tasks import TASKS
 
     if (dead is None) == (dead_fraction is None):
         raise ConfigError("say which sensors are dead", remedy="give --dead FILE or --dead-fraction SHARE, one of them")
@@ -84,7 +84,7 @@ def dead(
         f"{study.events} events, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light taken away"
     )
     for task, methods in study.metrics.items():
-        for name in (n for n in HEADLINE[task] if n in methods[WHOLE]):
+        for name in (n for n in TASKS[task].headline if n in methods[WHOLE]):
             cells = (f"{strategy_label(m)} {compact(methods[m][name])}" for m in study.methods)
             typer.echo(f"{task} {headline_label(name)} ({methods[WHOLE][name].unit}): {', '.join(cells)}")
     typer.echo(f"Wrote {out / 'report.html'} with tables, plots, dead.json and the table dead_events.")

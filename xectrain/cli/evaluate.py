@@ -152,12 +152,11 @@ def _table(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from xectrain.baselines import MEAN, STRONG
+    from xectrain.baselines import MEAN
     from xectrain.evaluation.tables import NETWORK
     from xectrain.evaluation.wording import compact, digits, headline_label
-    from xectrain.metrics import HEADLINE
+    from xectrain.tasks import TASKS
 
-    simple = {"energy": "photon_sum", "timing": "mean_time"}
     table = Table(title=f"{evaluation.facts.file.parent.name}: network against classical methods", title_justify="left")
     table.add_column("")
     samples = [d.shown for d in evaluation.data]
@@ -166,11 +165,11 @@ def _table(evaluation: Evaluation) -> None:
         for head in ("strong", "simple", "mean", *(("toy's limit",) if sample.limits else ())):
             table.add_column(f"\n\n{head}", justify="right")
     for task in evaluation.facts.tasks:
-        for name in HEADLINE[task]:
+        for name in TASKS[task].headline:
             cells, unit = [], ""
             for sample in samples:
                 methods = sample.metrics.get(task, {})
-                for method in (NETWORK, STRONG[task], simple.get(task, "light_weighted"), MEAN):
+                for method in (NETWORK, TASKS[task].strong, TASKS[task].simple, MEAN):
                     found = methods.get(method)
                     cells.append(compact(found[name]) if found is not None and name in found else "")
                     unit = found[name].unit if found is not None and name in found else unit

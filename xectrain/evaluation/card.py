@@ -15,10 +15,9 @@ from xectrain.evaluation.results import Evaluation
 from xectrain.evaluation.tables import NETWORK
 from xectrain.evaluation.wording import compact, digits, headline_label
 from xectrain.inference.model import Model, ModelFacts
-from xectrain.metrics import DISPLAY, HEADLINE
 from xectrain.models.ranges import SUMMARIES
 from xectrain.modes.regress import Regress
-from xectrain.tasks import RANGE_QUANTILES, TASKS
+from xectrain.tasks import QUANTITIES, RANGE_QUANTILES, TASKS
 
 PLACES = {"low": 0.001, "middle": 0.5, "high": 0.999}
 
@@ -81,7 +80,7 @@ def _ranges(network: Any) -> list[dict[str, str]]:
             continue
         quantiles = network.ranges.get_buffer(f"{task}_KX").cpu().numpy()
         for k, column in enumerate(TASKS[task].columns):
-            show = DISPLAY[column]
+            show = QUANTITIES[column]
             values = {name: digits(float(quantiles[k, i]) * show.scale) for name, i in index.items()}
             rows.append({"name": column, "unit": show.unit, **values})
     summaries = network.ranges.summaries_SX.cpu().numpy()
@@ -108,7 +107,7 @@ def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
         rows = []
         for task, methods in sample.metrics.items():
             strong = methods.get(STRONG[task])
-            for name in HEADLINE[task]:
+            for name in TASKS[task].headline:
                 if name in methods[NETWORK]:
                     metric = methods[NETWORK][name]
                     rival = compact(strong[name]) if strong is not None and name in strong else ""

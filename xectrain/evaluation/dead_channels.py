@@ -32,8 +32,8 @@ from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler
 from xectrain.inference.sources import Part, Settings, Wanted
-from xectrain.metrics import HEADLINE
 from xectrain.modes.masking import event_key, uniform
+from xectrain.tasks import TASKS
 
 Array = NDArray[np.float64]
 RAW, WHOLE = "raw", "network"
@@ -214,7 +214,7 @@ def _numbers(predictor: Predictor, events: RawEvents, method: str) -> dict[str, 
 
 def _summary(study: DeadStudy, task: str) -> Table:
     """Headline numbers of every strategy."""
-    heads = [name for name in HEADLINE[task] if name in study.metrics[task][WHOLE]]
+    heads = [name for name in TASKS[task].headline if name in study.metrics[task][WHOLE]]
     unit = {name: study.metrics[task][WHOLE][name].unit for name in heads}
     rows = []
     for method in study.methods:

@@ -16,18 +16,8 @@ from xectrain.evaluation.results import DataResult, Disagreement, Evaluation, Sa
 from xectrain.evaluation.tables import NETWORK
 from xectrain.evaluation.wording import digits, headline_label, method_label, model_name, plus_minus, with_unit
 from xectrain.inference.model import ModelFacts
-from xectrain.metrics import DISPLAY, HEADLINE, Metric, TaskMetrics
-
-TILE: dict[str, str] = {
-    "angle": "angle_resolution_68pct",
-    "energy": "energy_relative_effective_sigma",
-    "timing": "timing_core_sigma",
-    "uvwFI": "uvw_dist_68pct",
-    "xyzFI": "xyz_dist_68pct",
-    "direction": "angle_resolution_68pct",
-    "n_gamma": "n_gamma_accuracy",
-}
-"""The one number of each task that heads the page."""
+from xectrain.metrics import Metric, TaskMetrics
+from xectrain.tasks import QUANTITIES, TASKS
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
@@ -58,7 +48,7 @@ def _tiles(data: DataResult) -> list[dict[str, str]]:
     tiles = []
     chosen = data.shown
     for task, methods in chosen.metrics.items():
-        name = TILE[task]
+        name = TASKS[task].tile
         if name not in methods[NETWORK]:
             continue
         metric, strong = methods[NETWORK][name], methods.get(STRONG[task])
@@ -87,7 +77,7 @@ def _data(data: DataResult) -> dict[str, Any]:
 def _difference(found: Disagreement) -> dict[str, str]:
     return {
         "name": found.column,
-        "unit": DISPLAY[found.column].unit,
+        "unit": QUANTITIES[found.column].unit,
         "median": digits(found.median),
         "width": digits(found.width),
         "beyond": f"{100 * found.beyond:.2f}",
@@ -96,7 +86,7 @@ def _difference(found: Disagreement) -> dict[str, str]:
 
 def _task(data: DataResult, task: str) -> dict[str, Any]:
     network = data.samples[0].metrics[task][NETWORK]
-    names = [name for name in HEADLINE[task] if name in network]
+    names = [name for name in TASKS[task].headline if name in network]
     return {
         "name": task,
         "heads": [{"label": headline_label(n), "unit": network[n].unit} for n in names],

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from shards.base import CorruptError, InputError, published
 from shards.expressions import evaluate
-from xectrain.metrics import DISPLAY, TaskMetrics, residual, task_metrics
-from xectrain.tasks import find_task
+from xectrain.metrics import TaskMetrics, residual, task_metrics
+from xectrain.tasks import QUANTITIES, find_task
 
 NETWORK = "network"
 BASELINE = "base_"
@@ -71,7 +71,7 @@ class TaskTable:
 
     def residuals(self, column: str, method: str = NETWORK) -> NDArray[np.float64]:
         """Prediction − truth of a column (n,), in the unit people use."""
-        return DISPLAY[column].scale * residual(column, self.prediction(method)[column], self.truth()[column])
+        return QUANTITIES[column].scale * residual(column, self.prediction(method)[column], self.truth()[column])
 
     def sigma(self) -> dict[str, NDArray[np.float64]]:
         """The network's uncertainties, of the columns that have one."""
@@ -80,7 +80,7 @@ class TaskTable:
     def limit(self, column: str) -> NDArray[np.float64] | None:
         """What the toy allows for a column, (n,) standard deviations in the unit people use; None where not asked."""
         found = self.columns.get(f"{LIMIT}{column}")
-        return None if found is None else DISPLAY[column].scale * found
+        return None if found is None else QUANTITIES[column].scale * found
 
     def limits(self) -> dict[str, float]:
         """Metric → what the toy allows, as the RMS over the events."""
@@ -89,7 +89,7 @@ class TaskTable:
             limit = self.limit(column)
             if limit is not None and np.isfinite(limit).any():
                 rms = float(np.sqrt(np.nanmean(limit**2)))
-                found.update({f"{DISPLAY[column].prefix}_{name}": rms for name in WIDTHS})
+                found.update({f"{QUANTITIES[column].prefix}_{name}": rms for name in WIDTHS})
                 if column == "energy":
                     relative = 100 * self.columns[f"{LIMIT}energy"] / self.truth()["energy"]
                     found["energy_relative_effective_sigma"] = float(np.nanmean(relative))

@@ -17,7 +17,8 @@ from xectrain.evaluation.results import Disagreement, Trend, WithoutTruth
 from xectrain.evaluation.wording import digits
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.sources import Part, Settings, Wanted
-from xectrain.metrics import DISPLAY, half_width_68
+from xectrain.metrics import half_width_68
+from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
 
@@ -82,7 +83,7 @@ def _displays(
             k = row - start
             which = ", ".join(f"{c} {raw.columns[c][k]:.0f}" for c in ("run", "event") if c in raw.columns)
             facts_told = ", ".join(
-                f"{c} {digits(predicted[c][row])} (conventional {digits(conventional[c][row])}) {DISPLAY[c].unit}"
+                f"{c} {digits(predicted[c][row])} (conventional {digits(conventional[c][row])}) {QUANTITIES[c].unit}"
                 for c in predicted
                 if c in conventional
             )
@@ -109,14 +110,14 @@ def _point(columns: Mapping[str, Array], row: int) -> Array | None:
 
 def predicted_columns(table: Mapping[str, NDArray[np.floating]]) -> dict[str, Array]:
     """Predictions by canonical column, in the unit people use; all-NaN ones left out."""
-    found = {c: show.scale * np.asarray(table[f"pred_{c}"]) for c, show in DISPLAY.items() if f"pred_{c}" in table}
+    found = {c: show.scale * np.asarray(table[f"pred_{c}"]) for c, show in QUANTITIES.items() if f"pred_{c}" in table}
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
 def conventional_columns(table: Mapping[str, NDArray[np.floating]]) -> dict[str, Array]:
     """The conventional reconstruction by canonical column, in the unit people use, where the data carry it."""
     found = {
-        column: DISPLAY[column].scale * np.asarray(table[name], dtype=np.float64)
+        column: QUANTITIES[column].scale * np.asarray(table[name], dtype=np.float64)
         for column, name in CONVENTIONAL.items()
         if name in table
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uproot
 from numpy.typing import NDArray
 
 from shards.base import CorruptError, InputError, OutputError, published
@@ -128,8 +129,6 @@ def root_output(path: Path, branches: Mapping[str, Branch]) -> Iterator[RootOutp
         path: the final name.
         branches: of the tree `predictions`, in order.
     """
-    import uproot
-
     with published(path) as part:
         with uproot.recreate(part, compression=uproot.LZ4(COMPRESSION_LEVEL)) as file:
             output = RootOutput(file, path, branches)
@@ -140,8 +139,6 @@ def root_output(path: Path, branches: Mapping[str, Branch]) -> Iterator[RootOutp
 
 def _check(part: Path, path: Path, rows: int) -> None:
     """Read the finished file's structure back: two TTrees, every row there."""
-    import uproot
-
     with uproot.open(part) as file:
         classes = {name: file[name].classname for name in file.keys(cycle=False)}
         if classes != {PREDICTIONS: "TTree", METADATA: "TTree"}:
@@ -157,8 +154,6 @@ def read_metadata(path: Path) -> dict[str, str | int | float]:
         InputError: not a ROOT file of predictions.
         CorruptError: the file is damaged.
     """
-    import uproot
-
     try:
         with uproot.open(path) as file:
             if METADATA not in file.keys(cycle=False):

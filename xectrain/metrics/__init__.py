@@ -17,8 +17,6 @@ from xectrain.metrics.statistics import (
     upper_half_width,
 )
 from xectrain.metrics.tasks import (
-    DISPLAY,
-    HEADLINE,
     Metric,
     TaskMetrics,
     direction_from_angles,
@@ -30,8 +28,6 @@ from xectrain.metrics.tasks import (
 from xectrain.metrics.uncertainty import uncertainty_metrics
 
 __all__ = [
-    "DISPLAY",
-    "HEADLINE",
     "EnergyFit",
     "Estimate",
     "Metric",

@@ -29,56 +29,9 @@ from xectrain.metrics.statistics import (
     upper_half_width,
 )
 from xectrain.metrics.uncertainty import uncertainty_metrics
-from xectrain.tasks import find_task
+from xectrain.tasks import QUANTITIES, TASKS, find_task
 
 Columns = Mapping[str, ArrayLike]
-
-
-@dataclass(frozen=True)
-class Display:
-    """How people want a canonical column to be shown."""
-
-    prefix: str
-    """Prefix of the metric names."""
-    unit: str
-    scale: float
-    """Shown value = canonical value × scale."""
-
-
-DISPLAY: dict[str, Display] = {
-    "theta": Display("theta", "degree", 1.0),
-    "phi": Display("phi", "degree", 1.0),
-    "energy": Display("energy", "MeV", 1e3),
-    "timing": Display("timing", "ps", 1e3),
-    "u": Display("uvw_u", "cm", 1.0),
-    "v": Display("uvw_v", "cm", 1.0),
-    "w": Display("uvw_w", "cm", 1.0),
-    "x": Display("xyz_x", "cm", 1.0),
-    "y": Display("xyz_y", "cm", 1.0),
-    "z": Display("xyz_z", "cm", 1.0),
-    "emi_x": Display("emi_x", "", 1.0),
-    "emi_y": Display("emi_y", "", 1.0),
-    "emi_z": Display("emi_z", "", 1.0),
-}
-HEADLINE: dict[str, tuple[str, ...]] = {
-    "angle": ("angle_resolution_68pct", "theta_bias", "theta_res_68pct", "phi_bias", "phi_res_68pct"),
-    "energy": (
-        *("energy_bias", "energy_core_sigma", "energy_half_width_68", "energy_upper_half_width"),
-        *("energy_res_68pct", "energy_relative_effective_sigma"),
-    ),
-    "timing": ("timing_bias", "timing_res_68pct", "timing_effective_sigma", "timing_core_sigma"),
-    "uvwFI": (
-        *(f"uvw_{axis}_{name}" for name in ("bias", "core_sigma", "res_68pct") for axis in "uvw"),
-        "uvw_dist_68pct",
-    ),
-    "xyzFI": (
-        *(f"xyz_{axis}_{name}" for name in ("bias", "core_sigma", "res_68pct") for axis in "xyz"),
-        "xyz_dist_68pct",
-    ),
-    "direction": ("angle_resolution_68pct",),
-    "n_gamma": ("n_gamma_accuracy",),
-}
-"""The few numbers of each task that fit into one table."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +150,7 @@ class _Bootstrap:
 
 def _scalar(column: str, r: Array, sigma: Array | None, how: _Bootstrap) -> list[Metric]:
     """Metrics of one column's residuals (canonical units)."""
-    show = DISPLAY[column]
+    show = QUANTITIES[column]
     scaled = r * show.scale
     signed = {
         "bias": mean,
@@ -268,4 +221,4 @@ def _classification(p: Array, t: Array) -> list[Metric]:
 
 def headline(metrics: TaskMetrics) -> list[Metric]:
     """The few numbers of a task that fit into one table."""
-    return [metrics[name] for name in HEADLINE[metrics.task] if name in metrics]
+    return [metrics[name] for name in TASKS[metrics.task].headline if name in metrics]

@@ -6,17 +6,13 @@ occupancy), at most `limit`, scaled to mean 1 over the training set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from shards.base import ConfigError, nearest
-
-BINS: Mapping[str, tuple[int, ...]] = {"angle": (20, 20), "energy": (30,), "timing": (30,), "uvwFI": (10, 10)}
-"""Tasks that can be reweighted, with the bins of their first columns (θ, φ; E; t; u, v)."""
+from shards.base import ConfigError
+from xectrain.tasks import TASKS, find_task
 
 
 class TargetWeights(nn.Module):
@@ -46,16 +42,17 @@ def fit_weights(task: str, target_NK: npt.NDArray[np.float64], limit: float) -> 
     """Histogram a task's targets over the training set.
 
     Args:
-        task: a key of `BINS`.
+        task: one with `bins`.
         target_NK: physical targets (n, K), NaN where unknown.
         limit: largest factor before scaling to mean 1.
 
     Raises:
         ConfigError: a task that cannot be reweighted, or one without any truth.
     """
-    if task not in BINS:
-        raise ConfigError(f"task {task!r} cannot be reweighted", item="reweight.tasks", remedy=nearest(task, BINS))
-    bins = BINS[task]
+    bins = find_task(task).bins
+    if not bins:
+        possible = [name for name, other in TASKS.items() if other.bins]
+        raise ConfigError(f"task {task!r} cannot be reweighted", item="reweight.tasks", expected=", ".join(possible))
     used = target_NK[:, : len(bins)]
     known = used[np.isfinite(used).all(axis=1)]
     if not len(known):

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xectrain.evaluation.plots.panels import SYMBOL, points
+from xectrain.evaluation.plots.panels import points, symbol_of
 from xectrain.evaluation.plots.style import PALETTE, new_figure, style
 from xectrain.evaluation.tables import TaskTable
-from xectrain.metrics import DISPLAY, profile
+from xectrain.metrics import profile
+from xectrain.tasks import QUANTITIES
 
 BINS = 6
 
@@ -32,13 +33,13 @@ def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float6
         figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.01, ha="left")
         axes = figure.subplots(2, len(columns), squeeze=False, sharex=True)
         for number, column in enumerate(columns):
-            unit = DISPLAY[column].unit
+            unit = QUANTITIES[column].unit
             for colour, method in zip(PALETTE, methods, strict=False):
                 found = profile(share, table.residuals(column, method), edges, resamples=40, min_entries=10)
                 label = {"network": "no sensor missing", "raw": "raw: missing"}.get(method, f"filled: {method}")
                 points(axes[0, number], found, found.res_68, found.res_68_error, colour, label)
                 points(axes[1, number], found, found.bias, found.bias_error, colour, label)
-            axes[0, number].set(title=SYMBOL[column], ylabel=f"68 % of |r| [{unit}]")
+            axes[0, number].set(title=symbol_of(column), ylabel=f"68 % of |r| [{unit}]")
             axes[0, number].set_ylim(bottom=0)
             axes[1, number].axhline(0, color="black", linewidth=0.8)
             axes[1, number].set(ylabel=f"bias [{unit}]", xlabel="light lost [%]")

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from xectrain.evaluation.plots.panels import SYMBOL
+from xectrain.evaluation.plots.panels import symbol_of
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, STRONG_COLOUR, new_figure, style
 from xectrain.evaluation.results import Trend
-from xectrain.metrics import DISPLAY
+from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def _spectra(predicted: Mapping[str, Array], conventional: Mapping[str, Array], 
     _heading(figure, "Predictions", title, len(predicted[names[0]]))
     axes = figure.subplots(rows, len(names), squeeze=False)
     for column, name in enumerate(names):
-        unit, label = DISPLAY[name].unit, SYMBOL[name]
+        unit, label = QUANTITIES[name].unit, symbol_of(name)
         values = predicted[name][np.isfinite(predicted[name])]
         edges = _edges(values)
         axes[0, column].hist(values, bins=edges.tolist(), color=NETWORK_COLOUR, alpha=0.45, label="network")
@@ -88,7 +88,7 @@ def _maps(predicted: Mapping[str, Array], title: str) -> Figure:
         good = np.isfinite(predicted[name])
         total = np.histogram2d(u[good], v[good], bins=edges, weights=predicted[name][good])[0]
         mean = np.where(counts >= 5, total / np.maximum(counts, 1), np.nan)
-        _map(panel, edges, mean, f"mean {SYMBOL[name]} [{DISPLAY[name].unit}]", figure)
+        _map(panel, edges, mean, f"mean {symbol_of(name)} [{QUANTITIES[name].unit}]", figure)
     return figure
 
 
@@ -111,7 +111,7 @@ def _trends(trends: Mapping[str, Trend], title: str) -> Figure:
         panel.fill_between(
             place, trend.median - trend.width, trend.median + trend.width, color=NETWORK_COLOUR, alpha=0.12, step="mid"
         )
-        panel.set(ylabel=f"{SYMBOL[name]} [{DISPLAY[name].unit}]")
+        panel.set(ylabel=f"{symbol_of(name)} [{QUANTITIES[name].unit}]")
     shown = [int(i) for i in MaxNLocator(nbins=12, integer=True).tick_values(0, max(len(first.group) - 1, 1))]
     shown = [i for i in shown if 0 <= i < len(first.group)]
     axes[-1].set_xticks(shown, [f"{first.group[i]:.0f}" for i in shown], rotation=30)

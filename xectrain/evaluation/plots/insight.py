@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from shards.geometry import FACE_NAMES
 from xectrain.display.event import event_figure
-from xectrain.evaluation.plots.panels import SYMBOL
+from xectrain.evaluation.plots.panels import symbol_of
 from xectrain.evaluation.plots.style import new_figure, style
 from xectrain.evaluation.results import Insight, WorstEvent
 from xectrain.evaluation.wording import digits
-from xectrain.metrics import DISPLAY
+from xectrain.tasks import QUANTITIES
 
 
 def saliency_page(insight: Insight) -> Figure:
@@ -62,12 +62,12 @@ def worst_page(event: WorstEvent, rank: int) -> Figure:
         f"worst event {rank}: run {values.get('run', 0):.0f}, event {values.get('event', 0):.0f}, loss {event.loss:.3g}"
     ]
     parts = []
-    for column, show in DISPLAY.items():
+    for column, show in QUANTITIES.items():
         true, predicted = values.get(f"true_{column}"), values.get(f"pred_{column}")
         if predicted is None:
             continue
         told = "unknown" if true is None or not np.isfinite(true) else digits(true * show.scale)
-        parts.append(f"{SYMBOL[column]} {digits(predicted * show.scale)} (true {told}) {show.unit}".rstrip())
+        parts.append(f"{symbol_of(column)} {digits(predicted * show.scale)} (true {told}) {show.unit}".rstrip())
     lines.append(", ".join(parts))
 
     def point(kind: str) -> NDArray[Any] | None:
@@ -81,7 +81,7 @@ def worst_page(event: WorstEvent, rank: int) -> Figure:
 
 
 def _labels(insight: Insight) -> list[str]:
-    return [SYMBOL.get(column, column) for column in insight.columns]
+    return [symbol_of(column) for column in insight.columns]
 
 
 def _heading(figure: Figure, text: str) -> None:

@@ -14,7 +14,6 @@ from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRON
 from xectrain.evaluation.tables import NETWORK, TaskTable
 from xectrain.evaluation.wording import digits
 from xectrain.metrics import (
-    DISPLAY,
     Profile,
     core_sigma,
     default_edges,
@@ -22,17 +21,14 @@ from xectrain.metrics import (
     percentile_68,
     profile,
 )
+from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
 
-SYMBOL: dict[str, str] = {
-    "theta": "θ",
-    "phi": "φ",
-    "energy": "E",
-    "timing": "t",
-    **{name: name for name in ("u", "v", "w", "x", "y", "z")},
-    **{f"emi_{a}": f"emission {a}" for a in "xyz"},
-}
+
+def symbol_of(column: str) -> str:
+    """How a column is written in plots; its name where no task predicts it."""
+    return QUANTITIES[column].symbol if column in QUANTITIES else column
 
 
 def colours(methods: Sequence[str], task: str) -> dict[str, str]:
@@ -50,7 +46,7 @@ def rivals(table: TaskTable) -> list[str]:
 
 def residual_histogram(axes: Axes, table: TaskTable, column: str) -> None:
     """Residuals of every method, with the network's Gaussian core."""
-    unit, colour = DISPLAY[column].unit, colours(table.methods, table.task)
+    unit, colour = QUANTITIES[column].unit, colours(table.methods, table.task)
     r = {m: table.residuals(column, m) for m in table.methods}
     shown = rivals(table) + [m for m in table.methods if m not in rivals(table) and m != "mean"]
     centre = float(np.median(r[NETWORK]))
@@ -94,7 +90,7 @@ def residual_histogram(axes: Axes, table: TaskTable, column: str) -> None:
 def against_truth(axes: Axes, table: TaskTable, column: str) -> None:
     """Prediction against truth as a density on a logarithmic scale."""
 
-    show = DISPLAY[column]
+    show = QUANTITIES[column]
     truth, predicted = table.truth()[column] * show.scale, table.prediction()[column] * show.scale
     low, high = np.quantile(np.concatenate([truth, predicted]), (0.002, 0.998))
     if high <= low:
@@ -104,7 +100,7 @@ def against_truth(axes: Axes, table: TaskTable, column: str) -> None:
     if flat:
         axes.hist(predicted, bins=edges, color=NETWORK_COLOUR, alpha=0.4)
         axes.axvline(float(truth[0]), color="black", linewidth=0.9, linestyle="--")
-        label = f"predicted {SYMBOL[column]} [{show.unit}]"
+        label = f"predicted {symbol_of(column)} [{show.unit}]"
         axes.set(xlabel=label, ylabel="events", title="Prediction (dashed: the only true value)")
         return
     counts = np.histogram2d(truth, predicted, bins=(edges, edges))[0].T
@@ -114,8 +110,8 @@ def against_truth(axes: Axes, table: TaskTable, column: str) -> None:
     axes.plot((low, high), (low, high), color="black", linewidth=0.8, linestyle="--")
     axes.figure.colorbar(image, ax=axes, label="events", pad=0.01)
     axes.set(
-        xlabel=f"true {SYMBOL[column]} [{show.unit}]",
-        ylabel=f"predicted {SYMBOL[column]} [{show.unit}]",
+        xlabel=f"true {symbol_of(column)} [{show.unit}]",
+        ylabel=f"predicted {symbol_of(column)} [{show.unit}]",
         title="Prediction against truth",
         xlim=(low, high),
         ylim=(low, high),
@@ -134,7 +130,7 @@ def resolution_and_bias(
     Args:
         quantities: (label, values) for each pair.
     """
-    unit, colour = DISPLAY[column].unit, colours(table.methods, table.task)
+    unit, colour = QUANTITIES[column].unit, colours(table.methods, table.task)
     found: list[list[Profile]] = []
     for _, x in quantities:
         edges = default_edges(x, 10)

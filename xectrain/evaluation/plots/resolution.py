@@ -9,19 +9,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xectrain.evaluation.plots.panels import (
-    SYMBOL,
     against_truth,
     colours,
     points,
     residual_histogram,
     resolution_and_bias,
     rivals,
+    symbol_of,
 )
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, new_figure, style
 from xectrain.evaluation.tables import BINNING, TaskTable
 from xectrain.evaluation.wording import plus_minus
 from xectrain.metrics import (
-    DISPLAY,
     TaskMetrics,
     direction_from_angles,
     estimate,
@@ -29,6 +28,7 @@ from xectrain.metrics import (
     percentile_68,
     profile,
 )
+from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def _column_page(table: TaskTable, column: str, title: str, by: Sequence[str]) -
 
 
 def _heading(figure: Figure, table: TaskTable, column: str, title: str) -> None:
-    parts = [f"{SYMBOL.get(column, column)} ({table.task})", title, f"{len(table)} events"]
+    parts = [f"{symbol_of(column)} ({table.task})", title, f"{len(table)} events"]
     figure.suptitle("  ·  ".join(p for p in parts if p), fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
@@ -97,12 +97,12 @@ def _quantities(table: TaskTable, own: str, by: Sequence[str]) -> list[tuple[str
             continue
         values = np.asarray(table.columns[name], dtype=np.float64)
         column = name.removeprefix("true_")
-        show = DISPLAY.get(column) if name.startswith("true_") else None
+        show = QUANTITIES.get(column) if name.startswith("true_") else None
         scaled = values * (show.scale if show else 1.0)
         good = scaled[np.isfinite(scaled)]
         if good.size < MIN_EVENTS or np.ptp(np.quantile(good, (0.01, 0.99))) <= 1e-6 * max(1.0, np.abs(good).max()):
             continue
-        label = f"true {SYMBOL[column]} [{show.unit}]" if show else name
+        label = f"true {symbol_of(column)} [{show.unit}]" if show else name
         found.append((label, scaled))
     return found
 
@@ -132,7 +132,9 @@ def _opening_page(table: TaskTable, title: str) -> Figure:
             binned = profile(table.columns[f"true_{name}"], values, bins=10, resamples=40)
             points(panel, binned, binned.res_68, binned.res_68_error, colour[method], method)
         panel.set(
-            xlabel=f"true {SYMBOL[name]} [degree]", ylabel="68 % of ψ [degree]", title=f"against true {SYMBOL[name]}"
+            xlabel=f"true {symbol_of(name)} [degree]",
+            ylabel="68 % of ψ [degree]",
+            title=f"against true {symbol_of(name)}",
         )
         panel.set_ylim(bottom=0)
     return figure
@@ -167,13 +169,15 @@ def _uncertainty_page(table: TaskTable, title: str) -> Figure:
     _heading(figure, table, "predicted σ", title)
     upper, lower = figure.subplots(2, len(columns), squeeze=False)
     for wide, pulls, column in zip(upper, lower, columns, strict=True):
-        show = DISPLAY[column]
+        show = QUANTITIES[column]
         sigma, r = show.scale * table.sigma()[column], table.residuals(column)
         found = profile(sigma, r, np.unique(np.quantile(sigma[np.isfinite(sigma)], np.linspace(0, 1, 9))), resamples=40)
         points(wide, found, found.sigma, found.sigma_error, NETWORK_COLOUR, "network")
         top = 1.1 * float(np.nanmax(np.concatenate([found.centre, found.sigma])))
         wide.plot((0, top), (0, top), color="black", linewidth=0.8, linestyle="--")
-        wide.set(xlabel=f"predicted σ [{show.unit}]", ylabel=f"σ_eff of residuals [{show.unit}]", title=SYMBOL[column])
+        wide.set(
+            xlabel=f"predicted σ [{show.unit}]", ylabel=f"σ_eff of residuals [{show.unit}]", title=symbol_of(column)
+        )
         edges = np.linspace(-5, 5, 51)
         pulls.hist(r / sigma, bins=edges.tolist(), color=NETWORK_COLOUR, alpha=0.4)
         normal = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi) * len(r) * (edges[1] - edges[0])
