@@ -76,8 +76,3 @@ END_R_PITCH = 6.684
 HEXAGON_FIRST_R = 68.27
 HEXAGON_R_PITCH = 6.91
 HEXAGON_Z_PITCH = 6.12
-
-LIGHT_SPEED = 29.9792458
-"""Speed of light in vacuum, cm/ns (exact by the definition of the metre)."""
-LIGHT_SPEED_XENON = LIGHT_SPEED / 3.6
-"""Group velocity of scintillation light (175 nm) in liquid xenon, cm/ns."""
