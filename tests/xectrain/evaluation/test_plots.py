@@ -81,7 +81,7 @@ def test_a_page_that_cannot_be_drawn_leaves_no_file(tmp_path):
 
 
 def write_log(path: Path, lines: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps({"epoch": 1, "time": 0.0, **line}) + "\n" for line in lines))
     return path
 
 
