@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,7 @@ def make_dataset(
     sources: int = 2,
     shuffle: bool = True,
     first_source: int = 0,
+    change: Callable[[np.ndarray, np.ndarray, dict[str, np.ndarray]], object] | None = None,
 ) -> Dataset:
     """Write a dataset of random events in folder `path` and open it.
 
@@ -75,6 +76,7 @@ def make_dataset(
         columns: of the truth vector; names that are not canonical are carried columns.
         sources: number of pretended input files, sharing the events evenly.
         first_source: number of the first of them; datasets with disjoint numbers have disjoint events.
+        change: gets npho, time and the truth columns by name of each source, and may change them in place.
     """
     norm = normalization or preset("standard")
     table = canonical_order(COLUMNS.get(name, Column(name, "", "carried")) for name in columns)
@@ -92,6 +94,8 @@ def make_dataset(
     parts, infos, counts = [], [], None
     for i, (source_id, n) in enumerate(zip(ids, sizes, strict=True)):
         npho, time, truth = make_events(n, first_source + i, settings.names, first_event=1000 * (first_source + i))
+        if change is not None:
+            change(npho, time, dict(zip(settings.names, truth.T, strict=True)))
         batch = normalize(npho, time, norm, dtype=dtype)
         counts = batch.counts if counts is None else counts + batch.counts
         parts.append(ShardRows(batch.sensors, truth, np.full(n, i), np.arange(n)))

@@ -89,12 +89,15 @@ def task_loss(
 
     Args:
         out_BX: float32, the model's standardized output.
-        target_BK: float64, physical targets; NaN rows have no truth.
+        target_BK: float64, physical targets; NaN rows have no truth, nor do those whose logarithm is wanted and is
+            not finite.
 
     Returns:
         loss (B,), float32, 0 without truth, and whether there is truth, bool (B,).
     """
     good_B = target_BK.isfinite().all(dim=1)
+    if config.log_transform:
+        good_B = good_B & (target_BK > 0).all(dim=1)
     out_BX = out_BX.float()
     if task.kind == "classes":
         label_B = torch.where(good_B, target_BK[:, 0], torch.zeros_like(target_BK[:, 0])).long()

@@ -24,6 +24,8 @@ NOT_THE_RESULT = (
     *("data.backend", "data.num_threads", "data.prefetch", "data.device"),
 )
 """What a finished run may differ in from what is asked for, and still be its result."""
+OF_RATE = ("schedule", "optim.lr", "train.epochs", "train.minutes", "checkpoint.refresh_lr")
+"""What learning rates follow from."""
 PATHS = ("data.train", "data.val", "checkpoint.init_from", "augment.patterns", "masking.patterns")
 """Where files are named: one may be called by different names from different folders."""
 

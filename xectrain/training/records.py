@@ -58,8 +58,8 @@ class Sums:
         values_KB = torch.stack([result.loss_B.detach(), *(p.detach() for p in result.parts.values())]).double()
         has_KB = (~torch.isnan(values_KB)).double()
         terms = [k for k, name in enumerate(names) if name.startswith("loss_")]
-        has_KB[0] = has_KB[terms].amax(0) if terms else 1.0
-        weighted_KB = torch.where(has_KB > 0, values_KB, 0.0) * weight_B
+        has_KB[0] = torch.maximum(1 - has_KB[0], has_KB[terms].amax(0)) if terms else 1.0  # a NaN is to be seen
+        weighted_KB = torch.where(has_KB * weight_B > 0, values_KB * weight_B, 0.0)
         totals = weighted_KB.sum(1).tolist()
         counts = (has_KB * weight_B).sum(1).tolist()
         for name, total, count in zip(names, totals, counts, strict=True):
@@ -94,4 +94,9 @@ class Sums:
 
     def means(self, ranks: Ranks) -> dict[str, float]:
         """Means over the events of all ranks."""
-        return {n: total / count if count else math.nan for n, (total, count) in self.reduced(ranks).items()}
+        return means_of(self.reduced(ranks))
+
+
+def means_of(reduced: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The means that `Sums.reduced` describes; NaN where nothing counts."""
+    return {name: total / count if count else math.nan for name, (total, count) in reduced.items()}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from shards.base import ConfigError, code_version, output_folder, publish_text
-from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset, valid
 from xectrain.checkpoint import find_checkpoint, newest_valid, read_checkpoint
 from xectrain.compute import Compute, choose_compute
 from xectrain.config.files import to_yaml
@@ -21,11 +18,18 @@ from xectrain.data import TrainingData, open_training_data
 from xectrain.model_input import InputRules
 from xectrain.modes import find_mode
 from xectrain.modes.base import Mode
-from xectrain.modes.regress import target_options, training_targets
-from xectrain.modes.reweight import fit_weights
-from xectrain.tasks import find_task
 from xectrain.training.batches import Batches
-from xectrain.training.changes import PATHS, SAME_STEPS, SAME_WEIGHTS, Change, changes, refuse, refuse_of_finished
+from xectrain.training.changes import (
+    OF_RATE,
+    PATHS,
+    SAME_STEPS,
+    SAME_WEIGHTS,
+    Change,
+    changes,
+    refuse,
+    refuse_of_finished,
+)
+from xectrain.training.preparation import input_rules, look_at_sensors, sampled
 from xectrain.training.profiling import StepProfiler
 from xectrain.training.ranks import Ranks, joined_ranks
 from xectrain.training.recorder import Recorder
@@ -37,8 +41,6 @@ from xectrain.training.trainer import Stopped, Trainer
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"done": "FINISHED", "requeue": "KILLED", "failed": "FAILED"}
-LOOKED_AT = 64
-"""Events of each dataset whose sensors are looked at before training."""
 HURRY_S = 10.0
 """Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
 
@@ -64,6 +66,7 @@ def train(config: Config, path: Path, profile: bool = False) -> None:
 def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
     found = _find_checkpoint(config, run)
     differences = changes(found[1]["config"], config) if found is not None else []
+    differences = [change for change in differences if change.option != "checkpoint.resume"]
     begin_anew = found is not None and _acts_now(config, found[1], "reset_epoch")
     if found is not None and not begin_anew and _is_finished(run, config):
         refuse_of_finished(differences, run.path)
@@ -71,9 +74,9 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
         return
     if found is not None:
         refuse(differences, SAME_WEIGHTS if begin_anew else SAME_WEIGHTS + SAME_STEPS, run.path)
-    data = _sampled(config, open_training_data(config.data, config.train.seed))
-    _look_at_sensors(data)
-    rules = _input_rules(config, data)
+    data = sampled(config, open_training_data(config.data, config.train.seed))
+    look_at_sensors(data)
+    rules = input_rules(config, data)
     compute = _choose(config, data, ranks)
     torch.manual_seed(config.train.seed)
     mode = find_mode(config.mode).load().build(config, data, rules, None if found is None else found[1])
@@ -91,7 +94,7 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
         publish_text(run.config, to_yaml(config))
         run.write_state("running")
     profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
-    _fit(state, batches, run, profiler)
+    _fit(state, batches, run, profiler, any(change.within(OF_RATE) for change in differences))
 
 
 def _located(config: Config) -> Config:
@@ -115,7 +118,7 @@ def _located(config: Config) -> Config:
 def _continue(
     state: TrainingState,
     found: tuple[Path, dict[str, Any]],
-    differences: list[Change],
+    changed: list[Change],
     begin_anew: bool,
     ranks: Ranks,
 ) -> None:
@@ -128,13 +131,18 @@ def _continue(
     else:
         state.restore(stored, is_main=ranks.is_main, refresh_lr=refresh_lr, new_run=new_run)
     logger.info("continuing %s at epoch %d, step %d", source, state.at.epoch + 1, state.at.step)
-    told = [change for change in differences if not change.within(("checkpoint.resume",))]
-    if told:
-        logger.warning("from here on with other options than so far: %s", ", ".join(map(str, told)))
+    if changed:
+        logger.warning("from here on with other options than so far: %s", ", ".join(map(str, changed)))
 
 
-def _fit(state: TrainingState, batches: Batches, run: RunFolder, profiler: StepProfiler | None) -> None:
-    """Train, and leave `state.json` saying how it ended."""
+def _fit(
+    state: TrainingState, batches: Batches, run: RunFolder, profiler: StepProfiler | None, other_rate: bool
+) -> None:
+    """Train, and leave `state.json` saying how it ended.
+
+    Args:
+        other_rate: whether the learning rate is to be told, since it may jump.
+    """
     config, main = state.config, batches.ranks.is_main
     mirrors = open_mirrors(config, run, state.run_id) if main else Mirrors()
     recorder = Recorder(run if main else None, mirrors, state.metrics_offset, config.checkpoint.keep)
@@ -142,7 +150,10 @@ def _fit(state: TrainingState, batches: Batches, run: RunFolder, profiler: StepP
     facts: dict[str, Any] = {}
     try:
         with recorder:
-            Trainer(state, batches, recorder, run.path, profiler).fit()
+            trainer = Trainer(state, batches, recorder, run.path, profiler)
+            if other_rate and state.at.rate:
+                logger.info("the learning rate goes on at %.3g, after %.3g", trainer.rate(), state.at.rate)
+            trainer.fit()
         ended = "done"
         facts = {"epochs": config.train.epochs, "minutes": config.train.minutes, "best_loss": state.at.best}
     except Stopped:
@@ -186,62 +197,6 @@ def _find_checkpoint(config: Config, run: RunFolder) -> tuple[Path, dict[str, An
             )
         return None
     return Path(wanted), read_checkpoint(Path(wanted))
-
-
-def _sampled(config: Config, data: TrainingData) -> TrainingData:
-    """The training data with the curriculum or the resampling that the configuration asks for.
-
-    Raises:
-        ConfigError: an unknown column or task, or options that exclude one another.
-    """
-    column, by_plan = config.augment.curriculum, config.reweight.by == "plan"
-    for on, item in ((column is not None, "augment.curriculum"), (by_plan, "reweight.by")):
-        if on and config.data.epoch_events is not None:
-            raise ConfigError("cannot be combined with data.epoch_events", item=item)
-    if column is not None and by_plan:
-        raise ConfigError("cannot be combined with reweight.by=plan", item="augment.curriculum")
-    if column is not None:
-        values = data.table([column])[column].to_numpy().astype(np.float64)
-        return replace(data, stages=data.by_view(values))
-    if not by_plan:
-        return data
-    (task,) = config.reweight.tasks
-    target_NK = training_targets(data, find_task(task).name, target_options(config, data))
-    weights = fit_weights(find_task(task).name, target_NK, config.reweight.limit)(torch.from_numpy(target_NK))
-    return replace(data, row_weights=data.by_view(weights.numpy()))
-
-
-def _look_at_sensors(data: TrainingData) -> None:
-    """Say where the network will have nothing to read: a network reads light and times."""
-    for role, views in (("training", data.train), ("validation", data.val)):
-        for view in views:
-            rows = view.rows[:: len(view.rows) // LOOKED_AT + 1]
-            if not len(rows):
-                continue
-            sensors_BN2 = torch.from_numpy(view.dataset.read(rows)[0].astype(np.float32))
-            for what, valid_BN in zip(
-                ("photon number", "time"), valid(sensors_BN2, view.dataset.normalization), strict=True
-            ):
-                if not bool(valid_BN.any()):
-                    logger.warning(
-                        "%s: no sensor has a %s in the %d %s events looked at",
-                        *(view.dataset.path, what, len(rows), role),
-                    )
-
-
-def _input_rules(config: Config, data: TrainingData) -> InputRules:
-    storage = data.first.normalization
-    model = preset(config.data.normalization) if config.data.normalization else storage
-    for view in (*data.train, *data.val):
-        check_remap(storage, model, view.dataset.dtype)
-    threshold = config.model.npho_threshold
-    return InputRules(storage, model, default_threshold(model) if threshold is None else threshold)
-
-
-def default_threshold(norm: Normalization) -> float:
-    """The npho threshold [photons] of the preset that `norm` is, or of `standard`."""
-    names = [name for name, values in PRESETS.items() if values == norm]
-    return float(NPHO_THRESHOLD[names[0] if names else "standard"])
 
 
 def _choose(config: Config, data: TrainingData, ranks: Ranks) -> Compute:

@@ -61,6 +61,7 @@ class Trainer:
     ) -> None:
         self.state, self.batches, self.recorder, self.profiler = state, batches, recorder, profiler
         self.folder = folder
+        self._warned = set[str]()
         self.config, self.ranks, self.compute = state.config, batches.ranks, batches.compute
         self.usage = Usage(self.compute.device)
         validation_steps = sum(len(view.rows) for view in batches.data.val) / batches.batch_size
@@ -161,9 +162,10 @@ class Trainer:
         at.step, at.global_step = at.step + 1, at.global_step + 1
         return asked > 0
 
-    def _set_learning_rate(self) -> None:
+    def rate(self) -> float:
+        """Learning rate of the next step."""
         at, config = self.state.at, self.config
-        at.rate = learning_rate(
+        return learning_rate(
             config.schedule,
             config.optim.lr,
             at.global_step - at.schedule_start,
@@ -172,6 +174,10 @@ class Trainer:
             at.plateau.scale,
             warmup_share=1.0 if config.train.minutes is None else BUDGET_WARMUP,
         )
+
+    def _set_learning_rate(self) -> None:
+        at = self.state.at
+        at.rate = self.rate()
         for group in self.state.optimizer.param_groups:
             group["lr"] = at.rate * group["lr_scale"]
 
@@ -220,7 +226,10 @@ class Trainer:
             record = {"val/loss": result.loss, **{f"val/{k}": v for k, v in result.metrics.items()}}
             if state.average is not None:
                 record["val/loss_raw"] = validate(state.mode, self.batches).loss
-        result.warn()
+        for warning in result.warnings():
+            if warning not in self._warned:
+                self._warned.add(warning)
+                logger.warning(warning)
         self.recorder.write("epoch", at, {**record, **self.usage.of_epoch(train_seconds, self.batches.epoch_events)})
         improved = result.loss < at.best
         at.best = result.loss if improved else at.best

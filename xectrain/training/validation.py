@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,7 @@ import torch
 
 from xectrain.modes.base import Mode
 from xectrain.training.batches import Batches
-from xectrain.training.records import Sums
-
-logger = logging.getLogger(__name__)
+from xectrain.training.records import Sums, means_of
 
 SHOWN_ROWS = 8
 
@@ -29,17 +26,24 @@ class Validation:
     """Means of the loss's parts, and the mode's own metrics."""
     odd_rows: tuple[int, ...]
     """Dataset rows of events whose loss is not a finite number, at most `SHOWN_ROWS` of each rank's."""
+    without: dict[str, int]
+    """Events that have nothing to compare a prediction with (a truth, a hidden sensor with light): in all (`loss`), and
+    for each task (`loss_energy` …) of a mode that has tasks; only where there are any."""
+    events: int
+    """Events in all."""
 
-    def warn(self) -> None:
-        """Say what makes the loss useless for choosing the best weights."""
+    def warnings(self) -> list[str]:
+        """What is wrong with the validation set, or with the network."""
+        said = []
+        for name, count in self.without.items():
+            what = "any truth, or any hidden sensor with light" if name == "loss" else f"a truth for {name[5:]}"
+            said.append(f"{count} of {self.events} validation events do not have {what}, and are not in its loss")
         if self.odd_rows:
             rows = ", ".join(map(str, self.odd_rows))
-            logger.warning("validation loss %g, from dataset rows %s …: it is never the best", self.loss, rows)
+            said.append(f"the validation loss is {self.loss:g}, from dataset rows {rows} …: it is never the best")
         elif math.isnan(self.loss):
-            logger.warning(
-                "no validation event has anything to compare a prediction with (a truth, a hidden sensor with light): "
-                "there is no validation loss, and no checkpoint is the best"
-            )
+            said.append("there is no validation loss: no checkpoint is the best")
+        return said
 
 
 @torch.no_grad()
@@ -60,6 +64,10 @@ def validate(module: Mode, batches: Batches) -> Validation:
     gathered = batches.ranks.gather((mine, odd[:SHOWN_ROWS]))
     parts = [outputs for outputs, _ in gathered if outputs]
     merged = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
-    means = sums.means(batches.ranks)
-    loss = means.pop("loss", math.nan)
-    return Validation(loss, {**means, **module.summarize(merged)}, tuple(row for _, rows in gathered for row in rows))
+    reduced = sums.reduced(batches.ranks)
+    means = means_of(reduced)
+    events = sum(len(view.rows) for view in batches.data.val)
+    counted = {name: round(reduced[name][1]) for name in ("loss", *(f"loss_{task}" for task in module.tasks))}
+    without = {name: events - count for name, count in counted.items() if count < events}
+    rows = tuple(row for _, rows in gathered for row in rows)
+    return Validation(means.pop("loss"), {**means, **module.summarize(merged)}, rows, without, events)

@@ -88,10 +88,10 @@ def test_reweighting_by_loss_changes_the_loss_and_is_in_the_checkpoint(dataset: 
 
 
 def test_a_curriculum_orders_the_epoch(dataset: Dataset) -> None:
-    from xectrain.training.session import _sampled
+    from xectrain.training.preparation import sampled
 
     settings = config(dataset, **{"augment.curriculum": "energy"})
-    data = _sampled(settings, open_training_data(settings.data, 0))
+    data = sampled(settings, open_training_data(settings.data, 0))
     energy = dataset.column("energy")[data.order(0, 0, None).row]
     stages = np.array_split(energy, 8)
     assert all(a.max() <= b.min() for a, b in itertools.pairwise(stages))
