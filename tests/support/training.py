@@ -35,6 +35,7 @@ def config(dataset: Dataset, **sets: Any) -> Config:
         "data.batch_size": BATCH,
         "optim.lr": 1e-3,
         "tracking.mlflow": "false",
+        "checkpoint.save_artifacts": "false",
         "model.encoder.fusion_dropout": 0,
         "model.regressor.head_dropout": 0,
         "tasks.angle.enabled": "false",

@@ -52,11 +52,11 @@ def dead(
     from xectrain.cli.lines import load_filler
     from xectrain.evaluation.dead_channels import RAW, WHOLE, DeadOptions, strategy_label, study_dead
     from xectrain.evaluation.dead_channels import strategy as named
-    from xectrain.evaluation.wording import compact, headline_label
+    from xectrain.evaluation.wording import compact, digits, headline_label
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor
     from xectrain.inference.sources import Settings, open_parts
-    from xectrain.tasks import TASKS
+    from xectrain.tasks import QUANTITIES, TASKS
 
     if (dead is None) == (dead_fraction is None):
         raise ConfigError("say which sensors are dead", remedy="give --dead FILE or --dead-fraction SHARE, one of them")
@@ -83,6 +83,10 @@ def dead(
     typer.echo(
         f"{study.events} events, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light taken away"
     )
+    for task, shifts in study.shifts.items():
+        for column in shifts[RAW]:
+            cells = (f"{strategy_label(m)} {digits(shifts[m][column])}" for m in shifts)
+            typer.echo(f"{task} {column}, 68 % of the shift ({QUANTITIES[column].unit}): {', '.join(cells)}")
     for task, methods in study.metrics.items():
         for name in (n for n in TASKS[task].headline if n in methods[WHOLE]):
             cells = (f"{strategy_label(m)} {compact(methods[m][name])}" for m in study.methods)

@@ -93,7 +93,7 @@ def steps(out: Path, events: int, epochs: int, preset: str, seed: int) -> list[S
                 *("train", "--mode", "regress", "--preset", preset, "--tasks", "angle,energy,timing,uvwFI"),
                 *("--data", str(data / "train"), "--val", str(data / "flat"), "--epochs", str(epochs)),
                 *("--batch-size", "32", "--set", "optim.lr=1e-3", "--set", "schedule.kind=onecycle"),
-                *("--set", f"train.seed={seed}", "--out", str(run)),
+                *("--set", "checkpoint.save_artifacts=false", "--set", f"train.seed={seed}", "--out", str(run)),
             ),
         )
     )

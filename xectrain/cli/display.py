@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +10,13 @@ import typer
 from typer import Argument, Option
 
 from shards.base import ConfigError, OutputError
+from xectrain.cli import options as o
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
     from xectrain.display.event_source import Event
 
 app = typer.Typer(add_completion=False)
@@ -30,13 +36,17 @@ Without --output the picture opens on the screen.
 
 @app.command(epilog=EPILOG)
 def display(
+    context: typer.Context,
     source: Annotated[list[Path], Argument(help="ROOT files, or the folder of a shard dataset.")],
     run: Annotated[int | None, Option("--run", "-r", help="Run number.")] = None,
     event: Annotated[int | None, Option("--event", "-e", help="Event number.")] = None,
     entry: Annotated[int | None, Option("--entry", min=0, help="Entry or row instead of the numbers.")] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="The .pdf, .png or .svg to write.")] = None,
     predictions: Annotated[
-        Path | None, Option("--predictions", help="ROOT, Parquet or CSV predictions: mark the predicted point.")
+        Path | None,
+        Option(
+            "--predictions", help="Predictions: mark the point; of sensors (ROOT): truth, hidden, filled, difference."
+        ),
     ] = None,
     dead: Annotated[Path | None, Option("--dead", help="Dead list: hatch its channels, too.")] = None,
     geometry: Annotated[Path | None, Option("--geometry", help="Surveyed sensor positions; default: nominal.")] = None,
@@ -48,27 +58,47 @@ def display(
 ) -> None:
     """Draw an event on the unrolled detector: photons above, time below."""
     from shards import geometry as geo
-    from xectrain.display.event import picture_format
-    from xectrain.display.event_source import read_event, read_prediction
+    from xectrain.display.event import event_figure, inpainting_figure, picture_format
+    from xectrain.display.event_source import read_event, read_prediction, read_sensor_prediction
 
     if output is not None:
         picture_format(output)  # before any work
     found = read_event(source, run=run, event=event, entry=entry, schema=schema, tree=tree)
+    where = geo.load(geometry) if geometry else None
+    lost = _with_dead_list(found, dead)
+    sensors = read_sensor_prediction(predictions, found.run, found.event) if predictions else None
+    if sensors is not None:
+        o.refuse(context, ("only", "side_by_side"), "to predictions of sensors, which are drawn in four rows")
+        draw = partial(
+            inpainting_figure,
+            *(found.npho, found.time, sensors.hidden, sensors.npho, sensors.time),
+            dead=lost & ~sensors.hidden,
+            truth=found.point(),
+            title=title_of(found, {}),
+            geometry=where,
+        )
+        _drawn(draw, found, output, overwrite)
+        return
     predicted = read_prediction(predictions, found.run, found.event) if predictions else {}
     options: dict[str, Any] = {
-        "dead": _with_dead_list(found, dead),
+        "dead": lost,
         "truth": found.point(),
         "prediction": [predicted.get(f"pred_{axis}", float("nan")) for axis in "uvw"],
         "conventional": found.point(("uvwRecoFI_u", "uvwRecoFI_v", "uvwRecoFI_w")),
         "title": title_of(found, predicted),
         "panels": (only,) if only else None,
         "side_by_side": side_by_side,
-        "geometry": geo.load(geometry) if geometry else None,
+        "geometry": where,
     }
+    _drawn(partial(event_figure, found.npho, found.time, **options), found, output, overwrite)
+
+
+def _drawn(draw: Callable[..., Figure], event: Event, output: Path | None, overwrite: bool) -> None:
+    """On the screen, or into a file."""
     if output is None:
-        _show(found, options)
+        _show(draw)
     else:
-        typer.echo(_save(found, options, output, overwrite))
+        typer.echo(_save(draw, event, output, overwrite))
 
 
 def title_of(event: Event, predicted: dict[str, float]) -> str:
@@ -102,12 +132,12 @@ def _with_dead_list(event: Event, file: Path | None) -> Any:
     return event.dead | read_dead(file).sensors(event.run)
 
 
-def _save(event: Event, options: dict[str, Any], output: Path, overwrite: bool) -> str:
+def _save(draw: Callable[..., Figure], event: Event, output: Path, overwrite: bool) -> str:
     """Draw into a file; an existing one is left alone when it is the same picture, and replaced only when asked."""
     from shards.base import published
-    from xectrain.display.event import event_figure, picture_bytes
+    from xectrain.display.event import picture_bytes
 
-    content = picture_bytes(event_figure(event.npho, event.time, **options), output)
+    content = picture_bytes(draw(), output)
     if output.exists() and not overwrite:
         if output.read_bytes() == content:
             return f"{output}: exists with the same picture; nothing to do."
@@ -117,18 +147,16 @@ def _save(event: Event, options: dict[str, Any], output: Path, overwrite: bool) 
     return f"Drew {event.place} to {output}."
 
 
-def _show(event: Event, options: dict[str, Any]) -> None:
+def _show(draw: Callable[..., Figure]) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.backends import backend_registry
-
-    from xectrain.display.event import event_figure
 
     canvas = plt.figure(layout=None)
     if plt.get_backend().lower() not in {name.lower() for name in _interactive(backend_registry)}:
         raise ConfigError(
             "there is no screen to draw on", found=f"backend {plt.get_backend()}", remedy="give --output FILE"
         )
-    event_figure(event.npho, event.time, figure=canvas, **options)
+    draw(figure=canvas)
     plt.show()
 
 

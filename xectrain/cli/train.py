@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
 from shards.base import ConfigError
+
+if TYPE_CHECKING:
+    from xectrain.config.tree import Config
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False)
 
@@ -80,7 +87,28 @@ def train(
     from xectrain.training.session import train as run_training
 
     run_training(settings, out, profile)
+    if settings.checkpoint.save_artifacts and os.environ.get("RANK", "0") == "0":
+        _write_artifacts(out, settings)
     typer.echo(f"trained: {out} holds the checkpoints, metrics.jsonl and config.yaml")
+
+
+def _write_artifacts(run: Path, settings: Config) -> None:
+    """Report, tables, plots and card of the best model; what cannot be made is said and spoils no training."""
+    from shards.base import XecError
+    from xectrain.checkpoint import newest_valid
+    from xectrain.evaluation.artifacts import write_artifacts
+    from xectrain.inference.load import load
+    from xectrain.training.runfolder import RunFolder
+    from xectrain.training.tracking import send_artifacts
+
+    try:
+        place = write_artifacts(load(run, device=settings.data.device))
+    except XecError as error:
+        logger.warning("the artifacts could not be made: %s; `xec evaluate %s` makes them", error, run)
+        return
+    found = newest_valid(run)
+    send_artifacts(RunFolder(run), settings, found[1]["tracking_run_id"] if found else None, place)
+    typer.echo(f"{place} holds the report, predictions, plots and the card")
 
 
 def _tasks(names: str | None) -> dict[str, Any]:

@@ -210,6 +210,9 @@ class CheckpointConfig(Group):
     curves stay in `metrics.1.jsonl`, `metrics.2.jsonl` …)."""
     new_run: bool = False
     """On resume, log to a new MLflow run."""
+    save_artifacts: bool = True
+    """When training is done: the best model's report, tables, plots, card and predictions on the validation set, in
+    `artifacts` of the run folder and in MLflow, as `xec evaluate RUN` makes them."""
 
 
 class TrackingConfig(Group):

@@ -13,6 +13,7 @@ import polars as pl
 
 from ingest.reading.rootfile import find_tree, opened
 from ingest.reading.rootio import Chunk, Source, SourceReader, find_event, open_sources
+from shards import geometry as geo
 from shards.base import ConfigError, InputError
 from shards.normalization import HUGE, denormalize
 from shards.opening import open_dataset
@@ -162,6 +163,55 @@ def read_prediction(path: Path, run: int | None, event: int | None) -> dict[str,
     row = _row_of(table.select("run", "event"), path, run, event)
     values = table.row(row, named=True)
     return {name: float(v) for name, v in values.items() if name.startswith(("pred_", "sigma_")) and v is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class SensorPrediction:
+    """What a model that predicts sensors put at some of an event's; (4760,) each."""
+
+    hidden: npt.NDArray[np.bool_]
+    """Where."""
+    npho: npt.NDArray[np.float64]
+    """Photons; NaN elsewhere or where not predicted."""
+    time: npt.NDArray[np.float64] | None
+    """s; None when the model predicts no times."""
+
+
+def read_sensor_prediction(path: Path, run: int | None, event: int | None) -> SensorPrediction | None:
+    """What a `predictions.root` of an autoencoder or inpainter says of an event; None for a file of a regressor.
+
+    Raises:
+        InputError: there is no such event.
+    """
+    if path.suffix != ".root":
+        return None
+    with opened(path) as directory:
+        _, tree, _ = find_tree(directory, path, "predictions")
+        names = set(tree.keys())
+        flag = next((name for name in ("mask", "filled", "sensor_id") if name in names), None)
+        if flag is None:
+            return None
+        table = pl.DataFrame(tree.arrays(["run", "event"], library="np"))
+        first = _row_of(table, path, run, event)
+        rows = slice(first, first + 1)
+        if flag == "sensor_id":  # one row per hidden sensor: those of an event follow each other
+            same = (table["run"] == table["run"][first]) & (table["event"] == table["event"][first])
+            rows = slice(first, first + int(same.sum()))
+        prefix = "" if flag == "filled" else "pred_"
+        wanted = [flag, *(f"{prefix}{c}" for c in ("npho", "time") if f"{prefix}{c}" in names)]
+        found = tree.arrays(wanted, entry_start=rows.start, entry_stop=rows.stop, library="np")
+    values: dict[str, npt.NDArray[np.float64]] = {}
+    if flag == "sensor_id":
+        hidden = np.zeros(geo.N_SENSORS, dtype=bool)
+        hidden[found[flag]] = True
+        for name in wanted[1:]:
+            values[name] = np.full(geo.N_SENSORS, np.nan)
+            values[name][found[flag]] = found[name]
+    else:
+        hidden = found[flag][0].astype(bool)
+        values = {name: found[name][0].astype(np.float64) for name in wanted[1:]}
+    unknown = np.full(geo.N_SENSORS, np.nan)
+    return SensorPrediction(hidden, values.get(f"{prefix}npho", unknown), values.get(f"{prefix}time"))
 
 
 def _prediction_table(path: Path) -> pl.DataFrame:

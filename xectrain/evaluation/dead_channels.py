@@ -26,14 +26,15 @@ from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.dead_channels import dead_pages
 from xectrain.evaluation.results import DeadStudy
 from xectrain.evaluation.tables import BASELINE, TaskTable, task_table, write_frame
-from xectrain.evaluation.wording import digits, headline_label, model_name, plus_minus
+from xectrain.evaluation.wording import digits, finite, headline_label, model_name, plus_minus
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler
 from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.metrics import percentile_68
 from xectrain.modes.masking import event_key, uniform
-from xectrain.tasks import TASKS
+from xectrain.tasks import QUANTITIES, TASKS
 
 Array = NDArray[np.float64]
 RAW, WHOLE = "raw", "network"
@@ -131,17 +132,22 @@ def study_dead(
         if not tasks:
             raise InputError("has no truth for any task of the model", file=parts[0].name)
         methods = (WHOLE, RAW, *strategies)
+        shifts = {name: {m: _moved(own, m) for m in methods[1:]} for name, own in tasks.items()}
         metrics = {
             name: {method: own.metrics(method, resamples=50) for method in methods} for name, own in tasks.items()
         }
         lost, missing = table[LOST], table["n_missing"]
-        study = DeadStudy(methods, len(lost), float(np.mean(missing)), float(np.mean(lost)), metrics)
+        study = DeadStudy(methods, len(lost), float(np.mean(missing)), float(np.mean(lost)), metrics, shifts)
         write_frame(pl.DataFrame(table), folder / "dead_events")
         pages = {
             name: save_pages(dead_pages(own, methods, lost), folder / f"dead_{name}.pdf") for name, own in tasks.items()
         }
         sections = [
-            Section(name, (_summary(study, name), *_binned(own, methods, lost)), tuple(pages[name][1:]))
+            Section(
+                name,
+                (_shifts(study, name), _summary(study, name), *_binned(own, methods, lost)),
+                tuple(pages[name][1:]),
+            )
             for name, own in tasks.items()
         ]
         lead = (
@@ -212,6 +218,28 @@ def _numbers(predictor: Predictor, events: RawEvents, method: str) -> dict[str, 
     return own if not method else {f"{BASELINE}{method}_{n.removeprefix('pred_')}": v for n, v in own.items()}
 
 
+def _moved(table: TaskTable, method: str) -> dict[str, float]:
+    """Column → 68 % of |prediction − prediction without missing sensors|, in the unit people use."""
+    found = {}
+    for column in table.names:
+        shift = np.abs(table.residuals(column, method) - table.residuals(column))
+        found[column] = percentile_68(np.sort(shift[np.isfinite(shift)]))
+    return found
+
+
+def _shifts(study: DeadStudy, task: str) -> Table:
+    """How far predictions move when sensors go missing, the sharpest comparison: event by event."""
+    shifts = study.shifts[task]
+    columns = list(shifts[RAW])
+    rows = [
+        Row((strategy_label(m), *(digits(shifts[m][c]) for c in columns)), "strong" if m == RAW else "") for m in shifts
+    ]
+    heads = (f"{c} [{QUANTITIES[c].unit}]".replace(" []", "") for c in columns)
+    return Table(
+        ("", *heads), tuple(rows), "How far predictions move from those without missing sensors: 68 % of |shift|"
+    )
+
+
 def _summary(study: DeadStudy, task: str) -> Table:
     """Headline numbers of every strategy."""
     heads = [name for name in TASKS[task].headline if name in study.metrics[task][WHOLE]]
@@ -260,6 +288,10 @@ def as_json(study: DeadStudy) -> dict[str, Any]:
         "events": study.events,
         "missing_sensors": study.missing,
         "light_lost": study.lost,
+        "shift_68pct": {
+            task: {method: {c: finite(v) for c, v in columns.items()} for method, columns in methods.items()}
+            for task, methods in study.shifts.items()
+        },
         "tasks": {
             task: {
                 method: {m.name: [m.value, m.error, m.unit] for m in found.metrics if np.isfinite(m.value + m.error)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from xectrain.evaluation.results import FIDUCIAL, DataResult, Evaluation, Evalua
 from xectrain.evaluation.tables import TaskTable, task_table
 from xectrain.evaluation.toy_limit import limit_columns
 from xectrain.evaluation.without_truth import describe
+from xectrain.evaluation.wording import finite
 from xectrain.inference.infer import warn_geometry
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -214,14 +214,16 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 def _conventional(found: WithoutTruth) -> dict[str, Any]:
     """Prediction → its difference to the conventional reconstruction, in the unit people use."""
     return {
-        d.column: {"median": d.median, "half_width_68": d.width, "beyond_5_widths": d.beyond, "events": d.events}
+        d.column: {
+            "median": finite(d.median),
+            "half_width_68": finite(d.width),
+            "beyond_5_widths": d.beyond,
+            "events": d.events,
+        }
         for d in found.disagreements
     }
 
 
 def _plain(metrics: TaskMetrics) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    found: dict[str, Any] = {m.name: [number(m.value), number(m.error), m.unit] for m in metrics.metrics}
+    found: dict[str, Any] = {m.name: [finite(m.value), finite(m.error), m.unit] for m in metrics.metrics}
     return {"events": metrics.events, "missing_truth": metrics.missing_truth, **found}

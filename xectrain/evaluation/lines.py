@@ -24,7 +24,7 @@ from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.lines import line_pages
 from xectrain.evaluation.results import Line, LineResult, LineStudy
 from xectrain.evaluation.tables import write_frame
-from xectrain.evaluation.wording import method_label, model_name, plus_minus
+from xectrain.evaluation.wording import finite, method_label, model_name, plus_minus
 from xectrain.inference.events import Events
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -232,4 +232,4 @@ def _plain(fit: PeakFit) -> dict[str, float | None]:
         "sigma_error": fit.sigma_error,
         "events": float(fit.events),
     }
-    return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
+    return {name: finite(value) for name, value in numbers.items()}

@@ -224,3 +224,5 @@ class DeadStudy:
     """Mean share of the light that they held."""
     metrics: Mapping[str, Mapping[str, TaskMetrics]]
     """Task → method → metrics."""
+    shifts: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """Task → method → column → 68 % of how far a prediction moves when sensors go missing, in the unit people use."""

@@ -18,7 +18,7 @@ from xectrain.evaluation.pages import Row, Section, Table, write_page
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.sensors import sensor_pages
 from xectrain.evaluation.results import SensorResult
-from xectrain.evaluation.wording import compact, digits, method_label, model_name
+from xectrain.evaluation.wording import compact, digits, finite, method_label, model_name
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.sensor_rows import hidden_sensors
 from xectrain.inference.sensors import SensorPredictor
@@ -217,6 +217,8 @@ def _plain_light(result: SensorResult) -> dict[str, Any]:
     first = next(iter(result.metrics))
     truth, face = result.rows["truth_npho"], result.rows["face"]
     return {
-        method: {e.place: [e.ratio, e.bias, e.count] for e in filled_light(truth, values, face) if e.count}
+        method: {
+            e.place: [finite(e.ratio), finite(e.bias), e.count] for e in filled_light(truth, values, face) if e.count
+        }
         for method, values in predictions(result.rows, "npho", first).items()
     }

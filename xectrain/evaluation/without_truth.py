@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from xectrain.display.event import event_figure
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.distributions import distribution_pages
+from xectrain.evaluation.plots.insight import TITLE_WIDTH
 from xectrain.evaluation.results import Disagreement, Trend, WithoutTruth
 from xectrain.evaluation.wording import digits
 from xectrain.inference.model import ModelFacts
@@ -82,12 +84,12 @@ def _displays(
             assert raw is not None
             k = row - start
             which = ", ".join(f"{c} {raw.columns[c][k]:.0f}" for c in ("run", "event") if c in raw.columns)
-            facts_told = ", ".join(
+            told = ", ".join(
                 f"{c} {digits(predicted[c][row])} (conventional {digits(conventional[c][row])}) {QUANTITIES[c].unit}"
                 for c in predicted
                 if c in conventional
             )
-            title = f"disagreement {rows.index(row) + 1}: {which}\n{facts_told}"
+            title = "\n".join([f"disagreement {rows.index(row) + 1}: {which}", *textwrap.wrap(told, TITLE_WIDTH)])
             found[row] = event_figure(
                 raw.npho[k],
                 raw.time[k],

@@ -42,6 +42,11 @@ def model_name(facts: ModelFacts) -> str:
     return facts.file.parent.name if facts.file.name.startswith("checkpoint_") else facts.file.stem
 
 
+def finite(value: float) -> float | None:
+    """A number for a JSON file: null where there is none."""
+    return float(value) if np.isfinite(value) else None
+
+
 def digits(value: float) -> str:
     """Three significant digits, never in exponents."""
     if not np.isfinite(value) or value == 0:

@@ -70,11 +70,18 @@ def profile(
 
 
 def default_edges(quantity: ArrayLike, bins: int = 12) -> Array:
-    """Equal-width edges over the central 99 % of the quantity; one bin when it has no spread."""
+    """Equal-width edges over the central 99 % of the quantity; one bin when it has no spread.
+
+    Whole numbers (runs, patches) are never cut in two: bins hold one each, or neighbouring ones of about equal number.
+    """
     x = np.asarray(quantity, dtype=np.float64)
     x = x[np.isfinite(x)]
     if not x.size:
         return np.array([0.0, 1.0])
+    if np.all(x == np.rint(x)):
+        values = np.unique(x)
+        firsts = values[np.unique(np.linspace(0, len(values), min(bins, len(values)) + 1).astype(np.int64)[:-1])]
+        return np.append(firsts, values[-1] + 1.0) - 0.5
     low, high = np.quantile(x, (0.005, 0.995))
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):
         half = max(abs(low), 1.0) * 0.5

@@ -21,6 +21,8 @@ from xectrain.training.runfolder import RunFolder, read_metrics
 
 logger = logging.getLogger(__name__)
 
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+"""Lets MLflow open the experiment in the view of runs, not of traces."""
 FOLDER_TAG = "xec.run_folder"
 ANY = "any"
 """Instead of an MLflow run: whichever belongs to the run folder."""
@@ -168,6 +170,12 @@ class MlflowMirror(Mirror):
             self._client.log_artifact(self.run_id, str(file))
         self._client.set_terminated(self.run_id, status)
 
+    def send_folder(self, folder: Path) -> None:
+        """Bring the files of a folder to the run, under the folder's name."""
+        self._connect()
+        self._client.log_artifacts(self.run_id, str(folder), folder.name)
+        self._client.set_terminated(self.run_id, "FINISHED")
+
     def _connect(self) -> None:
         from mlflow import MlflowClient
 
@@ -188,7 +196,7 @@ class MlflowMirror(Mirror):
             return str(found.experiment_id)
         store = tracking_uri(self._config, self._run.path).removeprefix("sqlite:///")
         files = (Path(store).parent / "mlartifacts").as_uri() if Path(store).is_absolute() else None
-        return str(self._client.create_experiment(name, artifact_location=files))
+        return str(self._client.create_experiment(name, artifact_location=files, tags={KIND_TAG: KIND}))
 
     def _find(self, experiment: str) -> str | None:
         """The MLflow run of this run folder that is to be continued, if the store has it."""
@@ -213,6 +221,16 @@ class MlflowMirror(Mirror):
 def tracking_uri(config: Config, run: Path) -> str:
     """The MLflow store of a run."""
     return config.tracking.uri or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+
+
+def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folder: Path) -> None:
+    """Bring the files made about a finished run to its MLflow run, if the run is mirrored; says when it cannot."""
+    if not config.tracking.mlflow:
+        return
+    try:
+        MlflowMirror(config, run, run_id or ANY).send_folder(folder)
+    except Exception as error:  # noqa: BLE001  MLflow raises its own, SQLAlchemy's and OS errors
+        logger.warning("MLflow does not answer (%s): the files are in %s", _reason(error), folder)
 
 
 def sync(run: RunFolder, config: Config, run_id: str | None) -> int:

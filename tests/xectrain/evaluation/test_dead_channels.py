@@ -82,6 +82,8 @@ def test_no_filling_is_worse_than_missing_sensors(place, model, tmp_path):
         assert moved(name, "timing") < 0.01, "filled bright sensors have times"
     numbers = json.loads((tmp_path / "dead.json").read_text())
     assert set(numbers["tasks"]["energy"]) == {"network", "raw", *CLASSICAL}
+    shifts = numbers["shift_68pct"]["energy"]
+    assert all(shifts[name]["energy"] <= shifts["raw"]["energy"] for name in CLASSICAL)
     page = (tmp_path / "report.html").read_text()
     assert "no sensor missing" in page
     assert "filled: solid-angle" in page

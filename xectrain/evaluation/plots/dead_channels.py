@@ -18,7 +18,8 @@ BINS = 6
 
 
 def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float64]) -> list[Figure]:
-    """One page: for each column of a task 68 % of |residual| above and the bias below, against the light lost [%].
+    """One page: for each column of a task how far its predictions move when sensors go missing, 68 % of |residual|, and
+    the bias, against the light lost [%].
 
     Args:
         methods: the network without missing sensors, `raw`, then the fillings.
@@ -28,21 +29,29 @@ def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float6
     share = 100 * np.asarray(lost)
     edges = np.unique(np.quantile(share, np.linspace(0, 1, BINS + 1)))
     with style():
-        figure = new_figure(max(6.4, 3.6 * len(columns)), 6.8)
+        figure = new_figure(max(6.4, 3.6 * len(columns)), 8.6)
         heading = f"Dead channels: {table.task}  ·  {len(table)} events"
         figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.01, ha="left")
-        axes = figure.subplots(2, len(columns), squeeze=False, sharex=True)
+        axes = figure.subplots(3, len(columns), squeeze=False, sharex=True)
         for number, column in enumerate(columns):
             unit = QUANTITIES[column].unit
             for colour, method in zip(PALETTE, methods, strict=False):
                 found = profile(share, table.residuals(column, method), edges, resamples=40, min_entries=10)
                 label = {"network": "no sensor missing", "raw": "raw: missing"}.get(method, f"filled: {method}")
-                points(axes[0, number], found, found.res_68, found.res_68_error, colour, label)
-                points(axes[1, number], found, found.bias, found.bias_error, colour, label)
-            axes[0, number].set(title=symbol_of(column), ylabel=f"68 % of |r| [{unit}]")
-            axes[0, number].set_ylim(bottom=0)
-            axes[1, number].axhline(0, color="black", linewidth=0.8)
-            axes[1, number].set(ylabel=f"bias [{unit}]", xlabel="light lost [%]")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
+                if method != "network":
+                    shift = table.residuals(column, method) - table.residuals(column)
+                    moved = profile(share, shift, edges, resamples=40, min_entries=10)
+                    points(axes[0, number], moved, moved.res_68, moved.res_68_error, colour, label)
+                points(axes[1, number], found, found.res_68, found.res_68_error, colour, label)
+                points(axes[2, number], found, found.bias, found.bias_error, colour, label)
+            axes[0, number].set(title=symbol_of(column), ylabel=f"68 % of |shift| [{unit}]")
+            axes[1, number].set(ylabel=f"68 % of |r| [{unit}]")
+            for panel in axes[:2, number]:
+                panel.set_ylim(bottom=0)
+            axes[2, number].axhline(0, color="black", linewidth=0.8)
+            axes[2, number].set(ylabel=f"bias [{unit}]", xlabel="light lost [%]")
+            if edges[0] > 0:
+                axes[2, number].set_xscale("log")
+        handles, labels = axes[1, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return [figure]

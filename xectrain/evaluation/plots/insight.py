@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from xectrain.evaluation.plots.style import new_figure, style
 from xectrain.evaluation.results import Insight, WorstEvent
 from xectrain.evaluation.wording import digits
 from xectrain.tasks import QUANTITIES
+
+TITLE_WIDTH = 90
+"""Characters of a line above an event display."""
 
 
 def saliency_page(insight: Insight) -> Figure:
@@ -68,7 +72,7 @@ def worst_page(event: WorstEvent, rank: int) -> Figure:
             continue
         told = "unknown" if true is None or not np.isfinite(true) else digits(true * show.scale)
         parts.append(f"{symbol_of(column)} {digits(predicted * show.scale)} (true {told}) {show.unit}".rstrip())
-    lines.append(", ".join(parts))
+    lines += textwrap.wrap(", ".join(parts), TITLE_WIDTH)
 
     def point(kind: str) -> NDArray[Any] | None:
         found = [values.get(f"{kind}_{axis}") for axis in "uvw"]

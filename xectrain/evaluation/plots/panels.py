@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from xectrain.baselines import STRONG
@@ -148,6 +149,8 @@ def resolution_and_bias(
         lower.axhline(0, color="black", linewidth=0.8)
         upper.set(title=f"against {label.partition(' [')[0]}", ylim=(0, top))
         lower.set(xlabel=label, ylim=(-swing, swing))
+        if np.all(x[np.isfinite(x)] == np.rint(x[np.isfinite(x)])):
+            lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         upper.tick_params(labelbottom=False)
         first = upper is uppers[0]
         upper.tick_params(labelleft=first)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shards.geometry import FACE_NAMES
 from xectrain.evaluation.plots.panels import reach, within
 from xectrain.evaluation.plots.style import PALETTE, new_figure, style
+from xectrain.evaluation.wording import method_label
 from xectrain.metrics.sensors import MIN_PHOTONS, RelativeErrors, relative_errors
 
 QUANTITIES = (("mae", "relative MAE"), ("rms", "relative RMS"), ("bias", "relative bias"))
@@ -63,14 +64,14 @@ def _page(
     limits = [_limits(name, [errors for own in found for errors in own.values()]) for name, _ in QUANTITIES]
     for column, (name, own) in enumerate(zip(faces, found, strict=True)):
         for colour, (label, errors) in zip(cycle(PALETTE), own.items(), strict=False):
-            _column(axes[:, column], errors, limits, colour, label)
+            _column(axes[:, column], errors, limits, colour, method_label(label))
         axes[0, column].set_title(name)
         axes[2, column].axhline(0, color="black", linewidth=0.8)
         axes[2, column].set_xlabel(f"{what} photons")
         axes[2, column].set_xscale("log")
     for row, (_, label) in enumerate(QUANTITIES):
         axes[row, 0].set(ylabel=label, ylim=limits[row])
-    axes[0, -1].legend(loc="upper right", fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     axes[2, 0].set_xlim(left=MIN_PHOTONS)
     return figure
 

@@ -1,0 +1,52 @@
+"""`xec compare-data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from xectrain.cli import options as o
+
+app = typer.Typer(add_completion=False)
+
+EPILOG = """
+Examples:
+
+  xec compare-data run430000.root --against shards/simulation --schema real --out comparison
+
+  xec compare-data data/before --against data/after --events 5000 --out comparison
+
+The folder receives report.html, comparison.json, comparison.pdf and the features of each event, features_a and
+features_b (.parquet, .csv). No model is needed.
+"""
+
+
+@app.command(epilog=EPILOG)
+def compare_data(
+    data: Annotated[list[Path], Argument(help="Shard datasets, or ROOT files.")],
+    against: Annotated[list[Path], Option("--against", help="The data to compare them with; repeat.")],
+    out: o.Out,
+    events: Annotated[int, Option("--events", "-n", help="Events of each to look at.", min=20)] = 2000,
+    select: o.Select = None,
+    schema: o.Schema = "mc",
+    against_schema: Annotated[
+        str | None, Option("--against-schema", help="Meaning of the other ROOT branches; default: --schema.")
+    ] = None,
+    tree: o.Tree = None,
+    backend: o.Backend = "auto",
+) -> None:
+    """Two sets of events beside each other: light, hit sensors and times per face, and what tells them apart."""
+    from shards.normalization import preset
+    from xectrain.evaluation.compare_data import compare_data as run
+    from xectrain.inference.sources import Settings, open_parts
+
+    first, second = open_parts(data, schema, tree), open_parts(against, against_schema or schema, tree)
+    found = run(first, second, out, Settings(select, None, backend), preset("standard"), events)
+    for test in found.tests[:8]:
+        mark = "differs" if test.differs else "agrees"
+        typer.echo(f"{test.name:<26} distance {test.distance:.3f}, chance {test.chance:.2g}: {mark}")
+    differing = sum(test.differs for test in found.tests)
+    typer.echo(f"{differing} of {len(found.tests)} features differ. Wrote {out / 'report.html'}.")
