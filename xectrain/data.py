@@ -7,10 +7,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from shards.base import ConfigError, InputError
 from shards.dataset import Dataset
@@ -19,9 +20,6 @@ from shards.order import hash64, uniform
 from shards.plan import EpochOrder, View, epoch_order
 from shards.sampling import curriculum, resampled
 from xectrain.config.tree import DataConfig, DatasetConfig
-
-if TYPE_CHECKING:
-    import polars
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +71,8 @@ class TrainingData:
             digest.update(np.ascontiguousarray(extra, dtype="<f8").tobytes())
         return digest.hexdigest()
 
-    def table(self, columns: Sequence[str]) -> polars.DataFrame:
+    def table(self, columns: Sequence[str]) -> pl.DataFrame:
         """Columns of all training events."""
-        import polars as pl
-
         return pl.concat([view.dataset.table(list(columns))[view.rows] for view in self.train])
 
     def facts(self) -> dict[str, Any]:

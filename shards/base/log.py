@@ -77,8 +77,11 @@ class Progress(Protocol):
 
 @contextmanager
 def progress(what: str, total: int, unit: str = "events") -> Iterator[Progress]:
-    """Show progress through `total` units: a bar with time left on a terminal, lines now and then in a log."""
-    if sys.stderr.isatty():
+    """Show progress through `total` units: a bar with time left on a terminal, lines now and then in a log.
+
+    Where this module's messages are not wanted (the other ranks of a run), nothing is shown.
+    """
+    if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
         with _bar(what, total, unit) as bar:
             yield bar
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,22 @@ def test_a_loader_can_be_left_early_and_leaves_no_files(
     with open_loader(views, plan, backend=backend) as loader:
         next(iter(loader))
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "memory"]
+
+
+def test_indexes_that_a_killed_process_left_are_removed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.dali.MEMORY", tmp_path)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    host = socket.gethostname()
+    names = [f"xec-plan-{host}-{ended.pid}-a", f"xec-plan-{host}-{os.getpid()}-b", f"xec-plan-elsewhere-{ended.pid}-c"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.idx").write_text("v1.2 0")
+    views = [View(dataset, dataset.rows())]
+    with open_loader(views, rank_plan(epoch_order(views, seed=0, epoch=0), batch_size=8), backend="dali"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 import sys
 from typing import Annotated
 
@@ -137,3 +139,27 @@ def test_completion_imports_what_it_must(
         run(TOOLS)
     assert caught.value.code == 0
     assert capsys.readouterr().out.strip() == found
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_in_order(number: signal.Signals, status: int) -> None:
+    """What is temporary goes, as after an error: here a block that says so."""
+    script = (
+        "import time, typer\n"
+        "from shards.base.cli import run\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def wait() -> None:\n"
+        "    try:\n"
+        "        print('begun', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleared', flush=True)\n"
+        "run(app)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "begun\n"
+        running.send_signal(number)
+        assert running.stdout.read() == "cleared\n"
+        assert running.wait(60) == status
