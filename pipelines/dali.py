@@ -12,6 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ import torch
 from nvidia.dali import fn, pipeline_def
 
 from pipelines.batch import Batch
-from shards.base import CorruptError, keep_freed_memory
+from shards.base import CorruptError, InputError, keep_freed_memory
 from shards.base.publish import process_alive
+from shards.dataset import require_whole
 from shards.plan import write_indexes
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def shard_pipeline(tars: list[str], indexes: list[str], headers: tuple[int, int]
         index_paths=indexes,
         ext=list(MEMBERS),
         missing_component_behavior="error",
+        dont_use_mmap=True,  # a tar that is cut while it is mapped would end the process by SIGBUS
         name="shards",
     )
     heads = sensors[: headers[0]], truth[: headers[1]]
@@ -90,8 +93,20 @@ class DaliLoader:
                 prefetch_queue_depth=prefetch,
                 exec_dynamic=True,
             )
-            pipe.build()  # which reads the indexes, for good
+            with self._explained():
+                pipe.build()  # which reads the indexes, for good
         return pipe
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What DALI cannot read is a tar that is gone or cut: the first of the plan that is, is named."""
+        try:
+            yield
+        except RuntimeError as error:
+            for d, shard in dict.fromkeys(zip(self._plan.dataset.tolist(), self._plan.shard.tolist(), strict=True)):
+                require_whole(self._views[d].dataset, shard)
+            said = " ".join(str(error).split())[:200]
+            raise InputError(f"shards cannot be read: {said}", file=self._views[0].dataset.path) from error
 
     def __len__(self) -> int:
         return len(self._plan.row) // self._plan.micro_batch
@@ -100,7 +115,9 @@ class DaliLoader:
         size = self._plan.micro_batch
         with self:
             for k in range(len(self)):
-                sensors, truth = self._arrays(k * size, self._pipe.run())
+                with self._explained():
+                    outputs = self._pipe.run()
+                sensors, truth = self._arrays(k * size, outputs)
                 part = slice(k * size, (k + 1) * size)
                 yield Batch(sensors, truth, torch.from_numpy(self._plan.weight[part]), self._plan.global_row[part])
 

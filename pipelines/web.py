@@ -13,6 +13,7 @@ import torch
 import webdataset
 
 from pipelines.batch import Batch
+from shards.dataset import require_whole
 
 if TYPE_CHECKING:
     from shards.plan import RankPlan, View
@@ -52,12 +53,15 @@ class WebDatasetLoader:
         for (d, shard), run in itertools.groupby(where, key=lambda place: place[:2]):
             dataset = self._views[d].dataset
             index = dataset.index(shard)
+            require_whole(dataset, shard)
             with open(dataset.file(shard, "tar"), "rb") as tar:
                 for _, _, row in run:
                     tar.seek(index.sensors_offset[row])
                     sensors = tar.read(index.sensors_size[row])
                     tar.seek(index.truth_offset[row])
                     truth = tar.read(index.truth_size[row])
+                    if len(truth) != index.truth_size[row]:  # the last member of a sample
+                        require_whole(dataset, shard)
                     yield {"__key__": index.keys[row], "sensors.npy": sensors, "truth.npy": truth}
 
     def close(self) -> None:

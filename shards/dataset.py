@@ -232,6 +232,7 @@ class Dataset:
         for part in np.split(order, cuts) if order.size else []:
             number = int(shard[part[0]])
             index, path = self.index(number), self.file(number, "tar")
+            require_whole(self, number)
             handle = os.open(path, os.O_RDONLY)
             try:
                 for start in range(0, len(part), at_once):
@@ -257,6 +258,23 @@ class Dataset:
                     )
             finally:
                 os.close(handle)
+
+
+def require_whole(dataset: Dataset, shard: int) -> None:
+    """Ask before a tar is read, and where reading it fails: is it there, with its size?
+
+    Raises:
+        CorruptError: it is gone, or was cut or replaced.
+    """
+    path, expected = dataset.file(shard, "tar"), dataset.manifest.shards[shard].tar.bytes
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise CorruptError(f"cannot be read: {error.strerror}", file=path, remedy="restore it") from error
+    if found != expected:
+        raise CorruptError(
+            "was cut or replaced", file=path, found=f"{found} bytes", expected=expected, remedy="restore it"
+        )
 
 
 def row_numbers(rows: npt.ArrayLike) -> Int64:

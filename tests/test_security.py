@@ -45,7 +45,7 @@ def marker(tmp_path: Path) -> Path:
 def test_tags_in_yaml_are_refused(tmp_path: Path, marker: Path, tag: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(f"mode: {tag} [{marker}]\n")
-    with pytest.raises(InputError, match=r"c\.yaml: is not YAML: could not determine a constructor") as caught:
+    with pytest.raises(ConfigError, match=r"c\.yaml: is not YAML: could not determine a constructor") as caught:
         load_config([file])
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"c\.yaml: is not YAML: could not determine a constructor"):

@@ -92,7 +92,7 @@ def test_skipped_files_are_named(file: Path, tmp_path: Path, run_command: Run) -
         (("--norm-param", "scale=1"), "unknown normalization parameter 'scale'"),
         (("--split", "train=0.9"), "fractions do not add up to 1"),
         (("--schema", "reel"), "no schema 'reel'; did you mean 'real'"),
-        (("--dead-if-invalid-fraction", "0"), "must be above 0"),
+        (("--dead-if-invalid-fraction", "0"), "expected greater than 0"),
         (("--select", "u >"), "is not an expression"),
     ],
 )

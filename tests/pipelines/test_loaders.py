@@ -162,3 +162,22 @@ def test_batches_on_the_gpu_equal_those_on_the_cpu(dataset: Dataset, backend: st
         on_cpu = [b.sensors for b in loader]
     assert all(g.is_cuda for g in on_gpu)
     assert all(torch.equal(g.cpu(), c) for g, c in zip(on_gpu, on_cpu, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("damage", ["cut", "removed", "cut while read"])
+def test_a_tar_that_is_cut_or_gone_is_one_line_and_never_a_signal(tmp_path: Path, backend: str, damage: str) -> None:
+    data = make_dataset(tmp_path / "d", events=600, events_per_shard=200)
+    views = [View(data, data.rows())]
+    plan = rank_plan(epoch_order(views, seed=3, epoch=1, shuffle=False), batch_size=8)
+    tar = data.file(2, "tar")
+    if damage == "removed":
+        tar.unlink()
+    elif damage == "cut":
+        os.truncate(tar, 1 << 20)
+    with pytest.raises(CorruptError, match=r"000002\.tar: (cannot be read: No such file|was cut or replaced)"):
+        with open_loader(views, plan, backend=backend) as loader:
+            for k, batch in enumerate(loader):
+                if k == 0 and damage == "cut while read":
+                    os.truncate(tar, 1 << 20)
+                assert np.array_equal(batch.truth.numpy(), data.read(batch.rows)[1], equal_nan=True)
