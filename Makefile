@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+JOBS   ?= 2
 
-.PHONY: install demo test test-slow lint docs bench gpu-check pins clean
+.PHONY: install demo test test-slow lint docs site bench gpu-check pins clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -22,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the whole chain on toy data: ROOT, shards, training, report, predictions in ROOT
 	$(BIN)/xec demo
 
-test: $(READY)  ## the fast tests
-	$(BIN)/pytest
+test: $(READY)  ## the fast tests, in two processes; of one room only: make test ROOM=xectrain/models
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/$(ROOM)
 
 test-slow: $(READY)  ## the tests marked slow
 	$(BIN)/pytest -m 'slow and not gpu' --timeout 1800
@@ -37,6 +38,9 @@ lint: $(READY)  ## ruff, mypy, import contract
 docs: $(READY)  ## remake the generated pages of docs/
 	$(BIN)/python -m xectrain.config.docs
 
+site: $(READY)  ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
 	for name in model conversion loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
@@ -48,4 +52,4 @@ pins: $(READY)  ## remake constraints.txt from what is installed
 	mv constraints.new constraints.txt
 
 clean:           ## the environment, the demo and every cache
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -19,7 +19,7 @@ BUFFER = 4 << 20
 ALIGNMENT = 4096
 """Addresses, offsets and sizes of direct writes are multiples of this."""
 
-_DIRECT = getattr(os, "O_DIRECT", 0)
+DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class DirectFile:
@@ -31,9 +31,9 @@ class DirectFile:
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self._direct = bool(_DIRECT)
+        self._direct = bool(DIRECT)
         try:
-            self._handle = os.open(path, flags | _DIRECT, 0o666)
+            self._handle = os.open(path, flags | DIRECT, 0o666)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -100,5 +100,5 @@ class DirectFile:
     def _ordinary(self) -> None:
         """Go on through the page cache."""
         if self._direct:
-            fcntl.fcntl(self._handle, fcntl.F_SETFL, fcntl.fcntl(self._handle, fcntl.F_GETFL) & ~_DIRECT)
+            fcntl.fcntl(self._handle, fcntl.F_SETFL, fcntl.fcntl(self._handle, fcntl.F_GETFL) & ~DIRECT)
             self._direct = False

@@ -1,14 +1,20 @@
-"""Small real data for every package: a toy ROOT file, and the datasets that the real conversion makes of it."""
+"""What all tests share: toy events as a ROOT file and as the dataset that the real conversion makes of it, and one
+trained run of each mode.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from typer.testing import CliRunner
+
+if TYPE_CHECKING:
+    from support.trained import Trained
 
 # Tiny networks gain nothing from threads, and threads that wait for one another on a busy machine lose minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,3 +61,11 @@ def toy_dataset(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("shards") / "toy"
     run_app("ingest.cli:app", "root2shards", toy_root, "--out", out, "--events-per-shard", 25)
     return out
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One tiny run of each mode, and its data; read only."""
+    from support.trained import Trained
+
+    return Trained(tmp_path_factory.mktemp("trained"))

@@ -22,6 +22,9 @@ from shards.manifest import N_SENSORS
 
 logger = logging.getLogger(__name__)
 
+CUT_DISTANCE = 512
+"""Entries between two places at which the work on a file may be divided, at least."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -204,11 +207,11 @@ def _checked_cuts(
     return cuts
 
 
-def _thinned(boundaries: npt.NDArray[np.int64], distance: int = 512) -> tuple[int, ...]:
-    """Of the entry numbers where baskets begin, enough to divide the work by: at least `distance` apart."""
+def _thinned(boundaries: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    """Of the entry numbers where baskets begin, enough to divide the work by: at least `CUT_DISTANCE` apart."""
     cuts: list[int] = []
     for cut in boundaries[1:-1].tolist():
-        if cut - (cuts[-1] if cuts else 0) >= distance:
+        if cut - (cuts[-1] if cuts else 0) >= CUT_DISTANCE:
             cuts.append(cut)
     return tuple(cuts)
 

@@ -20,7 +20,7 @@ from shards.geometry.detector import Geometry, nominal
 
 Floats = NDArray[np.float64]
 
-_PAIRS_AT_ONCE = 1 << 17  # a chunk of temporaries stays in the cache of one core
+PAIRS_AT_ONCE = 1 << 17  # a chunk of temporaries stays in the cache of one core
 _FAR = 3.6
 _FAR_NODES = 8
 _FAR_COSINES: list[float] = np.cos((np.arange(_FAR_NODES) + 0.5) * np.pi / _FAR_NODES).tolist()
@@ -136,7 +136,7 @@ def solid_angle(
     is_sipm = channels < c.N_SIPM
     shape: Callable[..., NDArray[Any]] = {"chips": chips, "square": square}[sipm]
     omega = np.empty((len(points), len(channels)))
-    step = max(1, _PAIRS_AT_ONCE // max(1, len(channels)))
+    step = max(1, PAIRS_AT_ONCE // max(1, len(channels)))
     for start in range(0, len(points), step):
         block = slice(start, start + step)
         if is_sipm.any():

@@ -51,7 +51,7 @@ def test_file_systems_that_refuse_at_opening_or_at_writing(tmp_path: Path, monke
     real_open, real_write = os.open, os.write
 
     def no_open(path: Any, flags: int, mode: int = 0o777) -> int:
-        if flags & directio._DIRECT:
+        if flags & directio.DIRECT:
             raise OSError(errno.EINVAL, "Invalid argument")
         return real_open(path, flags, mode)
 
@@ -74,7 +74,7 @@ def test_file_systems_that_refuse_at_opening_or_at_writing(tmp_path: Path, monke
 def test_short_writes_go_on_where_they_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, real_write = os.urandom(30000), os.write
     monkeypatch.setattr(os, "write", lambda handle, view: real_write(handle, view[: max(1, len(view) // 2 - 100)]))
-    monkeypatch.setattr(directio, "_DIRECT", 0)
+    monkeypatch.setattr(directio, "DIRECT", 0)
     assert write(tmp_path / "f", [data]) == data
 
 

@@ -152,7 +152,7 @@ def _show(draw: Callable[..., Figure]) -> None:
     from matplotlib.backends import backend_registry
 
     canvas = plt.figure(layout=None)
-    if plt.get_backend().lower() not in {name.lower() for name in _interactive(backend_registry)}:
+    if plt.get_backend().lower() not in {name.lower() for name in interactive_backends(backend_registry)}:
         raise ConfigError(
             "there is no screen to draw on", found=f"backend {plt.get_backend()}", remedy="give --output FILE"
         )
@@ -160,7 +160,7 @@ def _show(draw: Callable[..., Figure]) -> None:
     plt.show()
 
 
-def _interactive(registry: Any) -> list[str]:
+def interactive_backends(registry: Any) -> list[str]:
     from matplotlib.backends import BackendFilter
 
     return [str(name) for name in registry.list_builtin(BackendFilter.INTERACTIVE)]

@@ -49,7 +49,7 @@ def files(trees: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathF
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units, spills and reads so small that a hundred events go through all of it."""
     monkeypatch.setattr(plan_module, "MIN_UNIT", 20)
-    monkeypatch.setattr("ingest.reading.sources._thinned.__defaults__", (16,))
+    monkeypatch.setattr("ingest.reading.sources.CUT_DISTANCE", 16)
     monkeypatch.setattr(bucket, "SPILL", 16)
     monkeypatch.setattr(bucket, "READ", 8)
 

@@ -148,10 +148,8 @@ def test_killed_while_writing_and_run_again(tmp_path: Path) -> None:
     path = tmp_path / "toy.root"
     command = [sys.executable, "-m", "xec", "toymc", "--events", "700", "--out", str(path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*.part")):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     process.wait()

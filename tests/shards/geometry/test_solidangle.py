@@ -181,7 +181,7 @@ def test_selection_of_sensors_and_chunks_change_nothing(monkeypatch: pytest.Monk
     assert np.array_equal(geo.solid_angle(POINTS, geo.nominal(), range(4760)), everything)
     assert geo.solid_angle(POINTS, sensors=slice(0, 0)).shape == (6, 0)
     assert geo.solid_angle(np.empty((0, 3))).shape == (0, 4760)
-    monkeypatch.setattr(solidangle, "_PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr(solidangle, "PAIRS_AT_ONCE", 100)
     assert np.array_equal(geo.solid_angle(POINTS), everything)
 
 

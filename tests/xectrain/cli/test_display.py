@@ -246,7 +246,7 @@ def test_without_a_screen_an_output_is_needed(root: Path, monkeypatch: pytest.Mo
 def test_on_a_screen_the_figure_is_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib.pyplot as plt
 
-    monkeypatch.setattr(display_cli, "_interactive", lambda _: ["agg"])
+    monkeypatch.setattr(display_cli, "interactive_backends", lambda _: ["agg"])
     shown: list[int] = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(len(plt.gcf().axes)))
     assert run(root, "--entry", 0).exit_code == 0

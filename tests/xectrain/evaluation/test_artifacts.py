@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import uproot
-from support.synthetic import make_dataset, make_events
-from support.trained import COLUMNS, tiny_run, tiny_sensor_run
+from support.synthetic import make_events
+from support.trained import COLUMNS, Trained, tiny_run
 
 from shards import geometry as geo
 from shards.opening import open_dataset
@@ -22,48 +22,38 @@ from xectrain.inference.load import load
 from xectrain.inference.regressor import TorchPredictor
 from xectrain.inference.sources import Settings, ShardPart, Wanted, open_parts
 
-TASKS = ("energy", "uvwFI")
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifacts")
-    make_dataset(folder / "toy", 40, events_per_shard=16, columns=COLUMNS)
-    tiny_run(folder / "run", open_dataset(folder / "toy"), tasks=TASKS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def predictor(place: Path) -> TorchPredictor:
-    found = load(place / "run", device="cpu", precision="fp32", batch_size=8)
+def predictor(trained: Trained) -> TorchPredictor:
+    found = load(trained.regress, device="cpu", precision="fp32", batch_size=8)
     assert isinstance(found, TorchPredictor)
     return found
 
 
 @pytest.mark.slow
-def test_everything_of_a_run(place):
-    folder = write_artifacts(
-        load(place / "run", device="cpu"), options=EvaluationOptions(baseline_events=200, resamples=3)
-    )
-    assert folder == place / "run" / "artifacts"
+def test_everything_of_a_run(trained, tmp_path):
+    run = shutil.copytree(trained.regress, tmp_path / "run")
+    options = EvaluationOptions(baseline_events=200, resamples=3)
+    folder = write_artifacts(load(run, device="cpu"), options=options)
+    assert folder == run / "artifacts"
     for name in ("saliency", "face_importance", "attention", "loss_curves", "resolution_energy", "resolution_uvwFI"):
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name
     assert len(list((folder / "worst_events").glob("worst_0[1-5].pdf"))) == 5
     card = (folder / "card.html").read_text()
     assert "Model card: run" in card
     assert "Trained on toy events: no statement about real data." in card
-    assert str(place / "toy") in card
+    assert str(trained.train) in card
     with uproot.open(folder / "predictions.root") as file:
         assert file["predictions"].num_entries == 40
     assert (folder / "report.html").exists()
     before = (folder / "report.html").stat().st_mtime_ns
-    write_artifacts(load(place / "run", device="cpu"), options=EvaluationOptions(baseline_events=200, resamples=3))
+    write_artifacts(load(run, device="cpu"), options=options)
     assert (folder / "report.html").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
-def test_files_of_an_inpainter(place, tmp_path):
-    run = tiny_sensor_run(tmp_path / "run", open_dataset(place / "toy"), "inpaint")
+def test_files_of_an_inpainter(trained, tmp_path):
+    run = shutil.copytree(trained.inpaint, tmp_path / "run")
     folder = write_artifacts(load(run, device="cpu"))
     assert {"card.html", "metrics.json", "predictions.root", "resolution_sensors.pdf", "loss_curves.pdf"} <= {
         p.name for p in folder.iterdir()
@@ -71,8 +61,8 @@ def test_files_of_an_inpainter(place, tmp_path):
     assert "inpaint of npho" in (folder / "card.html").read_text()
 
 
-def test_some_rows_of_a_dataset_are_a_part(place, predictor):
-    dataset = open_dataset(place / "toy")
+def test_some_rows_of_a_dataset_are_a_part(trained, predictor):
+    dataset = open_dataset(trained.data)
     rows = np.array([0, 3, 15, 16, 31, 39])
     part = ShardPart(dataset, rows)
     wanted = Wanted(4, "cpu", predictor.facts.normalization)
@@ -88,20 +78,19 @@ def test_some_rows_of_a_dataset_are_a_part(place, predictor):
     assert part.identity() != ShardPart(dataset).identity()
 
 
-def test_the_validation_set_is_what_the_run_was_validated_on(place, tmp_path):
-    dataset = open_dataset(place / "toy")
-    run = tiny_run(tmp_path / "run", dataset, tasks=("energy",), data__val="[]", data__val_fraction=0.3)
+def test_the_validation_set_is_what_the_run_was_validated_on(trained, tmp_path):
+    run = tiny_run(tmp_path / "run", trained.data, tasks=("energy",), data__val="[]", data__val_fraction=0.3)
     (part,) = validation_parts(load(run, device="cpu").facts)
     assert 0 < part.events < 40
-    (given,) = validation_parts(load(place / "run", device="cpu").facts)
+    (given,) = validation_parts(load(trained.regress, device="cpu").facts)
     assert given.events == 40
 
 
-def test_hidden_faces_and_gradients_see_what_the_network_sees(place, predictor):
+def test_hidden_faces_and_gradients_see_what_the_network_sees(trained, predictor):
     """A network that reads the inner face's photons only."""
 
     class Inner(torch.nn.Module):
-        """Energy is the mean normalized npho of the visible inner sensors; u, v, w are constant."""
+        """Energy is the mean normalized npho of the visible inner sensors; all else is constant."""
 
         def __init__(self, network):
             super().__init__()
@@ -109,12 +98,13 @@ def test_hidden_faces_and_gradients_see_what_the_network_sees(place, predictor):
 
         def predict(self, x_BN2, mask_BN):
             seen = torch.where(mask_BN, 0.0, x_BN2[..., 0])[:, : geo.N_SIPM]
-            return {"pred_energy": seen.mean(dim=1), **{f"pred_{a}": x_BN2.sum(dim=(1, 2)) * 0 for a in "uvw"}}
+            constant = {name: x_BN2.sum(dim=(1, 2)) * 0 for name in predictor.facts.columns}
+            return {**constant, "pred_energy": seen.mean(dim=1)}
 
     mode = copy.deepcopy(predictor.mode)
     mode.model = Inner(mode.model)
     stand_in = TorchPredictor(mode, predictor.facts, predictor.compute, 8)
-    (part,) = open_parts([place / "toy"])
+    (part,) = open_parts([trained.data])
     insight = look_inside(stand_in, part, Settings(), events=16)
     energy = insight.columns.index("energy")
     assert insight.events == 16
@@ -148,7 +138,7 @@ def test_the_worst_events_are_kept_in_order(predictor):
     np.testing.assert_array_equal(found[0].npho[good], npho[int(found[0].values["event"]) % 8][good])
 
 
-def test_spreads_are_those_of_the_training_set(place, predictor):
+def test_spreads_are_those_of_the_training_set(trained, predictor):
     found = spreads(predictor)
-    assert set(found) == {"energy", "u", "v", "w"}
-    assert found["energy"] == pytest.approx(np.std(open_dataset(place / "toy").column("energy")), rel=1e-6)
+    assert set(found) == {"theta", "phi", "energy", "timing", "u", "v", "w"}
+    assert found["energy"] == pytest.approx(np.std(open_dataset(trained.train).column("energy")), rel=1e-6)

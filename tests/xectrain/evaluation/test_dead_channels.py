@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.synthetic import make_dataset
-from support.trained import COLUMNS, tiny_run, tiny_sensor_run
+from support.trained import COLUMNS, Trained
 from typer.testing import CliRunner
 
 from ingest.toymc import Options, write
@@ -47,13 +47,13 @@ class PhotonSum(Predictor):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`toy.root`, `data`, and the runs `run` and `fill`."""
     folder = tmp_path_factory.mktemp("dead")
     write(folder / "toy.root", EVENTS, Options(energy="signal"))
-    dataset = make_dataset(folder / "data", 24, columns=COLUMNS)
-    tiny_run(folder / "run", dataset, tasks=("energy",))
-    tiny_sensor_run(folder / "fill", dataset, "inpaint")
+    make_dataset(folder / "data", 24, columns=COLUMNS)
+    (folder / "run").symlink_to(trained.regress)
+    (folder / "fill").symlink_to(trained.inpaint)
     return folder
 
 

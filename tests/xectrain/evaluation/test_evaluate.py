@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.synthetic import make_dataset
-from support.trained import COLUMNS, tiny_run, write_root
+from support.trained import COLUMNS, TASKS, Trained, tiny_run, write_root
 from typer.testing import CliRunner
 
 from shards.base import ConfigError, CorruptError, InputError, OutputError
@@ -30,25 +30,22 @@ from xectrain.inference.regressor import Predictor
 from xectrain.inference.sources import open_parts
 from xectrain.metrics import task_metrics
 
-TASKS = ("energy", "timing", "uvwFI")
 FAST = {"baseline_events": 200, "resamples": 5}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`train`, `other` and `small` (datasets, the last too small for plots), `bare` (without truth), and `run`."""
+    """`other` and `small` (datasets, the last too small for plots) and `bare` (without truth)."""
     folder = tmp_path_factory.mktemp("evaluate")
-    dataset = make_dataset(folder / "train", 240, events_per_shard=100, columns=COLUMNS)
     make_dataset(folder / "other", 50, columns=COLUMNS, first_source=5)
     make_dataset(folder / "small", 25, columns=COLUMNS, first_source=9)
     make_dataset(folder / "bare", 20, columns=("run", "event", "time_min_used"), first_source=7)
-    tiny_run(folder / "run", dataset, tasks=TASKS)
     return folder
 
 
 @pytest.fixture(scope="module")
-def predictor(place: Path) -> Predictor:
-    return load(place / "run", device="cpu", precision="fp32", batch_size=32)
+def predictor(trained: Trained) -> Predictor:
+    return load(trained.regress, device="cpu", precision="fp32", batch_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +101,17 @@ def test_csv_and_parquet_hold_the_same(place, result):
     np.testing.assert_allclose(two["pred_w"].to_numpy(), one["pred_w"].to_numpy())
 
 
-def test_the_mean_is_the_model_s_own(place, predictor, result):
+def test_the_mean_is_the_model_s_own(place, trained, predictor, result):
     table = read_table(place / "report" / "other" / "predictions_energy.parquet")
     means = table.prediction("mean")["energy"]
     assert np.ptp(means) == 0
     assert means[0] == pytest.approx(predictor.facts.means["energy"])
-    assert means[0] == pytest.approx(np.mean(open_dataset(place / "train").column("energy")), rel=1e-6)
+    assert means[0] == pytest.approx(np.mean(open_dataset(trained.train).column("energy")), rel=1e-6)
 
 
 def test_the_report_stands_alone_and_escapes(place, result):
     page = (place / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1 + 1 + 3 + 1  # energy, timing, uvw, loss curves
+    assert page.count("data:image/png;base64,") == 3 + 1 + 1 + 3 + 1  # angle, energy, timing, uvw, loss curves
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "<script" not in page
     assert "east &lt;b&gt;" in page
@@ -149,8 +146,8 @@ def test_data_without_truth_gives_predictions_only(place, predictor, tmp_path, c
     assert "nothing could be compared with truth" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_relative_and_absolute_times_are_not_compared(place, tmp_path, caplog):
-    run = tiny_run(tmp_path / "run", open_dataset(place / "train"), tasks=("timing",))
+def test_relative_and_absolute_times_are_not_compared(trained, tmp_path, caplog):
+    run = tiny_run(tmp_path / "run", trained.data, tasks=("timing",))
     columns = tuple(c for c in COLUMNS if c != "time_min_used")
     make_dataset(tmp_path / "bare", 25, columns=columns, first_source=9)
     predictor = load(run, device="cpu")
@@ -179,9 +176,8 @@ def test_root_files_give_the_same_numbers_as_their_shards(place, predictor, tmp_
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3, err_msg=name)
 
 
-def test_without_training_data_only_the_mean_is_compared(place, tmp_path, caplog):
-    shutil.copytree(place / "train", tmp_path / "gone")
-    tiny_run(tmp_path / "run", open_dataset(tmp_path / "gone"), tasks=("energy",))
+def test_without_training_data_only_the_mean_is_compared(trained, tmp_path, caplog):
+    tiny_run(tmp_path / "run", shutil.copytree(trained.data, tmp_path / "gone"), tasks=("energy",))
     shutil.rmtree(tmp_path / "gone")
     facts = load(tmp_path / "run", device="cpu").facts
     found = calibrated_baselines(facts)
@@ -190,7 +186,7 @@ def test_without_training_data_only_the_mean_is_compared(place, tmp_path, caplog
     assert "compared with their mean only" in caplog.text
     with pytest.raises(InputError):
         calibrated_baselines(facts, tmp_path / "gone")
-    assert calibrated_baselines(facts, place / "train").position is not None
+    assert calibrated_baselines(facts, trained.train).position is not None
 
 
 def test_no_event_left_is_an_error(place, predictor, tmp_path):
@@ -246,9 +242,9 @@ def test_words_and_brackets():
     assert compact(Metric("m", 1.5, float("nan"), "")) == "1.50"
 
 
-def test_the_command(place, tmp_path):
+def test_the_command(place, trained, tmp_path):
     runner = CliRunner()
-    arguments = [str(place / "run"), str(place / "small"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments = [str(trained.regress), str(place / "small"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     arguments += ["--baseline-events", "200", "--sample", "deep=w > 10"]
     done = runner.invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
@@ -275,10 +271,10 @@ def test_the_command(place, tmp_path):
         ),
     ],
 )
-def test_options_that_do_not_apply_are_refused(place, tmp_path, options, message):
+def test_options_that_do_not_apply_are_refused(place, trained, tmp_path, options, message):
     arguments = [str(place / "small") if a == "DATA" else str(tmp_path / "out") if a == "X" else a for a in options]
     with pytest.raises(ConfigError, match=message):
-        CliRunner().invoke(app, [str(place / "run"), *arguments], catch_exceptions=False)
+        CliRunner().invoke(app, [str(trained.regress), *arguments], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
 
 

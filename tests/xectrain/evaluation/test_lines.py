@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from support.synthetic import make_dataset
-from support.trained import COLUMNS, tiny_run, tiny_sensor_run
 
 from ingest.toymc import Options, write
 from shards.base import ConfigError, InputError
-from shards.opening import open_dataset
 from xectrain.evaluation.lines import study_line
 from xectrain.evaluation.peaks import fit_peak
 from xectrain.evaluation.results import Line
@@ -46,8 +43,6 @@ class PhotonSum(Predictor):
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lines")
     write(folder / "cex.root", 300, Options(energy="cex"))
-    make_dataset(folder / "data", 24, columns=COLUMNS)
-    tiny_run(folder / "run", open_dataset(folder / "data"), tasks=("energy",))
     return folder
 
 
@@ -56,9 +51,9 @@ def parts(place: Path) -> list[Part]:
     return open_parts([place / "cex.root"], schema="cex")
 
 
-def test_a_line_is_found_and_written(place, parts, tmp_path):
-    model = PhotonSum(load(place / "run", device="cpu").facts)
-    inpainter = load(tiny_sensor_run(tmp_path / "fill", open_dataset(place / "data"), "inpaint"), device="cpu")
+def test_a_line_is_found_and_written(trained, parts, tmp_path):
+    model = PhotonSum(load(trained.regress, device="cpu").facts)
+    inpainter = load(trained.inpaint, device="cpu")
     assert isinstance(inpainter, SensorPredictor)
     study = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", Settings(), inpainter=inpainter)
     results = study.results
@@ -82,7 +77,7 @@ def test_a_line_is_found_and_written(place, parts, tmp_path):
     assert "network, inpainted" in page
 
 
-def test_groups_are_fitted_apart_and_their_bias_removed(place, parts, tmp_path):
+def test_groups_are_fitted_apart_and_their_bias_removed(trained, parts, tmp_path):
     class Biased(PhotonSum):
         """Odd batches read 1 MeV too much."""
 
@@ -91,7 +86,7 @@ def test_groups_are_fitted_apart_and_their_bias_removed(place, parts, tmp_path):
             found["pred_energy"] = found["pred_energy"] + 0.001 * (events.columns["event"] % 2)
             return found
 
-    model = Biased(load(place / "run", device="cpu").facts)
+    model = Biased(load(trained.regress, device="cpu").facts)
     (part,) = parts
 
     class Parity:
@@ -116,8 +111,8 @@ def test_groups_are_fitted_apart_and_their_bias_removed(place, parts, tmp_path):
     assert network.together.sigma == pytest.approx(0.4, abs=0.08)
 
 
-def test_groups_that_are_too_small_are_fitted_as_one(place, parts, tmp_path, caplog):
-    model = PhotonSum(load(place / "run", device="cpu").facts)
+def test_groups_that_are_too_small_are_fitted_as_one(trained, parts, tmp_path, caplog):
+    model = PhotonSum(load(trained.regress, device="cpu").facts)
     study = study_line(model, parts, Line(54.9, "event", "single"), tmp_path, Settings())
     network = study.results[0]
     assert network.groups == {}
@@ -126,8 +121,8 @@ def test_groups_that_are_too_small_are_fitted_as_one(place, parts, tmp_path, cap
     assert "no event has 50 events within the fit's window; all are fitted as one" in caplog.text
 
 
-def test_what_cannot_be_studied(place, parts, tmp_path):
-    model = PhotonSum(load(place / "run", device="cpu").facts)
+def test_what_cannot_be_studied(trained, parts, tmp_path):
+    model = PhotonSum(load(trained.regress, device="cpu").facts)
     with pytest.raises(ConfigError, match=r"has no column 'pach'; did you mean 'patch'"):
         study_line(model, parts, Line(54.9, "pach"), tmp_path, Settings())
     with pytest.raises(InputError, match="no event passes the cut"):

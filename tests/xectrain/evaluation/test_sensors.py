@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import uproot
-from support.synthetic import make_dataset, make_events
-from support.trained import COLUMNS, tiny_run, tiny_sensor_run, write_root
+from support.synthetic import make_events
+from support.trained import COLUMNS, EVENTS, Trained
 from typer.testing import CliRunner
 
 from shards import geometry as geo
@@ -29,18 +29,13 @@ from xectrain.inference.sources import Settings, Wanted, open_parts
 from xectrain.metrics.sensors import filled_light, relative_errors, sensor_metrics
 from xectrain.modes.chosen_masks import chosen_masks
 
-EVENTS = 12
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data`, `a.root` (its first source), and the runs `mae` and `inpaint`."""
-    folder = tmp_path_factory.mktemp("sensors")
-    dataset = make_dataset(folder / "data", EVENTS, events_per_shard=8, columns=COLUMNS)
-    write_root(folder / "a.root", EVENTS // 2)
-    tiny_sensor_run(folder / "mae", dataset, "mae")
-    tiny_sensor_run(folder / "inpaint", dataset, "inpaint")
-    return folder
+def place(trained: Trained) -> Path:
+    """`data`, `a.root` (its first source), and the runs `regress`, `mae` and `inpaint`."""
+    assert trained.data.parent == trained.roots[0].parent == trained.regress.parent
+    assert trained.mae.parent == trained.inpaint.parent
+    return trained.folder
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +148,10 @@ def test_autoencoder_inference_is_a_row_per_event(place, autoencoder, tmp_path):
 
 
 def test_hiding_belongs_to_the_inpainter(place, tmp_path):
-    from shards.opening import open_dataset
-
-    run = tiny_run(tmp_path / "run", open_dataset(place / "data"), tasks=("energy",))
     with pytest.raises(ConfigError, match="hiding sensors belongs to the inpainter"):
-        infer(load(run, device="cpu"), open_parts([place / "data"]), tmp_path / "p.root", Request(hide=True))
+        infer(
+            load(place / "regress", device="cpu"), open_parts([place / "data"]), tmp_path / "p.root", Request(hide=True)
+        )
 
 
 def test_evaluation_numbers_are_those_of_the_table(place, inpainter, tmp_path):
@@ -256,10 +250,7 @@ def test_filled_light_is_summed():
 
 
 def test_a_regressor_is_no_inpainter(place, tmp_path):
-    from shards.opening import open_dataset
-
-    run = tiny_run(tmp_path / "run", open_dataset(place / "data"), tasks=("energy",))
-    arguments = [str(run), "--data", str(place / "data"), "--out", str(tmp_path / "out")]
+    arguments = [str(place / "regress"), "--data", str(place / "data"), "--out", str(tmp_path / "out")]
     with pytest.raises(ConfigError, match="predicts no sensors"):
         CliRunner().invoke(compare_cli.app, arguments, catch_exceptions=False)
 

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.synthetic import make_dataset, make_events
-from support.trained import COLUMNS, tiny_run, tiny_sensor_run, write_root
+from support.synthetic import make_events
+from support.trained import COLUMNS, Trained, write_root
 from typer.testing import CliRunner
 
 from shards.base import ConfigError, CorruptError, InputError, OutputError
@@ -29,10 +29,8 @@ from xectrain.inference.sources import open_parts
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export")
-    dataset = make_dataset(folder / "data", 40, columns=COLUMNS)
-    return tiny_run(folder / "run", dataset, tasks=("energy", "timing", "uvwFI"))
+def run(trained: Trained) -> Path:
+    return trained.regress
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +85,18 @@ def test_raw_sensors_in_physical_units_out(run, exported):
 def test_metadata_tell_a_user_everything(run, exported):
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
     properties = session.get_modelmeta().custom_metadata_map
-    assert properties["tasks"] == "energy,timing,uvwFI"
-    assert properties["units"] == "energy:GeV,timing:ns,u:cm,v:cm,w:cm"
+    assert properties["tasks"] == "angle,energy,timing,uvwFI"
+    assert properties["units"] == "theta:degree,phi:degree,energy:GeV,timing:ns,u:cm,v:cm,w:cm"
     assert properties["time_reference"] == "relative"
     assert properties["npho_scale"] == "1000.0"
     assert properties["npho_threshold"] == "100.0"
-    assert json.loads(properties["xec"])["means"].keys() == {"energy", "timing", "u", "v", "w"}
+    assert json.loads(properties["xec"])["means"].keys() == {"theta", "phi", "energy", "timing", "u", "v", "w"}
 
 
 @pytest.mark.slow
-def test_inference_from_the_file_is_that_from_the_checkpoint(run, exported, tmp_path):
+def test_inference_from_the_file_is_that_from_the_checkpoint(run, trained, exported, tmp_path):
     write_root(tmp_path / "a.root", 20)
-    parts = [open_parts([tmp_path / "a.root"]), open_parts([run.parent / "data"])]
+    parts = [open_parts([tmp_path / "a.root"]), open_parts([trained.data])]
     for number, part in enumerate(parts):
         tables = []
         for model in (run, exported):
@@ -183,8 +181,8 @@ def test_spoiled_events_have_every_kind_of_bad_value():
 
 def test_a_task_the_model_does_not_have(run):
     path = find_checkpoint(run)
-    with pytest.raises(ConfigError, match="the model does not predict 'angle'"):
-        exporting.restricted(*load_mode(read_checkpoint(path), path), ["angle"])
+    with pytest.raises(ConfigError, match="the model does not predict 'xyzFI'"):
+        exporting.restricted(*load_mode(read_checkpoint(path), path), ["xyzFI"])
 
 
 def test_encoder_weights_alone(run, tmp_path):
@@ -249,31 +247,24 @@ def test_a_checkpoint_takes_no_normalization(run):
 
 
 @pytest.mark.slow
-def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(run, tmp_path):
-    from shards.opening import open_dataset
-
-    dataset = open_dataset(run.parent / "data")
-    inpaint = tiny_sensor_run(tmp_path / "inpaint", dataset, "inpaint")
+def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(trained, tmp_path):
     path = tmp_path / "inpaint.onnx"
-    CliRunner().invoke(app, [str(inpaint), "-o", str(path)], catch_exceptions=False)
+    CliRunner().invoke(app, [str(trained.inpaint), "-o", str(path)], catch_exceptions=False)
     npho, time, _ = make_events(5, 4, COLUMNS)
     dead = np.arange(4760) % 50 == 0
-    one, two = (load(m, device="cpu", batch_size=3).fill(npho, time, dead) for m in (inpaint, path))
+    one, two = (load(m, device="cpu", batch_size=3).fill(npho, time, dead) for m in (trained.inpaint, path))
     np.testing.assert_array_equal(one.filled, two.filled)
     assert one.npho[~one.filled].tobytes() == two.npho[~one.filled].tobytes() == npho[~one.filled].tobytes()
     np.testing.assert_allclose(two.npho, one.npho, rtol=1e-3, atol=0.1)
-    infer(load(path, device="cpu"), open_parts([run.parent / "data"]), tmp_path / "p.root", Request())
+    infer(load(path, device="cpu"), open_parts([trained.data]), tmp_path / "p.root", Request())
     with pytest.raises(ConfigError, match="hiding sensors needs the checkpoint"):
-        infer(load(path, device="cpu"), open_parts([run.parent / "data"]), tmp_path / "q.root", Request(hide=True))
+        infer(load(path, device="cpu"), open_parts([trained.data]), tmp_path / "q.root", Request(hide=True))
 
 
 @pytest.mark.slow
-def test_an_autoencoder_predicts_every_sensor(run, tmp_path):
-    from shards.opening import open_dataset
-
-    mae = tiny_sensor_run(tmp_path / "mae", open_dataset(run.parent / "data"), "mae")
+def test_an_autoencoder_predicts_every_sensor(trained, tmp_path):
     path = tmp_path / "mae.onnx"
-    done = CliRunner().invoke(app, [str(mae), "-o", str(path)], catch_exceptions=False)
+    done = CliRunner().invoke(app, [str(trained.mae), "-o", str(path)], catch_exceptions=False)
     assert "outputs pred_npho, pred_time" in done.output
     with pytest.raises(ConfigError, match="fills no sensors"):
         load(path, device="cpu")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uproot
-from support.synthetic import make_dataset, make_events
-from support.trained import COLUMNS, tiny_run, write_root
+from support.synthetic import make_events
+from support.trained import COLUMNS, EVENTS, Trained, write_root
 
 from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
@@ -25,24 +25,19 @@ from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import Settings, open_parts
 
-EVENTS = 40
 XEC = [sys.executable, "-m", "xec"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data` (a dataset), `a.root` and `b.root` (its two sources) and `run` (a model)."""
-    folder = tmp_path_factory.mktemp("infer")
-    dataset = make_dataset(folder / "data", EVENTS, events_per_shard=12, columns=COLUMNS)
-    for name, source in (("a.root", 0), ("b.root", 1)):
-        write_root(folder / name, EVENTS // 2, seed=source, first_event=1000 * source)
-    tiny_run(folder / "run", dataset)
-    return folder
+def place(trained: Trained) -> Path:
+    """`data` (a dataset), `a.root` and `b.root` (its two sources) and `regress` (a model)."""
+    assert trained.data.parent == trained.roots[0].parent == trained.regress.parent
+    return trained.folder
 
 
 @pytest.fixture(scope="module")
 def predictor(place: Path) -> Predictor:
-    return load(place / "run", device="cpu", precision="fp32", batch_size=7)
+    return load(place / "regress", device="cpu", precision="fp32", batch_size=7)
 
 
 def rows(path: Path) -> dict[str, np.ndarray]:
@@ -248,7 +243,7 @@ def test_reading_ahead_keeps_order_and_errors():
 
 def test_the_command(place, tmp_path):
     root = Path(__file__).parents[3]
-    call = [*XEC, "infer", str(place / "run"), str(place / "a.root"), str(place / "b.root"), "--device", "cpu"]
+    call = [*XEC, "infer", str(place / "regress"), str(place / "a.root"), str(place / "b.root"), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     per_file = [*call, "-o", str(tmp_path / "out"), "--per-file"]
     done = subprocess.run(per_file, cwd=root, capture_output=True, text=True, check=False, env=environment)
@@ -266,7 +261,7 @@ def test_killed_and_started_again(place, tmp_path):
     big = tmp_path / "big.root"
     write_root(big, 3000)
     root = Path(__file__).parents[3]
-    call = [*XEC, "infer", str(place / "run"), str(big), "--device", "cpu", "-o", str(tmp_path / "p.root")]
+    call = [*XEC, "infer", str(place / "regress"), str(big), "--device", "cpu", "-o", str(tmp_path / "p.root")]
     process = subprocess.Popen(call, cwd=root)
     while process.poll() is None and not list(tmp_path.glob(".p.root.*.part")):
         pass

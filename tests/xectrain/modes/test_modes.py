@@ -28,7 +28,8 @@ def config(data: Path, mode: str, **sets: Any) -> Config:
         "train.ema_decay": 0.5,
         "tracking.mlflow": "false",
     }
-    options = {"data": {"train": [{"path": str(data)}], "val": [{"path": str(data)}]}}
+    some = {"path": str(data), "select": "event % 3 == 0"}
+    options = {"data": {"train": [{"path": str(data)}], "val": [some]}}
     changes = {k.replace("__", "."): v for k, v in sets.items()}
     return load_config(assignments=[f"{k}={v}" for k, v in {**base, **changes}.items()], options=options)
 
