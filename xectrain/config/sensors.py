@@ -36,7 +36,7 @@ class MaskingConfig(Section):
     time_mask_bias: float = Field(default=0.0, ge=0)
     """Prefer bright sensors: chance ∝ photons^bias (at least 1 photon); 0: none preferred."""
     predict_channels: tuple[Channel, ...] | None = None
-    """Channels to predict; null: npho and time for mae, npho for inpaint."""
+    """Channels to predict; null: both."""
     loss: SensorLossName = "smooth_l1"
     """Loss of a masked sensor's normalized value."""
     loss_beta: float = Field(default=0.1, gt=0)

@@ -1,4 +1,8 @@
-"""ONNX: raw sensors in, physical units out, compared with PyTorch before anything is published."""
+"""ONNX: raw sensors in, physical units out, compared with PyTorch before anything is published.
+
+`modules` says what a graph holds, `graph` makes it, `gate` compares it with PyTorch. Reading such a file is
+`xectrain.inference.onnx`. May import `inference`, `modes` and what lies below.
+"""
 
 from xectrain.exporting.gate import GATE_BATCHES, TOLERANCE, Deviation, GateEvents, compare
 from xectrain.exporting.graph import Exported, export, restricted

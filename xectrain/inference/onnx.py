@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from shards.base import ConfigError, CorruptError
+from shards.base import ConfigError, CorruptError, InputError
 from shards.normalization import NPHO_THRESHOLD, preset
 from xectrain.inference.events import Events
 from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictions, Predictor
-from xectrain.inference.sensors import Filled, Filler
+from xectrain.inference.sensors import Filled, Filler, filled
 from xectrain.tasks import ALIASES, TASKS, TargetOptions
 
 logger = logging.getLogger(__name__)
@@ -77,20 +77,18 @@ class OnnxFiller(Filler):
         self.session, self.facts, self.batch_size, self.device = session, facts, batch_size, "cpu"
 
     def fill_events(self, events: Events) -> Filled:
+        parts = [self._fill(batch) for batch in events.batches(self.batch_size)]
+        if not parts:
+            raise InputError("no events to predict")
+        return Filled(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("npho", "time", "filled")))
+
+    def _fill(self, events: Events) -> Filled:
         given = events.raw()
-        npho, time = (np.array(a, dtype=np.float32) for a in (given.npho, given.time))
-        dead = np.ascontiguousarray(given.dead)
-        filled = np.zeros(npho.shape, dtype=bool)
-        names = [*(f"filled_{c}" for c in self.facts.channels), "filled"]
-        for start in range(0, len(npho), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            feed = {"npho": npho[part], "time": time[part], "dead": dead[part]}
-            found = dict(zip(names, self.session.run(names, feed), strict=True))
-            filled[part] = found["filled"]
-            for values, channel in ((npho, "npho"), (time, "time")):
-                missing = np.full(feed[channel].shape, np.nan, dtype=np.float32)
-                values[part] = np.where(found["filled"], found.get(f"filled_{channel}", missing), feed[channel])
-        return Filled(npho, time, filled)
+        npho, time = (np.ascontiguousarray(a, dtype=np.float32) for a in (given.npho, given.time))
+        names = [f"filled_{channel}" for channel in self.facts.channels]
+        feed = {"npho": npho, "time": time, "dead": np.ascontiguousarray(given.dead)}
+        *values, dead = self.session.run([*names, "filled"], feed)
+        return filled(events, dead, dict(zip(self.facts.channels, values, strict=True)), self.facts.normalization)
 
 
 def load_onnx(

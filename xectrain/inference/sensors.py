@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from shards.base import ConfigError, InputError
-from shards.normalization import denormalize, valid
+from shards.normalization import Normalization, denormalize, valid
+from xectrain.baselines import fill
 from xectrain.compute import Compute
 from xectrain.inference.events import Events
 from xectrain.inference.model import Model, ModelFacts
@@ -34,7 +35,7 @@ class Filled:
     npho: NDArray[Any]
     """Photons: as given, except at filled sensors."""
     time: NDArray[Any]
-    """s; as given, except at filled sensors, where it is predicted or NaN."""
+    """s; as given, except at filled sensors; NaN there only where a whole neighbourhood is dead."""
     filled: NDArray[np.bool_]
 
 
@@ -69,6 +70,25 @@ class Filler(Model, ABC):
         """As `fill`, for a chunk from shards or ROOT; stored sensors come out in photons and seconds."""
 
 
+def filled(
+    events: Events, dead: NDArray[np.bool_], predicted: Mapping[str, NDArray[Any]], judge: Normalization
+) -> Filled:
+    """Events with `dead` (n, 4760) sensors filled. A channel that the model does not predict is filled classically: a
+    bright sensor without a time is nothing that any regressor has seen.
+
+    Args:
+        predicted: (n, 4760) by channel, photons or s.
+        judge: normalization that decides what counts as bad in raw sensors.
+    """
+    given = events.raw()
+    npho, time = given.npho.copy(), given.time.copy()
+    classical = None if {"npho", "time"} <= predicted.keys() else fill(events.photons(judge), missing=dead)
+    for name, values in (("npho", npho), ("time", time)):
+        source = predicted[name] if name in predicted else getattr(classical, name)
+        values[dead] = source[dead]
+    return Filled(npho, time, dead)
+
+
 class SensorPredictor(Filler):
     """A model that predicts sensors from the others."""
 
@@ -84,11 +104,7 @@ class SensorPredictor(Filler):
         x_BN2, mask_BN = self._input(events)
         predicted = self._predicted(x_BN2, mask_BN)
         dead = mask_BN.cpu().numpy()
-        given = events.raw()
-        npho, time = given.npho.copy(), given.time.copy()
-        for name, values in (("npho", npho), ("time", time)):
-            values[dead] = predicted[name][dead] if name in predicted else np.nan
-        return Filled(npho, time, dead)
+        return filled(events, dead, predicted, self.facts.normalization)
 
     def hide_and_predict(self, events: Events, hidden: NDArray[np.bool_] | None = None) -> Hidden:
         """Hide sensors as in validation (the same for every model and epoch) and predict them.

@@ -165,7 +165,7 @@ class Inpaint(MaskedSensors):
 
     name = "inpaint"
     kind = Inpainter
-    default_channels = ("npho",)
+    default_channels = ("npho", "time")
     default_ratio = 0.05
     fills = True
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from shards import geometry as geo
 from shards.base import ConfigError, InputError
 from shards.normalization import denormalize
-from xectrain.baselines.inpainting import FILLS, STRONG_FILL
+from xectrain.baselines import FILLS, STRONG_FILL, fill
 from xectrain.cli import compare as compare_cli
 from xectrain.cli import evaluate as evaluate_cli
 from xectrain.evaluation.sensors import evaluate_sensors
@@ -24,7 +24,7 @@ from xectrain.inference.events import Events
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.load import load
 from xectrain.inference.root_output import read_metadata
-from xectrain.inference.sensors import SensorPredictor
+from xectrain.inference.sensors import SensorPredictor, filled
 from xectrain.inference.sources import Settings, Wanted, open_parts
 from xectrain.metrics.sensors import filled_light, relative_errors, sensor_metrics
 from xectrain.modes.chosen_masks import chosen_masks
@@ -67,8 +67,21 @@ def test_filling_changes_dead_sensors_only_and_bit_for_bit_nothing_else(inpainte
     assert found.npho[~dead].tobytes() == npho[~dead].tobytes()
     assert found.time[~dead].tobytes() == time[~dead].tobytes()
     assert np.isfinite(found.npho[dead]).all()
-    assert np.isnan(found.time[dead]).all()  # this model predicts photons only
+    assert np.isfinite(found.time[dead]).all()  # a bright sensor without a time is nothing a regressor has seen
     assert not np.isfinite(npho[dead & ~extra]).all() or (npho[dead & ~extra] > 9e9).any()
+
+
+def test_what_a_model_does_not_predict_is_filled_classically(inpainter):
+    npho, time, _ = make_events(3, 5, COLUMNS)
+    dead = np.zeros((3, 4760), dtype=bool)
+    dead[:, 2000:2010] = True
+    events = Events.of_raw(npho, time, dead)
+    norm = inpainter.facts.normalization
+    found = filled(events, dead, {"npho": np.full(npho.shape, 7.0)}, norm)
+    expected = fill(events.photons(norm), missing=dead)
+    assert (found.npho[dead] == 7).all()
+    np.testing.assert_array_equal(found.time[dead], expected.time[dead])
+    assert np.isfinite(found.time[dead]).all()
 
 
 def test_a_filled_sensor_does_not_depend_on_its_own_value(inpainter):
@@ -100,7 +113,7 @@ def test_real_data_inference_fills(place, inpainter, tmp_path):
     assert rows["npho"][kept].tobytes() == npho[kept].tobytes()
     assert rows["event"].tolist() == list(range(EVENTS // 2))
     assert {"true_energy", "vtx_x", "energyReco", "source", "entry"} <= set(rows)
-    assert read_metadata(tmp_path / "p.root")["predict_channels"] == "npho"
+    assert read_metadata(tmp_path / "p.root")["predict_channels"] == "npho,time"
 
 
 def test_validation_inference_is_a_row_per_hidden_sensor(place, inpainter, tmp_path):
