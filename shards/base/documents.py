@@ -16,8 +16,9 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -121,7 +122,7 @@ def checked(
     if what and not isinstance(value, dict):
         raise error(f"is no {what}", file=file, found=_kind(value), expected="an object")
     try:
-        return TypeAdapter(model).validate_python(value)
+        return cast(T, _adapter(cast(Any, model)).validate_python(value))
     except ValidationError as problem:
         raise explained(problem, model, file=file, error=error) from None
     except XecError as problem:  # of the model's own checks, which know no file
@@ -135,6 +136,11 @@ def checked(
                 remedy=problem.remedy,
             ) from None
         raise
+
+
+@lru_cache(maxsize=64)
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
 
 
 def explained(
