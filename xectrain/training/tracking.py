@@ -227,8 +227,15 @@ def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folder: P
     """Bring the files made about a finished run to its MLflow run, if the run is mirrored; says when it cannot."""
     if not config.tracking.mlflow:
         return
+    mirror, work, patience_s = (
+        MlflowMirror(config, run, run_id or ANY),
+        Background("tracking"),
+        config.tracking.patience_s,
+    )
+    work.submit(lambda: mirror.send_folder(folder))
     try:
-        MlflowMirror(config, run, run_id or ANY).send_folder(folder)
+        if not work.close(patience_s):
+            logger.warning("MLflow did not take everything within %g s: the files are in %s", patience_s, folder)
     except Exception as error:  # noqa: BLE001  MLflow raises its own, SQLAlchemy's and OS errors
         logger.warning("MLflow does not answer (%s): the files are in %s", _reason(error), folder)
 

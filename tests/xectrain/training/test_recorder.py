@@ -12,7 +12,7 @@ from support.training import assert_same_run, config, curve
 
 from shards.base import CorruptError, OutputError
 from shards.dataset import Dataset
-from xectrain.checkpoint import LAST, PREVIOUS, read_checkpoint
+from xectrain.checkpoint import LAST
 from xectrain.training import session
 from xectrain.training.background import Background
 from xectrain.training.runfolder import RunFolder, read_metrics
@@ -98,15 +98,3 @@ def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
     good = '{"kind": "steps", "epoch": 0, "step": 1, "time": 0.5}\n'
     (tmp_path / "metrics.jsonl").write_text(good + good[:-10])
     assert len(list(read_metrics(tmp_path / "metrics.jsonl"))) == 1
-
-
-def test_positions_of_older_checkpoints_are_understood(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
-    from xectrain.checkpoint import write_checkpoint
-
-    state = read_checkpoint(undisturbed / PREVIOUS)
-    for new in ("rate", "spent_s"):
-        del state["position"][new]
-    write_checkpoint(tmp_path / LAST, state)
-    (tmp_path / "metrics.jsonl").write_bytes((undisturbed / "metrics.jsonl").read_bytes())
-    session.train(config(dataset), tmp_path)
-    assert_same_run(undisturbed, tmp_path)

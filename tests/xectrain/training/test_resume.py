@@ -158,3 +158,41 @@ def test_killed_twenty_times_it_ends_bit_identical(dataset: Dataset, tmp_path: P
     assert running.returncode == 0, output
     assert kills >= 5
     assert_same_run(tmp_path / "undisturbed", tmp_path / "killed")
+
+
+def as_written_before(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as it was before the digest: `Optimizer.state_dict()`, in groups that went by names and shapes."""
+    exempt = ("embedding", "position", "query", "queries", "balance", "grn", "norm")
+    groups: dict[tuple[bool, bool], list[str]] = {}
+    for name in state["optimizer"]["state"]:
+        tensor = state["model"][name]
+        decays = tensor.ndim > 1 and tensor.numel() > max(tensor.shape) and not any(word in name for word in exempt)
+        groups.setdefault((name.startswith("model.encoder."), decays), []).append(name)
+    order = [name for _, names in sorted(groups.items()) for name in names]
+    optimizer = {
+        "state": {k: state["optimizer"]["state"][name] for k, name in enumerate(order)},
+        "param_groups": [{"params": list(range(len(order))), "lr": 1.0}],
+    }
+    position = {key: value for key, value in state["position"].items() if key not in ("rate", "spent_s")}
+    return {**state, "format": "xec-checkpoint-1", "optimizer": optimizer, "position": position}
+
+
+def test_a_checkpoint_written_before_is_continued_exactly(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
+    torch.save(as_written_before(read_checkpoint(undisturbed / PREVIOUS)), tmp_path / LAST)
+    shutil.copy(undisturbed / "metrics.jsonl", tmp_path)
+    session.train(config(dataset), tmp_path)
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_a_budget_of_minutes_ends_a_run_and_more_continue_it(dataset: Dataset, tmp_path: Path) -> None:
+    settings = {"train__epochs": 10**6, "train__log_every": 1}
+    session.train(config(dataset, train__minutes=0.05, **settings), tmp_path)
+    first = read_checkpoint(tmp_path / LAST)["position"]
+    state = RunFolder(tmp_path).read_state()
+    assert (state.state, state.minutes) == ("done", 0.05)
+    assert 2 < first["spent_s"] < 60
+    session.train(config(dataset, train__minutes=0.1 + first["spent_s"] / 60, **settings), tmp_path)
+    second = read_checkpoint(tmp_path / LAST)["position"]
+    assert second["global_step"] > first["global_step"]
+    assert second["spent_s"] > first["spent_s"] + 3
+    assert [r["step"] for r in curve(tmp_path) if r["kind"] == "steps"] == list(range(1, second["global_step"] + 1))
