@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset import Dataset
+from shards.dataset import Dataset, row_numbers
 from shards.order import UInt64, mix64
 
 IDENTITY = ("run", "event")
@@ -34,7 +34,9 @@ def known_hashes(dataset: Dataset, rows: npt.ArrayLike | None = None) -> UInt64 
     return event_hashes(*(table[name].to_numpy() for name in IDENTITY))
 
 
-def shared_events(first: Dataset, second: Dataset) -> int:
-    """How many events (run, event) of `first` are in `second`, too: of training events that validate, for instance."""
-    mine, theirs = known_hashes(first), known_hashes(second)
+def shared_events(first: Dataset, first_rows: npt.ArrayLike, second: Dataset, second_rows: npt.ArrayLike) -> int:
+    """How many of the events at `first_rows` of one dataset are among those of another (or of the same), too."""
+    if first.fingerprint == second.fingerprint:
+        return len(np.intersect1d(row_numbers(first_rows), row_numbers(second_rows)))
+    mine, theirs = known_hashes(first, first_rows), known_hashes(second, second_rows)
     return 0 if mine is None or theirs is None else int(np.isin(mine, theirs).sum())

@@ -15,6 +15,7 @@ import polars as pl
 
 from shards.base import ConfigError, InputError
 from shards.dataset import Dataset
+from shards.identity import shared_events
 from shards.opening import open_dataset
 from shards.order import hash64, uniform
 from shards.plan import EpochOrder, View, epoch_order
@@ -104,7 +105,23 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
     for role, views in (("training", train), ("validation", val)):
         if not sum(len(view.rows) for view in views):
             raise ConfigError(f"no event left for {role}", item="data", remedy="loosen data.select or add data")
+    _say_what_is_shared(train, val)
     return TrainingData(tuple(train), tuple(val))
+
+
+def _say_what_is_shared(train: Sequence[View], val: Sequence[View]) -> None:
+    """Warn where training events validate, which makes of validation a measure of memory."""
+    for view in val:
+        for other in train:
+            shared = shared_events(view.dataset, view.rows, other.dataset, other.rows)
+            if shared:
+                logger.warning(
+                    "%s: %d of %d validation events are training events of %s, too: validation measures memory there",
+                    view.dataset.path,
+                    shared,
+                    len(view.rows),
+                    other.dataset.path,
+                )
 
 
 def located(config: DataConfig, run: Path) -> DataConfig:

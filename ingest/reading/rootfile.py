@@ -138,7 +138,7 @@ def open_file(path: Path) -> Any:
         ) from error
 
 
-COPY_AGAIN = "copy or produce the file again, or go on without it (--skip-bad-files)"
+COPY_AGAIN = "copy or produce the file again; root2shards and infer go on without it with --skip-bad-files"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typer import Argument, Option
 from shards.base import ConfigError
 
 if TYPE_CHECKING:
+    from ingest.reading.rootio import Skipped
     from shards.dead import DeadList
     from xectrain.inference.infer import Result
 
@@ -46,6 +47,9 @@ def infer(
     schema: Annotated[str, Option("--schema", help="Meaning of the branches: mc, real, cex, a file.")] = "mc",
     tree: Annotated[str | None, Option("--tree", help="Name of the input tree.")] = None,
     dead: Annotated[list[Path] | None, Option("--dead", help="List of dead sensors (text, CSV, Parquet).")] = None,
+    skip_bad_files: Annotated[
+        bool, Option("--skip-bad-files", help="Leave out ROOT files that cannot be opened whole; they are named.")
+    ] = False,
     hide: Annotated[
         bool, Option("--hide", help="Inpainter: hide sensors as in validation, one row per hidden sensor.")
     ] = False,
@@ -64,7 +68,8 @@ def infer(
     from xectrain.inference.load import load
     from xectrain.inference.sources import Settings, open_parts
 
-    parts = open_parts(data, schema, tree)
+    skipped: list[Skipped] = []
+    parts = open_parts(data, schema, tree, skipped if skip_bad_files else None)
     predictor = load(
         model,
         device=device,
@@ -76,12 +81,14 @@ def infer(
     request = Request(Settings(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
     if not per_file:
         _say(infer(predictor, parts, output, request))
+        _say_skipped(skipped)
         return
     outputs = [output / f"{Path(part.name).stem}_pred.root" for part in parts]
     if len(set(outputs)) < len(outputs):
         raise ConfigError("inputs of the same name would get the same output", remedy="give them apart")
     for part, target in zip(parts, outputs, strict=True):
         _say(infer(predictor, [part], target, request))
+    _say_skipped(skipped)
 
 
 def _names(columns: str | None) -> tuple[str, ...] | None:
@@ -99,6 +106,11 @@ def _dead(files: list[Path]) -> DeadList | None:
     for file in files:
         united |= read_dead(file)
     return united
+
+
+def _say_skipped(skipped: list[Skipped]) -> None:
+    if skipped:
+        typer.echo(f"{len(skipped)} files were skipped: {', '.join(item.path.name for item in skipped)}")
 
 
 def _say(result: Result) -> None:

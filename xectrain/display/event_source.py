@@ -14,7 +14,7 @@ import polars as pl
 from ingest.reading.rootfile import find_tree, opened
 from ingest.reading.rootio import Chunk, Source, SourceReader, find_event, open_sources
 from shards import geometry as geo
-from shards.base import ConfigError, InputError
+from shards.base import ConfigError, InputError, printable
 from shards.normalization import HUGE, denormalize
 from shards.opening import open_dataset
 
@@ -94,7 +94,7 @@ def _from_root(
     else:
         assert event is not None
         chunk = find_event(sources, run, event)
-        place = f"{sources[0].path.name}" if len(sources) == 1 else f"{len(sources)} files"
+        place = f"{printable(sources[0].path.name)}" if len(sources) == 1 else f"{len(sources)} files"
         place += f", entry {chunk.entry_start}"
     npho = _cleaned(chunk.npho[0])
     dead = np.isnan(npho)
@@ -116,7 +116,7 @@ def _entry_of(sources: Sequence[Source], entry: int) -> tuple[Chunk, str]:
             break
         entry -= source.entries
     with SourceReader(source) as reader:
-        return reader.read(entry, entry + 1), f"{source.path.name}, entry {entry}"
+        return reader.read(entry, entry + 1), f"{printable(source.path.name)}, entry {entry}"
 
 
 def _from_dataset(path: Path, run: int | None, event: int | None, entry: int | None) -> Event:
@@ -126,7 +126,7 @@ def _from_dataset(path: Path, run: int | None, event: int | None, entry: int | N
     sensors, truth = dataset.read([row])
     npho, time = denormalize(sensors[0], dataset.normalization)
     columns = dict(zip(dataset.columns, truth[0].tolist(), strict=True))
-    return Event(npho, time, np.isnan(npho), columns, f"{path.name}, row {row}")
+    return Event(npho, time, np.isnan(npho), columns, f"{printable(path.name)}, row {row}")
 
 
 def _row_of(table: pl.DataFrame, path: Path, run: int | None, event: int | None) -> int:

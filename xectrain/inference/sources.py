@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ingest.reading.rootio import Chunk, Source, open_sources
+from ingest.reading.rootio import Chunk, Skipped, Source, open_sources
 from pipelines import open_loader
 from shards.base import InputError
 from shards.columns import COLUMNS, Column
@@ -284,8 +284,13 @@ def _passing(
     return evaluate(select, pl.DataFrame(table))
 
 
-def open_parts(data: Sequence[Path], schema: str = "mc", tree: str | None = None) -> list[Part]:
+def open_parts(
+    data: Sequence[Path], schema: str = "mc", tree: str | None = None, skipped: list[Skipped] | None = None
+) -> list[Part]:
     """The parts that `data` names: shard datasets (folders with a manifest), or ROOT files, folders and lists of them.
+
+    Args:
+        skipped: where given, ROOT files with something wrong are noted here and left out instead of raising.
 
     Raises:
         InputError: something is missing or damaged, or datasets and ROOT files are mixed.
@@ -295,4 +300,4 @@ def open_parts(data: Sequence[Path], schema: str = "mc", tree: str | None = None
         raise InputError("give shard datasets or ROOT files, not both", found=", ".join(str(p) for p in data))
     if data and all(are_datasets):
         return [ShardPart(open_dataset(path, check="quick")) for path in data]
-    return [RootPart(source) for source in open_sources(list(data), tree, schema)]
+    return [RootPart(source) for source in open_sources(list(data), tree, schema, skipped)]
