@@ -17,10 +17,21 @@ from typing import Any
 import numpy as np
 
 from ingest.processes import Processes
+from ingest.reading.rootfile import opened
 from ingest.toymc.events import Block, ToyEvents, generate_block, join, plan
 from ingest.toymc.options import Options
 from shards import geometry as geo
-from shards.base import ConfigError, OutputError, keep_freed_memory, locked, nearest, progress, published
+from shards.base import (
+    ConfigError,
+    InputError,
+    OutputError,
+    keep_freed_memory,
+    local_path,
+    locked,
+    nearest,
+    progress,
+    published,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +71,7 @@ def write(
     Raises:
         OutputError: a file exists that holds something else, or cannot be written.
     """
-    final = Path(path)
+    final = local_path(path)
     _check(final, n, options, files, compression, processes)
     groups = _groups(plan(n, options), options, files)
     names = [final] if files == 1 else [final.with_name(f"{final.stem}_{i:03d}{final.suffix}") for i in range(files)]
@@ -77,9 +88,7 @@ def write(
 
 def stamp(path: Path | str) -> dict[str, Any] | None:
     """The options a file was made with, or None if it is not a file of this generator."""
-    import uproot
-
-    with uproot.open(path) as file:
+    with opened(Path(path)) as file:
         return None if STAMP not in file.keys(cycle=False) else dict(json.loads(str(file[STAMP])))
 
 
@@ -127,12 +136,10 @@ def _found(path: Path, expected: str) -> bool:
     """Whether the file exists with just this content; OutputError if with another."""
     if not path.exists():
         return False
-    import uproot
-
     try:
-        with uproot.open(path) as file:
+        with opened(path) as file:
             found = str(file[STAMP]) if STAMP in file.keys(cycle=False) else "no stamp of this command"
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, InputError) as error:
         raise OutputError(
             "exists and is no readable ROOT file", file=path, remedy="remove it or choose another name"
         ) from error
@@ -167,7 +174,8 @@ def _write_one(path: Path, blocks: list[Block], options: Options, compression: s
     identity = uuid.uuid5(uuid.NAMESPACE_OID, content)
     with (
         published(path) as part,
-        uproot.recreate(part, compression=algorithm, uuid_function=lambda: identity) as file,
+        open(part, "wb+") as handle,  # not its name, whose `::` uproot would take for the path of an object
+        uproot.recreate(handle, compression=algorithm, uuid_function=lambda: identity) as file,
         progress(path.name, total) as bar,
     ):
         tree = None

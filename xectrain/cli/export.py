@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import ConfigError
+from shards.base import ConfigError, output_file
 
 if TYPE_CHECKING:
     from xectrain.exporting import Exported, GateEvents
@@ -54,6 +54,7 @@ def export(
     from xectrain.inference.load import load_mode
 
     path = find_checkpoint(model)
+    output_file(output, "exported encoder" if encoder else "ONNX file", _is_encoder if encoder else _any, [path])
     state = read_checkpoint(path)
     if encoder:
         if tasks or normalized:
@@ -66,6 +67,24 @@ def export(
         mode, facts = restricted(mode, facts, [t.strip() for t in tasks.split(",") if t.strip()])
     module = module_for(mode, facts, normalized)
     _say(run(module, output, _gate_events(facts, data)))
+
+
+def _any(path: Path) -> bool:
+    """An ONNX file that is there is compared with what would be written, later."""
+    return True
+
+
+def _is_encoder(path: Path) -> bool:
+    """Whether `--encoder` wrote a file."""
+    import pickle
+
+    import torch
+
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+        return False
+    return isinstance(value, dict) and value.get("format") == "xec-encoder-1"
 
 
 def _write_encoder(state: dict[str, object], path: Path, output: Path, weights: str) -> int:

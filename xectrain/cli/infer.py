@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import ConfigError
+from shards.base import ConfigError, output_file, output_folder
 
 if TYPE_CHECKING:
     from ingest.reading.rootio import Skipped
@@ -68,6 +68,10 @@ def infer(
     from xectrain.inference.load import load
     from xectrain.inference.sources import Settings, open_parts
 
+    if per_file:
+        output_folder(output, "folder of predictions", lambda path: True)
+    else:
+        output_file(output, "file of predictions", lambda path: True, inputs=data)  # what is there is looked at later
     skipped: list[Skipped] = []
     parts = open_parts(data, schema, tree, skipped if skip_bad_files else None)
     predictor = load(

@@ -17,6 +17,7 @@ import numpy as np
 import uproot
 from numpy.typing import NDArray
 
+from ingest.reading.rootfile import opened
 from shards.base import CorruptError, InputError, OutputError, published
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,8 @@ def root_output(path: Path, branches: Mapping[str, Branch]) -> Iterator[RootOutp
         branches: of the tree `predictions`, in order.
     """
     with published(path) as part:
-        with uproot.recreate(part, compression=uproot.LZ4(COMPRESSION_LEVEL)) as file:
+        # A file, not a name: uproot would take what is behind `::` in a name for the path of an object.
+        with open(part, "wb+") as handle, uproot.recreate(handle, compression=uproot.LZ4(COMPRESSION_LEVEL)) as file:
             output = RootOutput(file, path, branches)
             yield output
             output.flush()
@@ -139,7 +141,7 @@ def root_output(path: Path, branches: Mapping[str, Branch]) -> Iterator[RootOutp
 
 def _check(part: Path, path: Path, rows: int) -> None:
     """Read the finished file's structure back: two TTrees, every row there."""
-    with uproot.open(part) as file:
+    with opened(part) as file:
         classes = {name: file[name].classname for name in file.keys(cycle=False)}
         if classes != {PREDICTIONS: "TTree", METADATA: "TTree"}:
             raise OutputError("does not hold the two trees it should", file=path, found=classes)
@@ -155,7 +157,7 @@ def read_metadata(path: Path) -> dict[str, str | int | float]:
         CorruptError: the file is damaged.
     """
     try:
-        with uproot.open(path) as file:
+        with opened(path) as file:
             if METADATA not in file.keys(cycle=False):
                 raise InputError("has no tree `metadata`: not written by `xec infer`", file=path)
             arrays = file[METADATA].arrays(library="np")

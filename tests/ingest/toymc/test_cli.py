@@ -57,7 +57,7 @@ def test_dead_channels_from_a_file(tmp_path: Path) -> None:
     pattern.write_text("17\nseventeen\n")
     with pytest.raises(InputError, match=r"dead.txt: line 2: is not a channel number \(found 'seventeen'\)"):
         read_channels(pattern)
-    with pytest.raises(InputError, match=r"no.txt: cannot be read"):
+    with pytest.raises(InputError, match=r"no.txt: there is no such list of channels"):
         read_channels(tmp_path / "no.txt")
 
 

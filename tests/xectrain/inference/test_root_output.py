@@ -111,7 +111,7 @@ def test_metadata_of_other_files(tmp_path):
     with pytest.raises(InputError, match="has no tree `metadata`"):
         read_metadata(tmp_path / "other.root")
     (tmp_path / "not.root").write_bytes(b"rooty" * 100)
-    with pytest.raises(CorruptError, match=r"not\.root: cannot be read"):
+    with pytest.raises(CorruptError, match=r"not\.root: cannot be opened as a ROOT file"):
         read_metadata(tmp_path / "not.root")
 
 
