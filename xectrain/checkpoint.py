@@ -111,6 +111,8 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         InputError: missing, or not a checkpoint of this project.
         CorruptError: truncated, altered, without a part, or holding anything but tensors and plain values.
     """
+    if path.is_dir():
+        raise InputError("is a folder, not a checkpoint", file=path, remedy=f"give a file in it, such as {LAST}")
     if not path.is_file():
         raise InputError("there is no such checkpoint", file=path)
     try:

@@ -136,6 +136,8 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "c.pt")
     with pytest.raises(InputError, match="is not a checkpoint of this project"):
         read_checkpoint(tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"is a folder, not a checkpoint; give a file in it, such as"):
+        read_checkpoint(tmp_path)
     with pytest.raises(InputError, match="there is no such checkpoint"):
         read_checkpoint(tmp_path / "none.pt")
 

@@ -46,17 +46,21 @@ class Change:
         return any(self.option == option or self.option.startswith(f"{option}.") for option in options)
 
 
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in a checkpoint, of a version that knew fewer options perhaps: they had their default."""
+    tree: dict[str, Any] = Config().model_dump(mode="json")
+    merge(tree, stored)
+    return tree
+
+
 def changes(stored: Mapping[str, Any], config: Config) -> list[Change]:
     """The options in which two configurations differ.
 
     Args:
-        stored: the configuration in a checkpoint, perhaps of a version that knew fewer options: they had their default.
+        stored: of a checkpoint, `completed`.
         config: the present one.
     """
-    mode = stored.get("mode", "regress")
-    old: dict[str, Any] = Config.model_validate({"mode": mode}).model_dump(mode="json")
-    merge(old, stored)
-    before = dict(leaves(old))
+    before = dict(leaves(stored))
     return [
         Change(option, before.get(option), value)
         for option, value in leaves(config.model_dump(mode="json"))

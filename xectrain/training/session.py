@@ -26,6 +26,7 @@ from xectrain.training.changes import (
     SAME_WEIGHTS,
     Change,
     changes,
+    completed,
     refuse,
     refuse_of_finished,
 )
@@ -186,17 +187,18 @@ def _acts_now(config: Config, stored: dict[str, Any], option: str) -> bool:
 
 
 def _find_checkpoint(config: Config, run: RunFolder) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to continue, by `checkpoint.resume`."""
+    """The checkpoint to continue, by `checkpoint.resume`; its configuration has every option."""
     wanted = config.checkpoint.resume
-    if wanted == "auto":
-        return newest_valid(run.path)
-    if wanted == "off":
-        if newest_valid(run.path) is not None:
-            raise ConfigError(
-                "holds a run already and checkpoint.resume is off", file=run.path, remedy="give another --out"
-            )
+    named = wanted not in ("auto", "off")
+    found = (Path(wanted), read_checkpoint(Path(wanted))) if named else newest_valid(run.path)
+    if found is None:
         return None
-    return Path(wanted), read_checkpoint(Path(wanted))
+    if wanted == "off":
+        raise ConfigError(
+            "holds a run already and checkpoint.resume is off", file=run.path, remedy="give another --out"
+        )
+    path, stored = found
+    return path, {**stored, "config": completed(stored["config"])}
 
 
 def _choose(config: Config, data: TrainingData, ranks: Ranks) -> Compute:

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from shards.base import ConfigError
+from shards.base.documents import checked
 from xectrain.checkpoint import bare_state
 from xectrain.config.tree import Config
 from xectrain.modes.base import Mode
@@ -89,7 +88,7 @@ class TrainingState:
             self.average.updates = stored["ema_updates"]
         frozen = stored["config"]["optim"]["freeze_encoder"]
         load_optimizer_state(self.optimizer, self.mode, stored["optimizer"], frozen)
-        self.at = TypeAdapter(Position).validate_python(stored["position"])
+        self.at = checked(Position, stored["position"], "position of a checkpoint")
         if refresh_lr:
             self.at.schedule_start = self.at.global_step
         if is_main:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 """Lets MLflow open the experiment in the view of runs, not of traces."""
 FOLDER_TAG = "xec.run_folder"
+CHANGED_TAG = "xec.now."
+"""Before the name of an option that a continued run has otherwise than when it began."""
 ANY = "any"
 """Instead of an MLflow run: whichever belongs to the run folder."""
 BATCH = 1000
@@ -188,6 +190,17 @@ class MlflowMirror(Mirror):
         else:
             self.run_id = found
             self._client.update_run(found, status="RUNNING", name=name)
+            self._tag_changes(found)
+
+    def _tag_changes(self, run_id: str) -> None:
+        """Name in tags what differs from the run's parameters, which MLflow keeps as they were first given."""
+        began = self._client.get_run(run_id).data.params
+        for key, value in self._parameters().items():
+            if key in began and began[key] != value:
+                self._client.set_tag(run_id, f"{CHANGED_TAG}{key}", value)
+
+    def _parameters(self) -> dict[str, str]:
+        return {key: str(value)[:500] for key, value in leaves(self._config.model_dump(mode="json"))}
 
     def _experiment(self) -> str:
         name = self._config.tracking.experiment
@@ -212,7 +225,7 @@ class MlflowMirror(Mirror):
 
         tags = {FOLDER_TAG: str(self._run.path.resolve())}
         run_id = str(self._client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-        params = [Param(key, str(value)[:500]) for key, value in leaves(self._config.model_dump(mode="json"))]
+        params = [Param(key, value) for key, value in self._parameters().items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[start : start + 100])
         return run_id

@@ -97,6 +97,19 @@ def test_a_new_mlflow_run_on_request(dataset: Dataset, tracked: Path, tmp_path: 
     assert len(client.get_metric_history(new.info.run_id, "train/loss")) == 12
 
 
+def test_options_that_changed_are_tags_of_the_mlflow_run(dataset: Dataset, tracked: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tracked, tmp_path / "run")
+    store = Path(shutil.copy(tracked.parent / "mlflow.db", tmp_path))
+    client = MlflowClient(tracking_uri=f"sqlite:///{store}")
+    experiment = client.get_experiment_by_name("xec").experiment_id
+    (began,) = client.search_runs([experiment])
+    client.set_tag(began.info.run_id, "xec.run_folder", str(run))  # as if it had always been here
+    session.train(config(dataset, train__epochs=3), run)
+    (after,) = client.search_runs([experiment])
+    assert (after.data.params["train.epochs"], after.data.tags["xec.now.train.epochs"]) == ("2", "3")
+    assert [tag for tag in after.data.tags if tag.startswith("xec.now.")] == ["xec.now.train.epochs"]
+
+
 def test_event_files_hold_each_step_once(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
