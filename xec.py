@@ -39,6 +39,7 @@ class _Root(LazyGroup):
         "export": LazyCommand("xectrain.cli.export:app", "Write a network as ONNX: raw sensors in, physics out."),
         "plots": LazyCommand("xectrain.cli.plots:app", "Redraw every plot from saved tables."),
         "compare": LazyCommand("xectrain.cli.compare:app", "Several inpainters on the same hidden sensors."),
+        "channels": LazyCommand("xectrain.cli.channels:app", "Response of each channel by run, from the data alone."),
         "compare-data": LazyCommand("xectrain.cli.compare_data:app", "Two sets of events: what tells them apart."),
         "model": LazyCommand("xectrain.cli.model:app", "Describe a network: parts, parameters, FLOPs, tokens."),
         "display": LazyCommand("xectrain.cli.display:app", "Draw an event."),

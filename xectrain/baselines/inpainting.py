@@ -111,6 +111,11 @@ def _fitted(npho: Array) -> _Light:
     return _Light(omega, fit.amplitude[:, None] * omega, path / geo.LIGHT_SPEED_XENON * 1e-9)
 
 
+def light_of(npho: Array) -> Array:
+    """Solid angle of each sensor (n, 4760) [sr] from the point source fitted to each event (n, 4760) [photons]."""
+    return _fitted(npho).omega
+
+
 def _filled(
     name: str, npho: Array, time: Array, light: _Light | None, where: tuple[NDArray[np.int64], ...]
 ) -> FilledSensors:

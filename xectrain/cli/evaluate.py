@@ -162,7 +162,7 @@ def _table(evaluation: Evaluation) -> None:
     samples = [d.shown for d in evaluation.data]
     for data, sample in zip(evaluation.data, samples, strict=True):
         table.add_column(f"{data.name}\n{sample.name}\nnetwork", justify="right", style="bold")
-        for head in ("strong", "simple", "mean", *(("toy's limit",) if sample.limits else ())):
+        for head in ("strong", "simple", "mean", *(("best linear",) if sample.limits else ())):
             table.add_column(f"\n\n{head}", justify="right")
     for task in evaluation.facts.tasks:
         for name in TASKS[task].headline:

@@ -119,7 +119,7 @@ def _sample(sample: SampleResult, task: str, names: list[str]) -> dict[str, Any]
     if any(name in sample.limits for name in names):
         cells = [{"value": digits(sample.limits[n]) if n in sample.limits else "", "error": ""} for n in names]
         words = "what the best linear estimator attains on the toy's showers, at each event's depth and energy"
-        rows.append({"label": "toy's limit", "kind": "mean", "description": words, "cells": cells})
+        rows.append({"label": "best linear (toy)", "kind": "mean", "description": words, "cells": cells})
     events = next(iter(sample.metrics[task].values())).events
     return {"name": sample.name, "expression": sample.expression, "events": events, "rows": rows}
 

@@ -47,7 +47,7 @@ def test_limits_stand_in_tables_and_plots():
     assert found["energy_relative_effective_sigma"] == pytest.approx(2.6, abs=0.5)
     assert "energy_bias" not in found
     page = resolution_pages(table)[0]
-    assert any("toy's limit" in [line.get_label() for line in axes.get_lines()] for axes in page.axes)
+    assert any("best linear (toy)" in [line.get_label() for line in axes.get_lines()] for axes in page.axes)
     assert task_table("energy", columns).limits() == {}
 
 

@@ -50,7 +50,7 @@ def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float6
                 panel.set_ylim(bottom=0)
             axes[2, number].axhline(0, color="black", linewidth=0.8)
             axes[2, number].set(ylabel=f"bias [{unit}]", xlabel="light lost [%]")
-            if edges[0] > 0:
+            if edges[0] > 0 and len(table) >= 20 * BINS:  # a logarithmic axis without points cannot be drawn
                 axes[2, number].set_xscale("log")
         handles, labels = axes[1, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)

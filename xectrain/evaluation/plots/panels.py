@@ -166,7 +166,7 @@ def _limit(axes: Axes, table: TaskTable, column: str, x: Array, bins: Profile) -
     if limit is None:
         return
     found = profile(x, limit**2, bins.edges, resamples=0)
-    axes.plot(found.centre, np.sqrt(found.bias), color="black", linewidth=1.0, linestyle=":", label="toy's limit")
+    axes.plot(found.centre, np.sqrt(found.bias), color="black", linewidth=1.0, linestyle=":", label="best linear (toy)")
 
 
 def reach(values: Array) -> float:

@@ -1,0 +1,56 @@
+"""`xec channels`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from xectrain.cli import options as o
+
+app = typer.Typer(add_completion=False)
+
+EPILOG = """
+Examples:
+
+  xec channels shards/real --reference shards/simulation --out channels
+
+  xec channels 'data/run43*.root' --schema real --reference shards/simulation --max-events 50000 --out channels
+
+The folder receives channels.csv (run_first, run_last, sensor, response, error, state) and channels.json. No model is
+needed. A reference, simulated events with light like that of the data, takes out what the filling gets wrong.
+"""
+
+
+@app.command(epilog=EPILOG)
+def channels(
+    data: o.Inputs,
+    out: o.Out,
+    reference: Annotated[
+        list[Path] | None, Option("--reference", help="Events whose channels are right (simulated ones); repeat.")
+    ] = None,
+    max_events: Annotated[int, Option("--max-events", help="Events to look at.", min=20)] = 10_000,
+    select: o.Select = None,
+    schema: o.Schema = "mc",
+    reference_schema: Annotated[str, Option("--reference-schema", help="Of the reference, if it is ROOT.")] = "mc",
+    tree: o.Tree = None,
+    backend: o.Backend = "auto",
+) -> None:
+    """Response of each channel by run from the data alone: hot, weak, dead and drifting ones."""
+    import numpy as np
+
+    from shards.normalization import preset
+    from xectrain.evaluation.channels import study_channels
+    from xectrain.inference.sources import Settings, open_parts
+
+    parts = open_parts(data, schema, tree)
+    right = open_parts(reference, reference_schema) if reference else []
+    found = study_channels(parts, out, Settings(select, None, backend), preset("standard"), right, max_events)
+    for one in found:
+        told = {state: one.state.count(state) for state in ("dead", "weak", "hot", "drifting", "unknown")}
+        words = ", ".join(f"{count} {state}" for state, count in told.items() if count) or "nothing remarkable"
+        spread, error = 100 * np.nanstd(one.response), 100 * np.nanmedian(one.error)
+        typer.echo(f"run {one.run}: {one.events} events, spread {spread:.2f} %, median error {error:.2f} %; {words}")
+    typer.echo(f"Wrote {out / 'channels.csv'} and channels.json.")

@@ -1,0 +1,264 @@
+"""The response of each channel, from the data alone: what it shows over what its neighbours say that it should show.
+
+Every sensor of every event is left out once and filled from its ring, weighted by solid angles from the fitted light.
+The ratio of the sums, seen over filled, is the channel's response over its neighbours', and differs from 1 also by
+what the filling gets wrong there, which a reference (simulated events) takes out. A channel's response moves its
+neighbours' expectations, too: the linear system of the logarithms is solved for all channels together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix, diags_array, identity, vstack
+from scipy.sparse.linalg import lsqr
+
+from shards import geometry as geo
+from shards.base import InputError, locked, progress, publish_json, published
+from shards.normalization import Normalization
+from xectrain.baselines import RawEvents
+from xectrain.baselines.inpainting import light_of, neighbour_table
+from xectrain.baselines.localfit import STATISTICS
+from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.metrics import half_width_68
+
+Array = NDArray[np.float64]
+
+LEAST_PHOTONS = 20.0
+"""Expected photons from which a sensor's reading counts: below, noise decides."""
+SHAPE = 0.15
+"""Relative error of a filling where there is light enough; with the statistics it decides what an event weighs."""
+LEAST_PRIOR, NO_PRIOR = 0.02, 1.0
+"""Spread of the responses' logarithms that is taken for granted at least, and that of channels far beyond the usual."""
+DEAD, WEAK, HOT, DRIFT = 0.05, 0.7, 1.4, 0.03
+"""Response below which a channel is dead or weak, above which it is hot; change between runs that is a drift."""
+SIGNIFICANT = 5.0
+"""Errors that a drift must exceed."""
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSums:
+    """What one run's events say, arrays (4760,) or (4760, ring)."""
+
+    events: int
+    seen: Array
+    """Weighted sum of the photons of a channel, over the events in which its neighbours expect some."""
+    expected: Array
+    """The same sum of what its neighbours expect."""
+    squares: Array
+    """(3, 4760): sums of seen², seen · expected and expected², of which the scatter about any ratio follows."""
+    shares: Array
+    """How much of the expectation comes from each neighbour of the ring."""
+
+    def __add__(self, other: ChannelSums) -> ChannelSums:
+        return ChannelSums(
+            self.events + other.events,
+            *(getattr(self, n) + getattr(other, n) for n in ("seen", "expected", "squares", "shares")),
+        )
+
+    @property
+    def ratio(self) -> Array:
+        """Seen over expected; NaN where nothing was expected."""
+        return np.divide(self.seen, self.expected, out=np.full_like(self.seen, np.nan), where=self.expected > 0)
+
+    @property
+    def error(self) -> Array:
+        """Of the ratio, from the scatter of the events."""
+        ratio = self.ratio
+        scatter = self.squares[0] - 2 * ratio * self.squares[1] + ratio**2 * self.squares[2]
+        wide = np.full_like(self.seen, np.nan)
+        return np.asarray(np.divide(np.sqrt(np.maximum(scatter, 0)), self.expected, out=wide, where=self.expected > 0))
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelResponse:
+    """One run's channels; arrays (4760,)."""
+
+    run: int
+    events: int
+    response: Array
+    """1 for a channel that is calibrated; NaN where the data say nothing."""
+    error: Array
+    state: tuple[str, ...]
+    """`dead`, `weak`, `hot`, `drifting`, `unknown`, or empty."""
+
+
+def sums_of(events: RawEvents) -> ChannelSums:
+    """What some events say about their channels."""
+    npho = events.npho.astype(np.float64)
+    good = ~np.isnan(npho)
+    light = light_of(npho)
+    table = neighbour_table("ring")
+    photons = np.zeros((len(npho), geo.N_SENSORS + 1))
+    photons[:, :-1] = np.where(good, npho, 0.0)
+    omega = np.zeros_like(photons)
+    omega[:, :-1] = np.where(good, light, 0.0)
+    around = sum(omega[:, table[:, k]] for k in range(table.shape[1]))
+    share = np.divide(light, around, out=np.zeros_like(light), where=around > 0)
+    expected = share * sum(photons[:, table[:, k]] for k in range(table.shape[1]))
+    use = good & (expected >= LEAST_PHOTONS)
+    weight = np.where(use, 1.0 / (STATISTICS + SHAPE**2 * np.maximum(expected, 0.0)), 0.0)
+    share, expected, seen = weight * share, weight * expected, weight * np.nan_to_num(npho)
+    shares = np.stack([(share * photons[:, table[:, k]]).sum(axis=0) for k in range(table.shape[1])], axis=1)
+    squares = np.stack([(seen**2).sum(axis=0), (seen * expected).sum(axis=0), (expected**2).sum(axis=0)])
+    return ChannelSums(len(npho), seen.sum(axis=0), expected.sum(axis=0), squares, shares)
+
+
+def solve(sums: ChannelSums, reference: Array | None = None) -> tuple[Array, Array]:
+    """Response of each channel and its error, NaN where nothing was expected.
+
+    Args:
+        reference: ratios of a sample whose channels are right, (4760,); None: the filling is taken as right everywhere.
+    """
+    ratio = sums.ratio / (1.0 if reference is None else reference)
+    usable = np.isfinite(ratio) & (ratio > DEAD) & (sums.error > 0)
+    error = np.where(usable, sums.error / np.where(usable, sums.ratio, 1.0), np.inf)
+    table = neighbour_table("ring")
+    rows, columns = np.nonzero((table >= 0) & (sums.shares > 0))
+    weight = sums.shares[rows, columns] / np.maximum(sums.expected[rows], 1e-300)
+    around = coo_matrix((weight, (rows, table[rows, columns])), shape=(geo.N_SENSORS, geo.N_SENSORS))
+    scale = diags_array(np.where(usable, 1 / np.where(usable, error, 1.0), 0.0))
+    logarithm = np.log(np.where(usable, ratio, 1.0))
+    prior = _prior(logarithm, error, usable)
+    design = vstack([scale @ (identity(geo.N_SENSORS) - around), diags_array(1 / prior)])
+    target = np.concatenate([scale @ logarithm, np.zeros(geo.N_SENSORS)])
+    found = np.exp(lsqr(design, target, atol=1e-10, btol=1e-10, iter_lim=2000)[0])
+    found = np.where(usable, found, np.where(np.isfinite(ratio), ratio, np.nan))
+    return found, np.where(usable, error * found, np.nan)
+
+
+def _prior(logarithm: Array, error: Array, usable: NDArray[np.bool_]) -> Array:
+    """How far from 1 each channel may be, as a spread (4760,): as far as the channels are beyond their errors.
+
+    It decides what the data leave open (the mean; slow changes over a face), and keeps noise out of the rest.
+    """
+    if not usable.any():
+        return np.full(geo.N_SENSORS, LEAST_PRIOR)
+    spread = half_width_68(np.sort(logarithm[usable]))
+    usual = max(float(np.sqrt(max(spread**2 - np.median(error[usable]) ** 2, 0.0))), LEAST_PRIOR)
+    far = usable & (np.abs(logarithm) > 4 * np.hypot(usual, error))
+    return np.where(far, NO_PRIOR, usual)
+
+
+def study_channels(
+    parts: Sequence[Part],
+    folder: Path,
+    settings: Settings,
+    norm: Normalization,
+    reference: Sequence[Part] = (),
+    max_events: int = 10_000,
+) -> list[ChannelResponse]:
+    """Write `channels.csv` (run, sensor, response, error, state) and `channels.json` into `folder`.
+
+    Args:
+        norm: decides what counts as bad in raw sensors.
+        reference: events whose channels are right, with light like that of the data: simulated ones.
+        max_events: of the data, and of the reference.
+
+    Raises:
+        InputError: no events.
+    """
+    with locked(folder / ".lock", f"studying channels into {folder}"):
+        right: Array | None = None
+        if reference:
+            total = list(_by_run(reference, settings, norm, max_events, "reference").values())
+            right = sum(total[1:], total[0]).ratio
+        by_run = _by_run(parts, settings, norm, max_events, "channels")
+        solved = {run: solve(sums, right) for run, sums in by_run.items()}
+        found = [
+            ChannelResponse(run, by_run[run].events, *solved[run], _states(run, by_run[run], solved)) for run in by_run
+        ]
+        with published(folder / "channels.csv") as part:
+            _table(found).write_csv(part)
+        publish_json(folder / "channels.json", as_json(found))
+        return found
+
+
+def _by_run(
+    parts: Sequence[Part], settings: Settings, norm: Normalization, max_events: int, name: str
+) -> dict[int, ChannelSums]:
+    sums: dict[int, ChannelSums] = {}
+    done = 0
+    with progress(name, min(max_events, sum(part.events for part in parts))) as bar:
+        for events in _first(parts, Wanted(BATCH, "cpu", norm), settings, norm, max_events):
+            runs = np.nan_to_num(events.columns.get("run", np.zeros(len(events))), nan=-1).astype(np.int64)
+            for run in np.unique(runs).tolist():
+                own = runs == run
+                some = sums_of(RawEvents(events.npho[own], events.time[own], {}))
+                sums[run] = sums[run] + some if run in sums else some
+            done += len(events)
+            bar.advance(len(events))
+    if not sums:
+        raise InputError("no event is left to study", file=parts[0].name, found=settings.select)
+    return dict(sorted(sums.items()))
+
+
+def _first(
+    parts: Sequence[Part], wanted: Wanted, settings: Settings, norm: Normalization, count: int
+) -> Iterator[RawEvents]:
+    """The first events of some parts, in chunks."""
+    for part in parts:
+        for chunk in part.read(wanted, settings):
+            for some in chunk[:count].batches(BATCH):
+                yield some.photons(norm)
+            count -= len(chunk)
+            if count <= 0:
+                return
+
+
+def _states(run: int, sums: ChannelSums, solved: Mapping[int, tuple[Array, Array]]) -> tuple[str, ...]:
+    """What is to be said of each channel in a run."""
+    response, error = solved[run]
+    others = [found for other, (found, _) in solved.items() if other != run]
+    drift = np.zeros_like(response)
+    if others:
+        known = np.array(others)
+        usual = np.nanmedian(np.where(np.isnan(known).all(axis=0), 1.0, known), axis=0)
+        drift = np.abs(response - usual)
+    told = np.full(geo.N_SENSORS, "", dtype="<U8")
+    told[(drift > DRIFT) & (drift > SIGNIFICANT * error)] = "drifting"
+    told[response < WEAK], told[response > HOT] = "weak", "hot"
+    told[(response < DEAD) | ((sums.expected > 0) & (sums.seen <= 0))] = "dead"
+    told[np.isnan(response)] = "unknown"
+    return tuple(told.tolist())
+
+
+def _table(found: Sequence[ChannelResponse]) -> pl.DataFrame:
+    """A row per run and channel."""
+    return pl.concat(
+        [
+            pl.DataFrame(
+                {
+                    "run_first": np.full(geo.N_SENSORS, one.run),
+                    "run_last": np.full(geo.N_SENSORS, one.run),
+                    "sensor": np.arange(geo.N_SENSORS),
+                    "response": np.round(one.response, 5),
+                    "error": np.round(one.error, 5),
+                    "state": list(one.state),
+                }
+            )
+            for one in found
+        ]
+    )
+
+
+def as_json(found: Sequence[ChannelResponse]) -> dict[str, object]:
+    """By run: events, spread of the responses, and the channels of each state."""
+    return {
+        str(one.run): {
+            "events": one.events,
+            "spread": float(np.nanstd(one.response)),
+            "median_error": float(np.nanmedian(one.error)),
+            **{
+                state: [s for s, told in enumerate(one.state) if told == state]
+                for state in ("dead", "weak", "hot", "drifting", "unknown")
+            },
+        }
+        for one in found
+    }
