@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import getpass
 import hashlib
+import importlib
+import inspect
 import json
+import pkgutil
 import socket
 import subprocess
 import tarfile
@@ -15,8 +18,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.synthetic import make_dataset, make_events
 
+import pipelines
+import shards as package_of_shards
 from shards.base import ConfigError, CorruptError, InputError
 from shards.columns import COLUMNS, ROLES, Column, canonical_order
 from shards.dataset import Dataset
@@ -376,3 +383,41 @@ def test_wrong_settings_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             Settings(columns=(), **values)  # type: ignore[arg-type]
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=3), st.just([]), st.just({}), st.just([5])
+)
+
+
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_manifest_with_any_value_changed_is_the_same_or_one_line(dataset: Dataset, data: st.DataObject) -> None:
+    value = json.loads((dataset.path / MANIFEST).read_text())
+    place, path = value, []
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        path.append(key)
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(VALUES)
+    try:
+        Manifest.from_json(value, "manifest.json")
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_whatever_takes_rows_is_known_to_refuse_masks() -> None:
+    """A new function with a parameter `rows` belongs into the test above this line, and then into this list."""
+    found = set()
+    for package in (package_of_shards, pipelines):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for name, thing in vars(importlib.import_module(module.name)).items():
+                members = vars(thing).items() if inspect.isclass(thing) else [(name, thing)]
+                for member, function in members:
+                    mine = inspect.isfunction(function) and function.__module__ == module.name
+                    if mine and not member.startswith("_") and "rows" in inspect.signature(function).parameters:
+                        found.add(f"{module.name.rpartition('.')[2]}.{member}")
+    dataset = {"read", "read_raw", "read_stored", "row_numbers", "shard_of", "table"}
+    assert found == {f"dataset.{name}" for name in dataset} | {"identity.known_hashes", "writer.append"}

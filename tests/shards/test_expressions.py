@@ -237,3 +237,20 @@ def test_columns_with_dots_are_named_as_they_are() -> None:
     table = pl.DataFrame({"reco.e": [1.0, 2.0], "e": [5.0, 5.0]})
     assert evaluate("reco.e > 1.5", table).tolist() == [False, True]
     assert columns_of("reco.e > 1.5", table.columns) == ["reco.e"]
+
+
+SOME = (
+    "u w run energi fiducial 1 2.5 1e999 - + * ** / < >= == and or not in [1,2] [ ] ( ) abs( isnan( , .x @no.txt 'a' :="
+)
+WORDS = st.sampled_from([*SOME.split(), "lambda:", "if", "else", "\n"])
+
+
+@given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=30))
+def test_any_text_selects_or_is_refused_in_one_line(text: str) -> None:
+    table = pl.DataFrame({"u": [1.0, float("nan")], "v": [0.0, 0.0], "w": [1.0, 2.0], "run": [1, 2]})
+    try:
+        mask = evaluate(text, table)
+    except (ConfigError, InputError) as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert (mask.dtype, mask.shape) == (np.bool_, (2,))
