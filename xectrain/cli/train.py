@@ -87,7 +87,9 @@ def train(
     from xectrain.training.session import train as run_training
 
     run_training(settings, out, profile)
-    if settings.checkpoint.save_artifacts and os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":  # one rank speaks for all
+        return
+    if settings.checkpoint.save_artifacts:
         _write_artifacts(out, settings)
     typer.echo(f"trained: {out} holds the checkpoints, metrics.jsonl and config.yaml")
 

@@ -27,8 +27,12 @@ def test_two_ranks_follow_the_losses_of_one(dataset: Dataset, undisturbed: Path,
     running = launch(write_config(config(dataset), tmp_path / "c.yaml"), run, ranks=2)
     output, _ = running.communicate(timeout=300)
     assert running.returncode == 0, output
-    said = [line for line in output.splitlines() if "training and" in line or "validation loss" in line]
-    assert len(said) == 3, "each line is logged once, not once per rank"
+    said = [
+        line
+        for line in output.splitlines()
+        if "training and" in line or "validation loss" in line or "trained:" in line
+    ]
+    assert len(said) == 4, "each line is logged once, not once per rank"
     keys = ("train/loss", "val/loss", "train/loss_energy", "val/energy_res_68pct")
     for a, b in zip(curve(undisturbed), curve(run), strict=True):
         for key in keys:
