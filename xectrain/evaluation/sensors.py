@@ -24,7 +24,7 @@ from xectrain.inference.sensor_rows import hidden_sensors
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, Settings, Wanted
 from xectrain.metrics import Metric
-from xectrain.metrics.sensors import UNITS, filled_light, sensor_metrics
+from xectrain.metrics.sensors import UNITS, FilledLight, filled_light, sensor_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -174,12 +174,20 @@ def _light(result: SensorResult) -> list[Table]:
     label = next(iter(result.metrics))
     for method, values in predictions(result.rows, "npho", label).items():
         found = filled_light(result.rows["truth_npho"], values, result.rows["face"])
-        cells = (f"{100 * (entry.ratio - 1):+.1f} % ({digits(entry.bias)})" if entry.count else "" for entry in found)
+        cells = (_light_cell(entry) for entry in found)
         kind = "network" if method == label else "strong" if method == STRONG_FILL else ""
         rows.append(Row((method_label(method), *cells), kind))
     heads = (entry.place for entry in filled_light(np.ones(1), np.ones(1), np.zeros(1, dtype=np.int64)))
     title = "Filled light over true light − 1, and bias in photons, per face and per decade of the true light"
     return [Table(("method", *heads), tuple(rows), title)]
+
+
+def _light_cell(found: FilledLight) -> str:
+    """Ratio − 1 and bias; the bias alone where there was no light."""
+    if not found.count:
+        return ""
+    bias = digits(found.bias)
+    return f"{100 * (found.ratio - 1):+.1f} % ({bias})" if np.isfinite(found.ratio) else f"({bias})"
 
 
 def _write(rows: Rows, path: Path) -> None:
