@@ -25,7 +25,8 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
 
     A lock left by a dead process on this host is taken over with a warning, as is one that this SLURM job left on
-    another node before it was requeued; any other from another host is never touched.
+    another node before it was requeued, or that a job left which is named in XEC_ENDED_JOBS (`123_4:125`; `xec cluster
+    resubmit` sets it); any other from another host is never touched.
 
     Args:
         path: the lock file; its folder is made if need be.
@@ -43,6 +44,7 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         "doing": doing,
         "job": os.environ.get("SLURM_JOB_ID"),
+        "element": _element(),
         "restarts": _restarts(),
     }
     with output_errors(lock):
@@ -125,6 +127,9 @@ def _remove_if_stale(lock: Path, mine: dict[str, object]) -> None:
     if _is_former_self(holder, mine):
         _take_over(lock, text, f"left by this job before it was requeued ({who})")
         return
+    if holder.get("element") in os.environ.get("XEC_ENDED_JOBS", "").split(":"):
+        _take_over(lock, text, f"left by a job that has ended ({who})")
+        return
     if holder["host"] != socket.gethostname():
         raise LockedError(f"is held by {who}", file=lock, remedy="if that process is gone, remove the lock file")
     pid = holder["pid"]
@@ -139,6 +144,12 @@ def _is_former_self(holder: Mapping[str, Any], mine: Mapping[str, object]) -> bo
     return bool(
         mine["job"] and holder.get("job") == mine["job"] and isinstance(before, int) and before < cast(int, now)
     )
+
+
+def _element() -> str | None:
+    """The SLURM job or array element that this process runs in, as SLURM writes it: `123`, `123_4`."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _take_over(lock: Path, text: str, reason: str) -> None:

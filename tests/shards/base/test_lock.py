@@ -80,6 +80,25 @@ def test_a_requeued_job_takes_over_what_its_former_self_left(tmp_path: Path, mon
                 pass
 
 
+def test_a_lock_of_a_job_that_is_known_to_have_ended_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".lock"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with locked(lock, "x"):
+        left = json.loads(lock.read_text())
+    assert left["element"] == "77_3"
+    lock.write_text(json.dumps({**left, "host": "node17"}))
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "80")
+    monkeypatch.setenv("XEC_ENDED_JOBS", "77:77_4")
+    with pytest.raises(LockedError, match="on node17"), locked(lock, "x"):
+        pass
+    monkeypatch.setenv("XEC_ENDED_JOBS", "77_4:77_3")
+    with locked(lock, "x"):
+        assert json.loads(lock.read_text())["element"] == "80_3"
+
+
 def test_where_there_are_no_hard_links_a_new_file_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
