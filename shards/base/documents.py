@@ -176,7 +176,7 @@ def keys_beside(model: Any, location: Iterable[str | int]) -> list[str]:
 
 def _inside(kind: Any, part: str | int) -> Any:
     """What model is behind a field, or in the items of a list or mapping."""
-    annotation = _fields(kind).get(str(part)) if not isinstance(part, int) else kind
+    annotation = kind if isinstance(part, int) else _fields(kind).get(part, kind)  # else the key of a mapping
     waiting = [annotation]
     while waiting:
         candidate = waiting.pop(0)
