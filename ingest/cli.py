@@ -35,6 +35,15 @@ class Step(StrEnum):
     """Parts of a conversion that run on their own on a cluster."""
 
     all = "all"
+    plan = "plan"
+    prepare = "prepare"
+    bucket = "bucket"
+    sort = "sort"
+
+
+class FolderStep(StrEnum):
+    """Steps that need nothing but the folder."""
+
     prepare = "prepare"
     bucket = "bucket"
     sort = "sort"
@@ -152,9 +161,9 @@ def root2shards(
     check = partial(check_digest, expected=read_checksums(checksums)) if checksums else None
     sources = open_sources(files, tree, wanted, skipped if skip_bad_files else None, check)
     result = _run(sources, out, options, skipped, workers, step.value, task_index, task_count)
-    if result is None:
+    if result is None and step is not Step.plan:
         typer.echo(f"{step.value} step, task {task_index} of {task_count}, done for {out}")
-    else:
+    elif result is not None:
         _report(result)
 
 
@@ -168,13 +177,22 @@ def _run(
     task: int,
     tasks: int,
 ) -> Conversion | None:
-    from ingest.conversion.convert import convert, run_step
+    from ingest.conversion.convert import Extent, convert, note_plan, run_step
     from ingest.conversion.plan import make_plan
 
     if step == "all":
         if (task, tasks) != (0, 1):
             raise ConfigError("--task-index and --task-count divide one --step, not the whole conversion")
         return convert(sources, out, options, workers=workers, skipped=skipped)
+    if step == "plan":
+        noted = note_plan(make_plan(sources, skipped, options), out)
+        if isinstance(noted, Extent):
+            typer.echo(
+                f"planned in {out}: {noted.files} files, {noted.events} events, {noted.units} units of work, "
+                f"at most {noted.shards} shards"
+            )
+            return None
+        return noted
     return run_step(step, make_plan(sources, skipped, options), out, task=task, tasks=tasks, workers=workers)
 
 
@@ -260,6 +278,30 @@ def inspect(
         f"converting all {total} events gives {size_text(look.expected_bytes(sources, dtype.value))} of shards, "
         f"as much again while it runs, in about {duration_text(seconds)} on one core"
     )
+
+
+@app.command(
+    epilog="Example:  xec ingest root2shards mc/*.root --out data/mc --step plan   and then   "
+    "xec ingest step bucket --out data/mc --task-index 3 --task-count 50"
+)
+def step(
+    name: Annotated[FolderStep, typer.Argument(help="Which step.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder in which a conversion was planned.")],
+    task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
+    task_count: Annotated[int, typer.Option(min=1, help="Into how many shares the step is divided.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")] = 1,
+) -> None:
+    """Do a share of a step of a conversion that was planned before, as the elements of a cluster's array do.
+
+    Nothing but the folder is needed: the inputs and options are those of `root2shards … --step plan`.
+    """
+    from ingest.conversion.convert import run_folder_step
+
+    result = run_folder_step(name.value, out, task=task_index, tasks=task_count, workers=workers)
+    if result is None:
+        typer.echo(f"{name.value} step, task {task_index} of {task_count}, done for {out}")
+    else:
+        _report(result)
 
 
 @app.command()

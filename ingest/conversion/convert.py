@@ -40,7 +40,7 @@ from ingest.conversion.prepare import (
     read_prepared,
     write_prepared,
 )
-from ingest.conversion.work import WorkFolder
+from ingest.conversion.work import FOLDER, WorkFolder
 from ingest.reading.implausible import warn_of_implausible
 from ingest.reading.rootio import Skipped, Source
 from shards.base import (
@@ -60,7 +60,7 @@ from shards.order import balanced_split, far_from_asked
 
 logger = logging.getLogger(__name__)
 
-STEPS = ("all", "prepare", "bucket", "sort", "finalize")
+STEPS = ("all", "plan", "prepare", "bucket", "sort", "finalize")
 LOCK = ".ingest.lock"
 
 
@@ -128,7 +128,7 @@ def run_step(step: str, plan: Plan, out: Path, *, task: int = 0, tasks: int = 1,
 
     **Returns** the conversion after "finalize" (and when it had been complete before), else None.
     """
-    if step not in STEPS[1:] or not 0 <= task < tasks:
+    if step not in STEPS[2:] or not 0 <= task < tasks:
         raise ConfigError("no such step or task", found=f"{step}, task {task} of {tasks}")
     output_place(plan, out)
     done = _result_if_finished(plan, out)
@@ -151,6 +151,62 @@ def run_step(step: str, plan: Plan, out: Path, *, task: int = 0, tasks: int = 1,
     return None
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How large a planned conversion is."""
+
+    files: int
+    events: int
+    units: int
+    """Pieces of work of the bucket step."""
+    shards: int
+    """Pieces of work of the sort step, at most: a selection leaves fewer."""
+
+
+def note_plan(plan: Plan, out: Path) -> Conversion | Extent:
+    """Note what is to be converted into `out`, for `run_folder_step` to do; the conversion if it is done already.
+
+    Another plan that nothing has been done of is replaced.
+
+    Raises:
+        OutputError: `out` holds something else, or has too little space.
+    """
+    output_place(plan, out)
+    selection_columns(plan)
+    done = _result_if_finished(plan, out)
+    if done is not None:
+        return done
+    with _storage_errors(out), locked(out / LOCK, f"planning a conversion into {out}"):
+        work = WorkFolder(out)
+        if work.is_untouched():
+            work.remove()
+        _begin(plan, work, out)
+    options = plan.options
+    events = min(plan.entries, options.max_events or plan.entries)
+    shards = -(-events // options.events_per_shard) + len(options.splits) - 1
+    return Extent(len(plan.sources), plan.entries, len(plan.units), shards)
+
+
+def run_folder_step(step: str, out: Path, *, task: int = 0, tasks: int = 1, workers: int = 1) -> Conversion | None:
+    """`run_step` of the conversion that was begun in `out`, without looking into every input file again.
+
+    Raises:
+        InputError: no conversion was begun there.
+    """
+    if not (out / FOLDER / "plan.json").exists() and (done := _finished_folder(out)) is not None:
+        return done
+    return run_step(step, WorkFolder(out).read_plan(), out, task=task, tasks=tasks, workers=workers)
+
+
+def _finished_folder(out: Path) -> Conversion | None:
+    """The dataset in a folder whose work folder is gone, if there is one; of splits, those that are there."""
+    if (out / MANIFEST).exists():
+        return Conversion((Manifest.read(out),), (out,), was_complete=True)
+    found = {path.parent: Manifest.read(path.parent) for path in sorted(out.glob(f"*/{MANIFEST}"))}
+    splits = {folder: m for folder, m in found.items() if m.settings.split and m.settings.split.name == folder.name}
+    return Conversion(tuple(splits.values()), tuple(splits), was_complete=True) if splits else None
+
+
 def finalize_folder(out: Path) -> Conversion:
     """The "finalize" step for a folder whose other steps are done; needs nothing but the folder.
 
@@ -158,10 +214,7 @@ def finalize_folder(out: Path) -> Conversion:
         InputError: no conversion was begun there.
         OutputError: a unit or a shard is missing.
     """
-    work = WorkFolder(out)
-    if not (work.path / "plan.json").exists() and (out / MANIFEST).exists():
-        return Conversion((Manifest.read(out),), (out,), was_complete=True)
-    conversion = run_step("finalize", work.read_plan(), out)
+    conversion = run_folder_step("finalize", out)
     assert conversion is not None
     return conversion
 

@@ -112,6 +112,11 @@ class WorkFolder:
         check_same(self.read_plan(), plan, self.path)
         return True
 
+    def is_untouched(self) -> bool:
+        """Whether there is at most a plan, and no work done of it."""
+        done = ("prepared.json", "units/*", "sorted/*")
+        return not any(True for pattern in done for _ in self.path.glob(pattern))
+
     def read_plan(self) -> Plan:
         """The plan of the conversion that was begun here.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.ingest_files import digests, events, write_tree
 
-from shards.base import ConfigError, InputError
+from shards.base import ConfigError, InputError, OutputError
 from shards.opening import open_dataset
 
 Run = Callable[..., str]
@@ -47,6 +47,40 @@ def test_options_reach_the_dataset(file: Path, tmp_path: Path, run_command: Run)
         "--workers", 2,
     )  # fmt: skip
     assert "is complete already" in again
+
+
+@pytest.mark.parametrize("split", [(), ("--split", "train=0.5,val=0.5")])
+def test_after_the_plan_the_steps_need_nothing_but_the_folder(
+    file: Path, tmp_path: Path, run_command: Run, split: tuple[str, ...]
+) -> None:
+    common = ("root2shards", file, "--events-per-shard", 7, *split)
+    run_command(APP, *common, "--out", tmp_path / "whole")
+    out = tmp_path / "steps"
+    said = run_command(APP, *common, "--out", out, "--step", "plan")
+    assert said == f"planned in {out}: 1 files, 40 events, 1 units of work, at most {6 + len(split) // 2} shards\n"
+    for name in ("bucket", "sort"):
+        for task in range(2):
+            said = run_command(APP, "step", name, "--out", out, "--task-index", task, "--task-count", 2)
+            assert said == f"{name} step, task {task} of 2, done for {out}\n"
+    run_command(APP, "finalize", "--out", out)
+    assert digests(out) == digests(tmp_path / "whole")
+    for command in (("step", "bucket"), ("finalize",)):
+        assert "is complete already" in run_command(APP, *command, "--out", out)
+    assert "is complete already" in run_command(APP, *common, "--out", out, "--step", "plan")
+
+
+def test_a_plan_is_replaced_as_long_as_nothing_was_done_of_it(file: Path, tmp_path: Path, run_command: Run) -> None:
+    common = ("root2shards", file, "--out", tmp_path / "d", "--step", "plan", "--events-per-shard")
+    assert "at most 6 shards" in run_command(APP, *common, 7)
+    assert "at most 4 shards" in run_command(APP, *common, 10)
+    run_command(APP, "step", "bucket", "--out", tmp_path / "d")
+    with pytest.raises(OutputError, match="holds an unfinished conversion with another 'events_per_shard'"):
+        run_command(APP, *common, 7)
+
+
+def test_a_step_without_a_plan_says_how_to_begin(tmp_path: Path, run_command: Run) -> None:
+    with pytest.raises(InputError, match=r"no conversion was begun here; start with xec ingest root2shards"):
+        run_command(APP, "step", "bucket", "--out", tmp_path)
 
 
 def test_real_data_are_split_by_run_unless_told_otherwise(tmp_path: Path, run_command: Run) -> None:
