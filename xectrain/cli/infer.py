@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ingest.reading.rootio import Skipped
     from shards.dead import DeadList
     from xectrain.inference.infer import Result
+    from xectrain.inference.sources import Part
 
 app = typer.Typer(add_completion=False)
 
@@ -25,6 +26,8 @@ Examples:
   xec infer runs/energy shards/val --output pred.root --select fiducial
 
   xec infer runs/energy 'data/*.root' --output predictions/ --per-file --schema real --dead dead.txt
+
+  xec infer runs/energy shards/all --output predictions/ --task-index 3 --task-count 20    (then --join predictions/)
 
   xec infer old.onnx data/run430000.root --output old.root --normalization legacy
 
@@ -62,9 +65,19 @@ def infer(
     allow_cpu: Annotated[bool, Option("--allow-cpu", help="ONNX: accept the CPU where CUDA cannot be had.")] = False,
     backend: Annotated[str, Option("--backend", help="Reader of shards: auto, dali or webdataset.")] = "auto",
     threads: Annotated[int, Option("--threads", help="Reader threads.", min=1)] = 2,
+    task_index: Annotated[int, Option("--task-index", help="Predict only this share, from 0.", min=0)] = 0,
+    task_count: Annotated[
+        int | None,
+        Option("--task-count", help="Into how many shares of shards or files; --output is then a folder.", min=1),
+    ] = None,
+    join: Annotated[
+        Path | None, Option("--join", help="Join the outputs of all shares in this folder; predict nothing.")
+    ] = None,
+    check: Annotated[bool, Option("--check", help="Only look into the inputs, and say how many there are.")] = False,
 ) -> None:
     """Predict every event of shards or ROOT files into a ROOT file, in constant memory."""
-    from xectrain.inference.infer import Request, infer
+    from xectrain.inference.infer import Request, infer, share_name
+    from xectrain.inference.infer import join as join_shares
     from xectrain.inference.load import load
     from xectrain.inference.sources import Settings, open_parts
 
@@ -74,6 +87,19 @@ def infer(
         output_file(output, "file of predictions", lambda path: True, inputs=data)  # what is there is looked at later
     skipped: list[Skipped] = []
     parts = open_parts(data, schema, tree, skipped if skip_bad_files else None)
+    if check:
+        _say_extent(model, parts)
+        return
+    if (join is not None or task_count is not None) and per_file:
+        raise ConfigError(
+            "excludes --task-count and --join", item="--per-file", remedy="shares have files of their own"
+        )
+    if join is not None and task_count is None:
+        raise ConfigError("needs --task-count, the number of shares", item="--join")
+    if skip_bad_files and (join is not None or task_count is not None):
+        raise ConfigError(
+            "excludes --task-count and --join", item="--skip-bad-files", remedy="shares must agree on their inputs"
+        )
     predictor = load(
         model,
         device=device,
@@ -83,6 +109,13 @@ def infer(
         allow_cpu=allow_cpu,
     )
     request = Request(Settings(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
+    if join is not None and task_count is not None:
+        _say(join_shares(predictor, parts, output, request, join, task_count))
+        return
+    if task_count is not None:
+        task = (task_index, task_count)
+        _say(infer(predictor, parts, output / share_name(*task), request, task))
+        return
     if not per_file:
         _say(infer(predictor, parts, output, request))
         _say_skipped(skipped)
@@ -93,6 +126,14 @@ def infer(
     for part, target in zip(parts, outputs, strict=True):
         _say(infer(predictor, [part], target, request))
     _say_skipped(skipped)
+
+
+def _say_extent(model: Path, parts: list[Part]) -> None:
+    from xectrain.inference.sources import count_pieces
+
+    if not model.exists():
+        raise ConfigError("does not exist", file=model, expected="a run folder, checkpoint or ONNX file")
+    typer.echo(f"{sum(part.events for part in parts)} events in {count_pieces(parts)} pieces (shards and files)")
 
 
 def _names(columns: str | None) -> tuple[str, ...] | None:

@@ -18,11 +18,11 @@ from shards.base import ConfigError, InputError, OutputError, code_version, lock
 from shards.columns import COLUMNS
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.root_output import RootOutput, read_metadata, root_output
+from xectrain.inference.root_output import RootOutput, read_metadata, read_rows, root_output
 from xectrain.inference.rows import Carried, EventRows, RowMaker
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import Filler, SensorPredictor
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, Settings, Wanted, share
 from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
 
@@ -55,8 +55,14 @@ class Result:
     """The file was there already, from the same model, data and options."""
 
 
-def infer(model: Model, parts: Sequence[Part], output: Path, request: Request) -> Result:
+def infer(
+    model: Model, parts: Sequence[Part], output: Path, request: Request, task: tuple[int, int] | None = None
+) -> Result:
     """Predict every event of `parts` into one ROOT file.
+
+    Args:
+        task: (index, count): predict only this one of so many consecutive shares. `join` makes of their outputs what
+            one run gives.
 
     Raises:
         OutputError: the file exists and came from something else.
@@ -64,18 +70,15 @@ def infer(model: Model, parts: Sequence[Part], output: Path, request: Request) -
         InputError, CorruptError: the input is damaged; nothing is written then.
     """
     facts = model.facts
-    _check_times(facts, parts)
-    for part in parts:
-        part.check(facts.normalization)
-    maker = row_maker(model, parts, request)
-    identity = _identity(facts, parts, request)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    maker = _checked_maker(model, parts, request)
+    mine = list(enumerate(parts)) if task is None else share(parts, *task)
+    digest = _digest(facts, parts, request, task)
     with locked(output.with_name(f".{output.name}.lock"), f"predicting into {output.name}"):
         if output.exists():
             return _existing(output, digest)
         warn_geometry(facts, parts)
         with root_output(output, maker.branches) as out:
-            events, outside = _stream(model, parts, request.settings, maker, out)
+            events, outside = _stream(model, mine, request.settings, maker, out)
             out.metadata(_metadata(facts, parts, request, digest, (events, outside)))
         if outside:
             logger.warning(
@@ -85,6 +88,70 @@ def infer(model: Model, parts: Sequence[Part], output: Path, request: Request) -
                 events,
             )
         return Result(output, events, outside, existed=False)
+
+
+def join(model: Model, parts: Sequence[Part], output: Path, request: Request, folder: Path, count: int) -> Result:
+    """Make of the outputs of `count` shares in `folder` the file that one run over `parts` gives, rows in input order.
+
+    Raises:
+        OutputError: the output exists and came from something else.
+        InputError: a share's output is missing, or came from another model, other data or other options.
+    """
+    maker = _checked_maker(model, parts, request)
+    digest = _digest(model.facts, parts, request, None)
+    with locked(output.with_name(f".{output.name}.lock"), f"joining predictions into {output.name}"):
+        if output.exists():
+            return _existing(output, digest)
+        found = [share_metadata(model.facts, parts, request, folder, (i, count)) for i in range(count)]
+        events, outside = (sum(int(f[k]) for f in found) for k in ("events", "events_outside_training_range"))
+        with root_output(output, maker.branches) as out:
+            for index in range(count):
+                for rows in read_rows(folder / share_name(index, count)):
+                    out.extend(rows)
+            out.metadata(_metadata(model.facts, parts, request, digest, (events, outside)))
+        return Result(output, events, outside, existed=False)
+
+
+def share_name(index: int, count: int) -> str:
+    """File name of a share's output: in alphabetical order they are in input order."""
+    return f"part-{index:05d}-of-{count:05d}.root"
+
+
+def share_metadata(
+    facts: ModelFacts, parts: Sequence[Part], request: Request, folder: Path, task: tuple[int, int]
+) -> dict[str, str | int | float]:
+    """Metadata of a share's output, after checking that it is that share's.
+
+    Raises:
+        InputError: it is missing, or came from something else.
+    """
+    path = folder / share_name(*task)
+    if not path.exists():
+        raise InputError("is missing", file=path, remedy=f"run --task-index {task[0]} --task-count {task[1]} first")
+    found = read_metadata(path)
+    expected = _digest(facts, parts, request, task)
+    if found.get("request_digest") != expected:
+        raise InputError(
+            "came from another model, other data or other options",
+            file=path,
+            found=found.get("request_digest"),
+            expected=expected,
+        )
+    return found
+
+
+def _checked_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker:
+    """What makes the rows, after checking that the model can read the parts."""
+    _check_times(model.facts, parts)
+    for part in parts:
+        part.check(model.facts.normalization)
+    return row_maker(model, parts, request)
+
+
+def _digest(facts: ModelFacts, parts: Sequence[Part], request: Request, task: tuple[int, int] | None) -> str:
+    """Identifies the contents of an output."""
+    identity = _identity(facts, parts, request) | ({} if task is None else {"task": list(task)})
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker:
@@ -109,13 +176,13 @@ def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker
 
 
 def _stream(
-    model: Model, parts: Sequence[Part], settings: Settings, maker: RowMaker, out: RootOutput
+    model: Model, parts: Sequence[tuple[int, Part]], settings: Settings, maker: RowMaker, out: RootOutput
 ) -> tuple[int, int]:
-    """Predict all parts; the numbers of events, and of those outside the training range."""
+    """Predict all (number, part); the numbers of events, and of those outside the training range."""
     wanted = Wanted(model.batch_size, model.device, model.facts.normalization)
     done = outside = 0
-    with progress(out.path.name, sum(part.events for part in parts)) as bar:
-        for number, part in enumerate(parts):
+    with progress(out.path.name, sum(part.events for _, part in parts)) as bar:
+        for number, part in parts:
             for events in part.read(wanted, settings):
                 rows = maker.make(events, number)
                 out.extend(rows)

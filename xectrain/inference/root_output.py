@@ -164,3 +164,20 @@ def read_metadata(path: Path) -> dict[str, str | int | float]:
     except (OSError, ValueError, EOFError, uproot.DeserializationError) as error:
         raise CorruptError(f"cannot be read: {str(error).strip().partition(chr(10))[0]}", file=path) from error
     return {name: value[0] if isinstance(value[0], str) else value[0].item() for name, value in arrays.items()}
+
+
+def read_rows(path: Path) -> Iterator[dict[str, NDArray[Any]]]:
+    """The rows of a file of predictions, in chunks of bounded size.
+
+    Raises:
+        CorruptError: the file is damaged.
+    """
+    import uproot
+
+    try:
+        with uproot.open(path) as file:
+            tree = file[PREDICTIONS]
+            for start in range(0, tree.num_entries, CHUNK_ROWS):
+                yield tree.arrays(library="np", entry_start=start, entry_stop=start + CHUNK_ROWS)
+    except (OSError, ValueError, EOFError, KeyError, uproot.DeserializationError) as error:
+        raise CorruptError(f"cannot be read: {str(error).strip().partition(chr(10))[0]}", file=path) from error

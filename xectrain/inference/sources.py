@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ingest.reading.rootio import Chunk, Skipped, Source, open_sources
 from pipelines import open_loader
-from shards.base import InputError
+from shards.base import ConfigError, InputError
 from shards.columns import COLUMNS, Column
 from shards.dataset import Dataset
 from shards.dead import DeadList
@@ -116,6 +116,8 @@ class ShardPart:
     dataset: Dataset
     only: NDArray[np.int64] | None = None
     """Global rows to read, ascending; None: all."""
+    shards: tuple[int, int] | None = None
+    """Range of shards to read, the last excluded; None: all."""
 
     @property
     def name(self) -> str:
@@ -127,7 +129,14 @@ class ShardPart:
 
     @property
     def events(self) -> int:
-        return self.dataset.n_events if self.only is None else len(self.only)
+        if self.only is not None:
+            return len(self.only)
+        first, last = self._range
+        return int(self.dataset.starts[last] - self.dataset.starts[first])
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        return self.shards or (0, len(self.dataset.manifest.shards))
 
     @property
     def relative_time(self) -> bool | None:
@@ -141,6 +150,8 @@ class ShardPart:
         return self.dataset.manifest.counts.totals()
 
     def identity(self) -> dict[str, Any]:
+        if self.shards is not None:
+            return {"dataset": self.dataset.fingerprint, "shards": list(self.shards)}
         if self.only is None:
             return {"dataset": self.dataset.fingerprint}
         rows = hashlib.sha256(np.ascontiguousarray(self.only, dtype="<i8").tobytes()).hexdigest()
@@ -150,9 +161,9 @@ class ShardPart:
         check_remap(self.dataset.normalization, norm, self.dataset.dtype)
 
     def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
-        shards = len(self.dataset.manifest.shards)
-        for first in range(0, shards, SHARDS_PER_PLAN):
-            rows = self._rows(first, min(first + SHARDS_PER_PLAN, shards), settings.select)
+        begin, end = self._range
+        for first in range(begin, end, SHARDS_PER_PLAN):
+            rows = self._rows(first, min(first + SHARDS_PER_PLAN, end), settings.select)
             if rows.size:
                 yield from self._read(rows, wanted, settings)
 
@@ -301,3 +312,36 @@ def open_parts(
     if data and all(are_datasets):
         return [ShardPart(open_dataset(path, check="quick")) for path in data]
     return [RootPart(source) for source in open_sources(list(data), tree, schema, skipped)]
+
+
+def count_pieces(parts: Sequence[Part]) -> int:
+    """Into how many shares `share` can divide parts: their shards and ROOT files."""
+    return sum(len(part.dataset.manifest.shards) if isinstance(part, ShardPart) else 1 for part in parts)
+
+
+def share(parts: Sequence[Part], index: int, count: int) -> list[tuple[int, Part]]:
+    """The `index`-th of `count` consecutive shares of parts, by shards and ROOT files: (number of the part, part).
+
+    The shares are disjoint, and one after the other they are all parts in order.
+
+    Raises:
+        ConfigError: no such share, or more shares than there are shards and files.
+    """
+    pieces = count_pieces(parts)
+    if not 0 <= index < count:
+        raise ConfigError("no such share", item="--task-index", found=index, expected=f"0 to {count - 1}")
+    if count > pieces:
+        raise ConfigError("are more than there are shards and files", item="--task-count", found=count, expected=pieces)
+    low, high = pieces * index // count, pieces * (index + 1) // count
+    found: list[tuple[int, Part]] = []
+    start = 0
+    for number, part in enumerate(parts):
+        size = count_pieces([part])
+        first, last = max(low - start, 0), min(high - start, size)
+        if first < last:
+            if isinstance(part, ShardPart):
+                found.append((number, ShardPart(part.dataset, part.only, (first, last))))
+            else:
+                found.append((number, part))
+        start += size
+    return found
