@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperGroup
 
 from shards.base import ConfigError
 from xectrain.cli import options as o
+from xectrain.cli.compare_runs import EPILOG as RUNS_EPILOG
+from xectrain.cli.compare_runs import runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +20,26 @@ if TYPE_CHECKING:
     from xectrain.evaluation.results import SensorResult
     from xectrain.inference.sensors import SensorPredictor
 
-app = typer.Typer(add_completion=False)
+
+class _Compare(TyperGroup):
+    """`xec compare runs …`; anything else on the line is for `inpainters`, whose name may be left out."""
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:  # type: ignore[override]
+        named = bool(args) and args[0] in self.commands
+        return super().resolve_command(ctx, args if named else ["inpainters", *args])
+
+
+app = typer.Typer(
+    cls=_Compare,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 
 EPILOG = """
 Examples:
+
+  xec compare runs runs/scan/* --metric val/energy_res_68pct --out comparison
 
   xec compare runs/inpaint_a runs/inpaint_b --data shards/val --out comparison
 
@@ -31,8 +50,16 @@ model's validation hides. On real data they are hidden on top of the dead ones.
 """
 
 
+@app.callback(epilog=EPILOG)
+def _compare() -> None:
+    """Rank runs by a metric; or what inpainters put at the same hidden sensors."""
+
+
+app.command("runs", epilog=RUNS_EPILOG)(runs)
+
+
 @app.command(epilog=EPILOG)
-def compare(
+def inpainters(
     models: Annotated[list[Path], Argument(help="Run folders or checkpoints.")],
     data: Annotated[list[Path], Option("--data", help="Shard dataset or ROOT file; repeat.")],
     out: o.Out,

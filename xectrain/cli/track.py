@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from shards.base import InputError
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 EPILOG = """
 Examples:
 
   xec track sync runs/first
+
+  xec track collect runs/scan
 
   mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1
 """
@@ -29,6 +33,33 @@ def sync(
     uri: Annotated[str | None, typer.Option("--uri", help="MLflow store; default: the run's own.")] = None,
 ) -> None:
     """Send everything in a run's metrics.jsonl to MLflow; doing it twice changes nothing."""
+    count, where = _send(run, uri)
+    typer.echo(f"{run}: {count} records are in {where}")
+
+
+@app.command(epilog=EPILOG)
+def collect(
+    folder: Annotated[Path, typer.Argument(help="Folder of run folders: a scan.")],
+    uri: Annotated[str | None, typer.Option("--uri", help="MLflow store; default: FOLDER/mlflow.db.")] = None,
+) -> None:
+    """Send all runs of a folder to one MLflow store, one after the other; doing it twice changes nothing.
+
+    The jobs of a scan have a database each, because many writers on one SQLite file lock each other out.
+    """
+    store = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    runs = sorted(path.parent for path in folder.glob("*/config.yaml") if (path.parent / "metrics.jsonl").exists())
+    if not runs:
+        raise InputError("holds no runs", file=folder, expected="run folders of `xec train`")
+    total = sum(_send(run, store)[0] for run in runs)
+    typer.echo(f"{folder}: {total} records of {len(runs)} runs are in {store}")
+
+
+def _send(run: Path, uri: str | None) -> tuple[int, str]:
+    """Send a run; the number of records, and the store.
+
+    Raises:
+        OutputError: MLflow did not take it.
+    """
     from xectrain.checkpoint import newest_valid
     from xectrain.modes import load_config
     from xectrain.training.runfolder import RunFolder
@@ -40,4 +71,4 @@ def sync(
     config = load_config([folder.config], options=options)
     found = newest_valid(run)
     count = send(folder, config, found[1]["tracking_run_id"] if found else None)
-    typer.echo(f"{run}: {count} records are in {tracking_uri(config, run)}")
+    return count, tracking_uri(config, run)

@@ -1,0 +1,94 @@
+"""Runs ranked by a metric: seeds give uncertainties, shared seeds cancel, and what cannot be compared is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards.base import ConfigError, InputError
+from shards.base.documents import yaml_text
+from xectrain.evaluation.runs import compare_runs
+
+
+def write_run(path: Path, lr: float, seed: int, losses: list[float], **config: object) -> Path:
+    """A run folder as far as a comparison reads it; `losses` are the validation losses."""
+    path.mkdir(parents=True)
+    tree = {"mode": "mae", "optim": {"lr": lr}, "train": {"seed": seed}, "tracking": {"uri": f"sqlite:///{path}"}}
+    (path / "config.yaml").write_text(yaml_text(tree | config))
+    lines = []
+    for number, loss in enumerate(losses, 1):
+        at = {"epoch": number, "step": 10 * number, "time": 0.0}
+        lines.append({"kind": "steps", **at, "train/loss": 2 * loss})
+        lines.append({"kind": "epoch", **at, "val/loss": loss, "val/energy_res_68pct": 10 * loss})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def write_report(folder: Path, value: float, error: float) -> None:
+    folder.mkdir(parents=True)
+    metrics = {"energy": {"network": {"events": 9, "res_68pct": [value, error, "MeV"]}}}
+    (folder / "metrics.json").write_text(json.dumps({"data": {"val": {"samples": {"all": {"metrics": metrics}}}}}))
+
+
+def test_seeds_are_one_setting_and_shared_seeds_cancel(tmp_path: Path) -> None:
+    shift = {0: 0.0, 1: 1.0, 2: -1.0}  # seeds differ by far more than settings do
+    runs = [write_run(tmp_path / f"a{s}", 1e-4, s, [9.0, 5.0 + shift[s], 6.0]) for s in shift]
+    runs += [write_run(tmp_path / f"b{s}", 3e-4, s, [9.0, 5.1 + shift[s] + 0.01 * s]) for s in shift]
+    best, other = compare_runs(runs).settings
+    assert (best.name, other.name) == ("optim.lr=0.0001", "optim.lr=0.0003")
+    assert best.value == pytest.approx(5.0)
+    assert best.error == pytest.approx(3**-0.5)
+    assert other.difference == pytest.approx(0.11)
+    assert other.difference_error == pytest.approx(0.01 / 3**0.5)
+    assert other.pairs == 3
+    assert [run.epoch for run in best.runs] == [2, 2, 2]
+    assert [run.epochs for run in best.runs] == [3, 3, 3]
+
+
+def test_the_metric_is_that_of_the_best_epoch_and_larger_may_be_better(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", 1.0, 0, [3.0, 2.0]), write_run(tmp_path / "b", 2.0, 0, [4.0])]
+    found = compare_runs(runs, "val/energy_res_68pct")
+    assert [s.value for s in found.settings] == [20.0, 40.0]
+    assert [s.error for s in found.settings] == [None, None]
+    assert [s.value for s in compare_runs(runs, "val/energy_res_68pct", largest=True).settings] == [40.0, 20.0]
+
+
+def test_an_evaluation_brings_its_own_error(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / n, lr, 0, [1.0]) for n, lr in (("a", 1.0), ("b", 2.0))]
+    write_report(tmp_path / "reports" / "a", 2.0, 0.3)
+    write_report(tmp_path / "reports" / "b", 1.0, 0.4)
+    for metric in ("res_68pct", "energy_res_68pct"):
+        best, other = compare_runs(runs, metric, reports=tmp_path / "reports").settings
+        assert (best.value, best.error) == (1.0, 0.4)
+        assert (other.difference, other.difference_error) == (1.0, pytest.approx(0.5))
+    with pytest.raises(InputError, match=r"a/artifacts/metrics\.json: there is no evaluation; run `xec evaluate`"):
+        compare_runs(runs, "res_68pct")
+
+
+def test_what_is_no_run_or_no_metric_is_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", 1.0, 0, [1.0])
+    with pytest.raises(ConfigError, match=r"a: no metric 'val/los' in its records; did you mean 'val/loss'"):
+        compare_runs([run], "val/los")
+    with pytest.raises(InputError, match="b: is no run"):
+        compare_runs([tmp_path / "b"])
+    with pytest.raises(InputError, match="c: was never validated"):
+        compare_runs([write_run(tmp_path / "c", 1.0, 0, [])])
+    with pytest.raises(InputError, match="no runs to compare"):
+        compare_runs([])
+
+
+def test_the_command_writes_a_table_and_overlaid_curves(tmp_path: Path, run_command: Callable[..., str]) -> None:
+    runs = [write_run(tmp_path / f"{lr}-{s}", lr, s, [3.0, lr + 0.1 * s]) for lr in (1.0, 2.0) for s in range(2)]
+    said = run_command(
+        "xectrain.cli.compare:app", "runs", *runs, tmp_path / "1.0-0" / "config.yaml", "--out", tmp_path / "c"
+    )
+    assert "optim.lr=1.0" in said
+    assert "1.050(50)" in said
+    assert "1.0000" in said or "1.0" in said
+    names = {path.name for path in (tmp_path / "c").iterdir()}
+    assert names == {"comparison.json", "curves.pdf", "curves.png"}
+    written = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert [s["name"] for s in written["settings"]] == ["optim.lr=1.0", "optim.lr=2.0"]

@@ -1,0 +1,70 @@
+"""`xec compare runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from shards.base import output_folder
+
+if TYPE_CHECKING:
+    from xectrain.evaluation.runs import Comparison
+
+EPILOG = """
+Examples:
+
+  xec compare runs runs/scan/* --metric val/energy_res_68pct --out comparison
+
+  xec compare runs runs/a runs/b --metric energy_res_68pct --reports reports --out comparison
+"""
+
+
+def runs(
+    paths: Annotated[list[Path], Argument(help="Run folders, of any mode.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
+    metric: Annotated[
+        str, Option("--metric", help="val/… of the training log, or a metric of an evaluation.")
+    ] = "val/loss",
+    largest: Annotated[bool, Option("--largest", help="Larger is better.")] = False,
+    reports: Annotated[
+        Path | None, Option("--reports", help="Evaluations of the runs, by their names; default: RUN/artifacts.")
+    ] = None,
+) -> None:
+    """Rank runs by a metric: runs that differ in their seed alone are one setting, with the spread as its uncertainty.
+
+    The difference to the best is taken seed by seed where settings share seeds, as the points of a scan do.
+    """
+    from xectrain.evaluation.runs import compare_runs, write_comparison
+
+    output_folder(out, "comparison of runs", lambda path: (path / "comparison.json").exists(), paths)
+    found = compare_runs([path for path in paths if path.is_dir()], metric, largest, reports)
+    write_comparison(found, out)
+    print_runs(found)
+    typer.echo(f"Wrote comparison.json and the curves of {sum(len(s.runs) for s in found.settings)} runs to {out}.")
+
+
+def print_runs(comparison: Comparison) -> None:
+    """A line per setting, the best first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from xectrain.evaluation.wording import compact_number
+
+    def number(value: float, error: float | None) -> str:
+        return f"{value:.4g}" if error is None else compact_number(value, error)
+
+    table = Table(title=f"Runs by {comparison.metric}", title_justify="left")
+    for head in ("", "setting", "runs", comparison.metric, "minus the best", "best epoch"):
+        table.add_column(head, justify="left" if head == "setting" else "right")
+    for rank, s in enumerate(comparison.settings, 1):
+        behind = number(s.difference, s.difference_error) if rank > 1 else ""
+        paired = f" ({s.pairs} pairs)" if s.pairs > 1 else ""
+        epochs = ", ".join(f"{run.epoch}/{run.epochs}" for run in s.runs)
+        table.add_row(str(rank), s.name, str(len(s.runs)), number(s.value, s.error), behind + paired, epochs)
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+    if all(s.error is None for s in comparison.settings):
+        typer.echo("No uncertainties: one seed each. Several seeds, or metrics of an evaluation, have them.")

@@ -1,0 +1,234 @@
+"""Runs side by side: what differs in their settings, ranked by a metric, with the uncertainty that seeds give.
+
+Runs that differ in nothing but their seed are one *setting*. Its value is the mean over the seeds, and the spread
+between them is its uncertainty; with a single seed there is only the bootstrap error of an evaluation, where there is
+one. Seeds that settings share (a scan pairs them) cancel in the difference to the best: the number to judge by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.base import ConfigError, InputError, nearest, publish_json
+from shards.base.documents import read_json, read_yaml
+from xectrain.training.runfolder import RunFolder, read_metrics
+
+NOT_A_SETTING = ("train.seed", "tracking.", "checkpoint.", "data.device", "data.num_threads", "data.prefetch")
+"""Keys of the configuration that make no other setting."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run."""
+
+    path: Path
+    seed: int
+    settings: Mapping[str, Any]
+    """Its configuration, flat, without what makes no other setting."""
+    value: float
+    """The metric, at the epoch of the smallest validation loss or from an evaluation."""
+    error: float | None
+    """Its bootstrap error, of an evaluation."""
+    epoch: int
+    """Epoch of the smallest validation loss, from 1."""
+    epochs: int
+    """Epochs done."""
+    curve: tuple[tuple[float, float], ...]
+    """(step, metric) of each validation; validation loss for metrics of an evaluation."""
+    training: tuple[tuple[float, float], ...]
+    """(step, training loss)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone."""
+
+    name: str
+    """The settings in which it differs from others: `optim.lr=1e-4, …`."""
+    runs: tuple[Run, ...]
+    value: float
+    """Mean of the metric over the runs."""
+    error: float | None
+    """Standard error of the mean over seeds, or the bootstrap error of a single run; None: not known."""
+    difference: float
+    """To the best setting: mean over seeds that both have, or of the means."""
+    difference_error: float | None
+    """Its standard error; None: not known."""
+    pairs: int
+    """Seeds in common with the best setting."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings, the best first."""
+
+    metric: str
+    settings: tuple[Setting, ...]
+
+
+def compare_runs(
+    paths: Sequence[Path], metric: str = "val/loss", largest: bool = False, reports: Path | None = None
+) -> Comparison:
+    """Rank runs by a metric.
+
+    Args:
+        paths: run folders.
+        metric: a key of the validation records in `metrics.jsonl` (`val/loss`, `val/energy_res_68pct`), or a metric of
+            an evaluation (`energy_res_68pct`), which comes with a bootstrap error.
+        largest: whether larger is better.
+        reports: folder with an evaluation of each run by its name; default: the run's own `artifacts`.
+
+    Raises:
+        InputError: no run there, or nothing validated yet.
+        ConfigError: no such metric, with the nearest that there is.
+    """
+    if not paths:
+        raise InputError("no runs to compare")
+    runs = [_read(path, metric, reports) for path in paths]
+    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        key = tuple(sorted((name, str(value)) for name, value in run.settings.items()))
+        groups.setdefault(key, []).append(run)
+    sign = -1 if largest else 1
+    ordered = sorted(groups.values(), key=lambda group: sign * _mean(group))
+    names = _differences(ordered)
+    settings = [_setting(name, group, ordered[0]) for name, group in zip(names, ordered, strict=True)]
+    return Comparison(metric, tuple(settings))
+
+
+def _read(path: Path, metric: str, reports: Path | None) -> Run:
+    folder = RunFolder(path)
+    if not folder.config.exists() or not folder.metrics.exists():
+        raise InputError("is no run", file=path, expected="a folder with config.yaml and metrics.jsonl")
+    config = _flat(read_yaml(folder.config, "configuration"))
+    records = list(read_metrics(folder.metrics))
+    epochs = [r for r in records if r.get("kind") == "epoch" and r.get("val/loss") is not None]
+    if not epochs:
+        raise InputError("was never validated", file=path, remedy="leave it out, or let it train an epoch")
+    best = min(epochs, key=lambda record: float(record["val/loss"]))
+    key, error = metric, None
+    if "/" in metric:
+        if best.get(metric) is None:
+            known = [name for name in best if "/" in name]
+            raise ConfigError(f"no metric {metric!r} in its records", file=path, remedy=nearest(metric, known))
+        value = float(best[metric])
+    else:
+        value, error = _evaluated(path if reports is None else reports / path.name, metric, reports is None)
+        key = "val/loss"
+    return Run(
+        path=path,
+        seed=int(config.get("train.seed", 0)),
+        settings={k: v for k, v in config.items() if not k.startswith(NOT_A_SETTING)},
+        value=value,
+        error=error,
+        epoch=epochs.index(best) + 1,
+        epochs=len(epochs),
+        curve=tuple((float(r["step"]), float(r[key])) for r in epochs if r.get(key) is not None),
+        training=tuple((float(r["step"]), float(r["train/loss"])) for r in records if r.get("train/loss") is not None),
+    )
+
+
+def _evaluated(folder: Path, metric: str, own: bool) -> tuple[float, float | None]:
+    """A metric and its error in the `metrics.json` of an evaluation: the network's, on the first dataset and sample."""
+    file = folder / "artifacts" / "metrics.json" if own else folder / "metrics.json"
+    if not file.exists():
+        raise InputError("there is no evaluation", file=file, remedy="run `xec evaluate`, or rank by a val/… metric")
+    report = read_json(file, "evaluation")
+    known: dict[str, Any] = {}
+    try:
+        data = next(iter(report["data"].values()))
+        sample = next(iter(data["samples"].values()))
+        for task, methods in sample["metrics"].items():
+            for name, entry in methods["network"].items():
+                if isinstance(entry, list):
+                    known |= {name: entry, f"{task}_{name}": entry}
+    except (KeyError, StopIteration, AttributeError, TypeError) as problem:
+        raise InputError(f"is no evaluation of a regressor: {problem!r}", file=file) from None
+    if metric not in known or known[metric][0] is None:
+        raise ConfigError(f"no metric {metric!r} in it", file=file, remedy=nearest(metric, known))
+    value, error, _ = known[metric]
+    return float(value), None if error is None else float(error)
+
+
+def _mean(group: Sequence[Run]) -> float:
+    return float(np.mean([run.value for run in group]))
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    """Standard error of the mean; None for a single value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _setting(name: str, group: Sequence[Run], best: Sequence[Run]) -> Setting:
+    runs = tuple(sorted(group, key=lambda run: (run.seed, run.path)))
+    error = _spread([run.value for run in runs]) if len(runs) > 1 else runs[0].error
+    if group is best:
+        return Setting(name, runs, _mean(runs), error, 0.0, None, 0)
+    rival = {run.seed: run.value for run in best}
+    pairs = [run.value - rival[run.seed] for run in runs if run.seed in rival]
+    if len(pairs) > 1:
+        return Setting(name, runs, _mean(runs), error, float(np.mean(pairs)), _spread(pairs), len(pairs))
+    other = _spread([run.value for run in best]) if len(best) > 1 else best[0].error
+    both = None if error is None or other is None else math.hypot(error, other)
+    return Setting(name, runs, _mean(runs), error, _mean(runs) - _mean(best), both, len(pairs))
+
+
+def _differences(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """For each group the settings in which the groups differ; the run's name where that would be too long."""
+    if len(groups) == 1:
+        return [groups[0][0].path.name]
+    tables = [group[0].settings for group in groups]
+    keys = sorted({key for table in tables for key in table})
+    differ = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
+    if len(differ) > 4:
+        return [group[0].path.name for group in groups]
+    return [", ".join(f"{key}={table.get(key)}" for key in differ) for table in tables]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write `comparison.json` and the overlaid curves (`curves.pdf`, `curves.png`) into `folder`."""
+    from xectrain.evaluation.plots.runs import runs_page
+    from xectrain.evaluation.plots.style import save_pages
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = save_pages([runs_page(comparison)], folder / "curves.pdf")
+    publish_json(folder / "comparison.json", as_json(comparison))
+    return [*written, folder / "comparison.json"]
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Every number, the best setting first; null for what is not known."""
+    return {
+        "metric": comparison.metric,
+        "settings": [
+            {
+                "name": setting.name,
+                "value": setting.value,
+                "error": setting.error,
+                "difference": setting.difference,
+                "difference_error": setting.difference_error,
+                "pairs": setting.pairs,
+                "runs": [
+                    {"path": str(r.path), "seed": r.seed, "value": r.value, "error": r.error, "epoch": r.epoch}
+                    for r in setting.runs
+                ],
+            }
+            for setting in comparison.settings
+        ],
+    }
