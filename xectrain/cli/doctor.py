@@ -61,6 +61,7 @@ def examine() -> list[Finding]:
         Finding("python", platform.python_version()),
         _processor(),
         _gpu(),
+        _cuda(),
         _loader(),
         _onnx(),
         *_versions(),
@@ -83,6 +84,15 @@ def _gpu() -> Finding:
         return Finding("GPU", "none", "networks run on the CPU; the preset `small` is the default")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPU", ", ".join(names), f"CUDA {torch.version.cuda}; the preset `reference` is the default")
+
+
+def _cuda() -> Finding:
+    from xectrain.cli.cuda import cuda_versions
+
+    versions = cuda_versions()
+    complaints = versions.complaints()
+    fits = "they go together" if versions.driver else "no driver: nothing uses them here"
+    return Finding("CUDA", versions.told(), "; ".join(complaints) or fits)
 
 
 def _loader() -> Finding:
