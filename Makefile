@@ -37,6 +37,7 @@ lint: $(READY)  ## ruff, mypy, import contract
 
 docs: $(READY)  ## remake the generated pages of docs/
 	$(BIN)/python -m xectrain.config.docs
+	$(BIN)/python -m cluster.docs
 
 site: $(READY)  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -38,11 +38,12 @@ class _Root(LazyGroup):
         "infer": LazyCommand("xectrain.cli.infer:app", "Predict: shards or ROOT in, ROOT out."),
         "export": LazyCommand("xectrain.cli.export:app", "Write a network as ONNX: raw sensors in, physics out."),
         "plots": LazyCommand("xectrain.cli.plots:app", "Redraw every plot from saved tables."),
-        "compare": LazyCommand("xectrain.cli.compare:app", "Several inpainters on the same hidden sensors."),
         "channels": LazyCommand("xectrain.cli.channels:app", "Response of each channel by run, from the data alone."),
+        "compare": LazyCommand("xectrain.cli.compare:app", "Runs ranked by a metric; inpainters on hidden sensors."),
         "compare-data": LazyCommand("xectrain.cli.compare_data:app", "Two sets of events: what tells them apart."),
         "model": LazyCommand("xectrain.cli.model:app", "Describe a network: parts, parameters, FLOPs, tokens."),
         "display": LazyCommand("xectrain.cli.display:app", "Draw an event."),
+        "cluster": LazyCommand("cluster.cli:app", "SLURM: conversions, trainings, scans as sbatch scripts."),
         "track": LazyCommand("xectrain.cli.track:app", "Bring runs to MLflow."),
         "doctor": LazyCommand("xectrain.cli.doctor:app", "Say what this machine can do: GPU, DALI, ONNX, versions."),
     }

@@ -37,6 +37,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
 COMMANDS = (
     *("demo", "toymc", "train", "evaluate", "infer", "display", "doctor"),
     *("ingest root2shards", "ingest inspect", "shards select", "model describe", "track sync"),
+    *("track collect", "compare runs", "cluster submit train", "cluster render scan", "cluster status"),
 )
 
 

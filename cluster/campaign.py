@@ -1,0 +1,163 @@
+"""The record of a campaign: what was asked, which scripts were sent, as which jobs. It lies beside the output.
+
+OUT.jobs/campaign.json   this record              OUT.jobs/STEP.sbatch      the scripts
+         logs/           named by job and element      state/STEP-ELEMENT   how an element stands, by itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.profile import Document, Kind
+from shards.base import InputError, publish_text
+from shards.base.documents import read_document
+
+SUFFIX = ".jobs"
+
+
+class Sent(Document):
+    """One call of `sbatch`."""
+
+    job: int
+    """Id of the job or array."""
+    cluster: str | None = None
+    """The cluster it went to, where there are several."""
+    first: int = 0
+    """Added to an array index it gives the element."""
+    indices: str | None = None
+    """Array indices, as for `--array`; null: a single job."""
+
+    def elements(self) -> Iterator[tuple[int, int | None]]:
+        """(element, array index) of everything in it."""
+        if self.indices is None:
+            yield 0, None
+        else:
+            for index in parse_ranges(self.indices):
+                yield self.first + index, index
+
+
+class StepRecord(Document):
+    """One step: its script, and what was sent of it, the newest last."""
+
+    name: str
+    elements: int | None
+    """Length of the array; null: a single job."""
+    throttle: int | None = None
+    """Elements that run at a time, at most."""
+    after: str | None = None
+    """Step that comes before."""
+    after_any: bool = False
+    """Whether it is enough that it has ended."""
+    sent: tuple[Sent, ...] = ()
+    """Everything that was sent."""
+
+    def newest(self) -> dict[int, tuple[Sent, int | None]]:
+        """For each element the last submission that holds it, and its array index there."""
+        return {element: (sent, index) for sent in self.sent for element, index in sent.elements()}
+
+
+class Campaign(Document):
+    """A campaign."""
+
+    format: Literal["xec-campaign/1"] = "xec-campaign/1"
+    kind: Kind
+    """What it does."""
+    request: dict[str, Any]
+    """What was asked, as far as the work depends on it."""
+    directory: str
+    """Where it was submitted and runs: relative paths mean this one."""
+    array_limit: int
+    """SLURM's MaxArraySize: elements of an array."""
+    steps: tuple[StepRecord, ...]
+    """In the order they run."""
+
+    def step(self, name: str) -> StepRecord:
+        return next(step for step in self.steps if step.name == name)
+
+    def with_sent(self, name: str, sent: Sent) -> Campaign:
+        """The record after another submission of a step."""
+        steps = [
+            step.model_copy(update={"sent": (*step.sent, sent)}) if step.name == name else step for step in self.steps
+        ]
+        return self.model_copy(update={"steps": tuple(steps)})
+
+    def jobs(self) -> list[Sent]:
+        """Everything that was sent, oldest first."""
+        return sorted((sent for step in self.steps for sent in step.sent), key=lambda sent: sent.job)
+
+
+class Folder:
+    """A campaign's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @classmethod
+    def of_output(cls, out: Path) -> Folder:
+        """The folder of the campaign that makes `out`: another campaign with the same output is the same folder."""
+        return cls(out.with_name(out.name + SUFFIX))
+
+    @classmethod
+    def find(cls, given: Path) -> Folder:
+        """The folder of a campaign, named by itself or by its output.
+
+        Raises:
+            InputError: there is none.
+        """
+        for path in (given, given.with_name(given.name + SUFFIX)):
+            if (path / "campaign.json").exists():
+                return cls(path)
+        raise InputError(
+            "is no campaign", file=given, expected=f"a folder NAME{SUFFIX} of `xec cluster submit`, or its NAME"
+        )
+
+    @property
+    def record(self) -> Path:
+        return self.path / "campaign.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    def script(self, step: str) -> Path:
+        return self.path / f"{step}.sbatch"
+
+    def state(self, step: str, element: int) -> Path:
+        """Where an element notes how it stands."""
+        return self.path / "state" / f"{step}-{element}"
+
+    def log(self, step: str, sent: Sent, index: int | None) -> Path:
+        """The log of an element."""
+        name = f"{sent.job}" if index is None else f"{sent.job}_{index}"
+        return self.path / "logs" / f"{step}-{name}.log"
+
+    def write(self, campaign: Campaign) -> None:
+        publish_text(self.record, campaign.model_dump_json(indent=1) + "\n")
+
+    def read(self) -> Campaign:
+        """The record.
+
+        Raises:
+            CorruptError: it is damaged or from another version.
+        """
+        return read_document(self.record, Campaign, "campaign record")
+
+
+def parse_ranges(text: str) -> Iterator[int]:
+    """`0-2,7` as 0, 1, 2, 7."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """The inverse of `parse_ranges`, ascending and as short as can be."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

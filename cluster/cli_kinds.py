@@ -1,0 +1,131 @@
+"""The commands `xec cluster submit KIND` and `xec cluster render KIND`: the same options, another deed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from cluster.options import Asked, with_asked
+from shards.base import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.kinds import Work
+    from cluster.profile import Kind
+    from cluster.script import Place
+
+Deed = Callable[["Work", bool], None]
+"""What is done with a campaign: submitting (again?) or printing it."""
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+Throttle = Annotated[int | None, Option("--throttle", min=1, help="Elements that run at a time, at most.")]
+
+
+def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
+    """A group with a command for every kind.
+
+    Args:
+        verb: `submit` or `render`, for the examples.
+        deed: what to do with the campaign that the options describe.
+    """
+    app = typer.Typer(no_args_is_help=True, add_completion=False, help=help_text)
+
+    def add(command: Callable[..., None], example: str) -> None:
+        epilog = f"Every other option and argument goes to the `xec` command as it is.\n\nExample:  xec cluster {verb} "
+        app.command(command.__name__, context_settings=PASSED_ON, epilog=epilog + example)(with_asked(command))
+
+    def ingest(
+        ctx: typer.Context,
+        asked: Asked,
+        out: Annotated[Path, Option("--out", "-o", help="Dataset folder.")],
+        tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the arrays.")],
+        throttle: Throttle = None,
+    ) -> None:
+        """Convert ROOT files: an array over inputs, an array over shards, then the manifest."""
+        from cluster import kinds
+
+        deed(kinds.ingest(_place("ingest", asked), out, ctx.args, tasks, throttle), asked.again)
+
+    def train(
+        ctx: typer.Context,
+        asked: Asked,
+        out: Annotated[Path, Option("--out", "-o", help="Run folder.")],
+    ) -> None:
+        """Train on one node or several, over as many time limits as it takes."""
+        from cluster import kinds
+
+        deed(kinds.train(_place("train", asked), out, ctx.args), asked.again)
+
+    def scan(
+        ctx: typer.Context,
+        asked: Asked,
+        out: Annotated[Path, Option("--out", "-o", help="Folder of the run folders.")],
+        grid: Annotated[list[str] | None, Option("--grid", help="An axis, KEY=V1,V2; repeat for a product.")] = None,
+        point: Annotated[list[Path] | None, Option("--point", help="A configuration to compare; repeat.")] = None,
+        seeds: Annotated[int | None, Option("--seeds", min=1, help="Train every point with seeds 0 … N−1.")] = None,
+        throttle: Throttle = None,
+    ) -> None:
+        """Train every point of a grid, or of a list of configurations."""
+        from cluster import kinds
+        from cluster.grid import points
+
+        found = points(grid or [], point or [], seeds)
+        deed(kinds.scan(_place("scan", asked), out, ctx.args, found, throttle), asked.again)
+
+    def infer(
+        ctx: typer.Context,
+        asked: Asked,
+        out: Annotated[Path, Option("--out", "-o", help="Folder of the predictions.")],
+        tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the array.")],
+        merge: Annotated[bool, Option("--merge", help="Then join them into OUT/predictions.root.")] = False,
+        throttle: Throttle = None,
+    ) -> None:
+        """Predict: each element its own range of shards or files."""
+        from cluster import kinds
+
+        deed(kinds.infer(_place("infer", asked), out, ctx.args, tasks, throttle, merge), asked.again)
+
+    def evaluate(
+        ctx: typer.Context,
+        asked: Asked,
+        out: Annotated[Path, Option("--out", "-o", help="Folder of the reports.")],
+        run: Annotated[list[Path], Option("--run", help="Run folder; repeat for an element each.")],
+        throttle: Throttle = None,
+    ) -> None:
+        """Evaluate runs on the same data, a report each."""
+        from cluster import kinds
+
+        deed(kinds.evaluate(_place("evaluate", asked), out, run, ctx.args, throttle), asked.again)
+
+    def notebook(
+        ctx: typer.Context,
+        asked: Asked,
+        out: Annotated[Path, Option("--out", "-o", help="Its record is OUT.jobs.")] = Path("notebook"),
+    ) -> None:
+        """Start a Jupyter server on a node; its log says how to reach it."""
+        from cluster import kinds
+
+        deed(kinds.notebook(_place("notebook", asked), out, ctx.args), asked.again)
+
+    add(ingest, "ingest 'mc/*.root' --out data/mc --tasks 50 --split train=0.9,val=0.1 --site merlin7")
+    add(
+        train,
+        "train --config recipes/all.yaml --data data/mc/train --val data/mc/val --out runs/all --nodes 2 --gpus 4",
+    )
+    add(scan, "scan --config recipes/energy.yaml --grid optim.lr=1e-4,3e-4 --seeds 3 --data data/mc --out runs/scan")
+    add(infer, "infer runs/all data/real --out pred/real --tasks 20 --merge --site merlin7")
+    add(evaluate, "evaluate --run runs/all --run runs/energy data/mc/val --out reports")
+    add(notebook, "notebook --site merlin7 --partition gh-interactive")
+    return app
+
+
+def _place(kind: Kind, asked: Asked) -> Place:
+    from cluster.profile import load_profile
+    from cluster.script import choose_place
+
+    bad = [line for line in asked.sbatch or [] if not line.startswith("-") or "\n" in line]
+    if bad:
+        raise ConfigError("is no option of sbatch", item="--sbatch", found=bad[0], expected="like --constraint=x")
+    return choose_place(load_profile(asked.site), kind, asked.resources(), asked.account, asked.sbatch or [])

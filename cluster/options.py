@@ -1,0 +1,54 @@
+"""The options that every kind of campaign has, declared once and added to each command."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Annotated, Any
+
+from typer import Option
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where to run and with what, as given on the command line; None: the profile's."""
+
+    site: Annotated[str, Option("--site", help="Profile: merlin7, local, or a YAML file of your own.")] = "local"
+    partition: Annotated[str | None, Option("--partition", "-p", help="Partition, of the profile's.")] = None
+    account: Annotated[str | None, Option("--account", "-A", help="Account that pays.")] = None
+    time: Annotated[str | None, Option("--time", "-t", help="Time limit: 30 (minutes), 12:00:00, 2-00:00:00.")] = None
+    nodes: Annotated[int | None, Option("--nodes", "-N", min=1, help="Nodes of a job.")] = None
+    gpus: Annotated[int | None, Option("--gpus", "-G", min=0, help="GPUs per node.")] = None
+    ranks: Annotated[int | None, Option("--ranks", min=1, help="Training ranks per node (a GPU each).")] = None
+    cpus: Annotated[int | None, Option("--cpus", min=1, help="Cores per node.")] = None
+    mem: Annotated[str | None, Option("--mem", help="Memory per node, like 64G.")] = None
+    sbatch: Annotated[list[str] | None, Option("--sbatch", help="Another `#SBATCH` option; repeat.")] = None
+    again: Annotated[bool, Option("--again", help="Replace the record of a campaign with this output.")] = False
+
+    def resources(self) -> dict[str, Any]:
+        """What replaces fields of the profile's `Ask`."""
+        return {name: getattr(self, name) for name in ("partition", "time", "nodes", "gpus", "ranks", "cpus", "mem")}
+
+
+def with_asked(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command whose first parameters are the context and an `Asked` the options of `Asked` instead."""
+    signature = inspect.signature(command, eval_str=True)
+    context, _, *own = signature.parameters.values()
+    hints = inspect.get_annotations(Asked, eval_str=True)
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(Asked)
+    ]
+    mine = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+
+    @wraps(command)
+    def wrapped(ctx: Any, **values: Any) -> None:
+        asked = Asked(**{f.name: values.pop(f.name) for f in fields(Asked)})
+        command(ctx, asked, **values)
+
+    everything = [context, *mine, *shared]
+    wrapped.__signature__ = signature.replace(parameters=everything)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
+    return wrapped
