@@ -11,7 +11,7 @@ from typer import Argument, Option
 from shards.base import output_folder
 
 if TYPE_CHECKING:
-    from xectrain.evaluation.runs import Comparison
+    from xectrain.evaluation.results import Comparison
 
 EPILOG = """
 Examples:

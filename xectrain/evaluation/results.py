@@ -226,3 +226,52 @@ class DeadStudy:
     """Task → method → metrics."""
     shifts: Mapping[str, Mapping[str, Mapping[str, float]]]
     """Task → method → column → 68 % of how far a prediction moves when sensors go missing, in the unit people use."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run."""
+
+    path: Path
+    seed: int
+    settings: Mapping[str, Any]
+    """Its configuration, flat, without what makes no other setting."""
+    value: float
+    """The metric, at the epoch of the smallest validation loss or from an evaluation."""
+    error: float | None
+    """Its bootstrap error, of an evaluation."""
+    epoch: int
+    """Epoch of the smallest validation loss, from 1."""
+    epochs: int
+    """Epochs done."""
+    curve: tuple[tuple[float, float], ...]
+    """(step, metric) of each validation; validation loss for metrics of an evaluation."""
+    training: tuple[tuple[float, float], ...]
+    """(step, training loss)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone."""
+
+    name: str
+    """The settings in which it differs from others: `optim.lr=1e-4, …`."""
+    runs: tuple[Run, ...]
+    value: float
+    """Mean of the metric over the runs."""
+    error: float | None
+    """Standard error of the mean over seeds, or the bootstrap error of a single run; None: not known."""
+    difference: float
+    """To the best setting: mean over seeds that both have, or of the means."""
+    difference_error: float | None
+    """Its standard error; None: not known."""
+    pairs: int
+    """Seeds in common with the best setting."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings, the best first."""
+
+    metric: str
+    settings: tuple[Setting, ...]

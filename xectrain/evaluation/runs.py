@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +16,13 @@ import numpy as np
 
 from shards.base import ConfigError, InputError, nearest, publish_json
 from shards.base.documents import read_json, read_yaml
+from xectrain.evaluation.plots.runs import runs_page
+from xectrain.evaluation.plots.style import save_pages
+from xectrain.evaluation.results import Comparison, Run, Setting
 from xectrain.training.runfolder import RunFolder, read_metrics
 
 NOT_A_SETTING = ("train.seed", "tracking.", "checkpoint.", "data.device", "data.num_threads", "data.prefetch")
 """Keys of the configuration that make no other setting."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run."""
-
-    path: Path
-    seed: int
-    settings: Mapping[str, Any]
-    """Its configuration, flat, without what makes no other setting."""
-    value: float
-    """The metric, at the epoch of the smallest validation loss or from an evaluation."""
-    error: float | None
-    """Its bootstrap error, of an evaluation."""
-    epoch: int
-    """Epoch of the smallest validation loss, from 1."""
-    epochs: int
-    """Epochs done."""
-    curve: tuple[tuple[float, float], ...]
-    """(step, metric) of each validation; validation loss for metrics of an evaluation."""
-    training: tuple[tuple[float, float], ...]
-    """(step, training loss)."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Runs that differ in their seed alone."""
-
-    name: str
-    """The settings in which it differs from others: `optim.lr=1e-4, …`."""
-    runs: tuple[Run, ...]
-    value: float
-    """Mean of the metric over the runs."""
-    error: float | None
-    """Standard error of the mean over seeds, or the bootstrap error of a single run; None: not known."""
-    difference: float
-    """To the best setting: mean over seeds that both have, or of the means."""
-    difference_error: float | None
-    """Its standard error; None: not known."""
-    pairs: int
-    """Seeds in common with the best setting."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Settings, the best first."""
-
-    metric: str
-    settings: tuple[Setting, ...]
 
 
 def compare_runs(
@@ -203,9 +156,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """Write `comparison.json` and the overlaid curves (`curves.pdf`, `curves.png`) into `folder`."""
-    from xectrain.evaluation.plots.runs import runs_page
-    from xectrain.evaluation.plots.style import save_pages
-
     folder.mkdir(parents=True, exist_ok=True)
     written = save_pages([runs_page(comparison)], folder / "curves.pdf")
     publish_json(folder / "comparison.json", as_json(comparison))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from xectrain.evaluation.runs import Comparison
+from xectrain.evaluation.results import Comparison
 
 COLOURS = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS[1:])
 """Of the best settings; all others are grey."""
