@@ -165,7 +165,7 @@ class Inpaint(MaskedSensors):
 
     name = "inpaint"
     kind = Inpainter
-    default_channels = ("npho", "time")
+    default_channels = ("npho",)  # of checkpoints that do not say; a new run's configuration names both
     default_ratio = 0.05
     fills = True
 
