@@ -83,6 +83,7 @@ def test_notebook(folder: Path, trained: Trained) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", ["evaluation.md", "dead-channels.md", "machines.md"])
 def test_pages_about_a_trained_model(page: str, folder: Path, trained: Trained) -> None:
     shutil.copytree(trained.data, folder / "data" / "toy" / "val")

@@ -64,6 +64,8 @@ COMMANDS = {
     "dead MODEL": Command("dead {wrong} {dataset} --dead-fraction 0.03 --out {out}", (RUN,)),
     "dead DATA": Command("dead {run} {wrong} --dead-fraction 0.03 --out {out}", (DATASET, ROOT)),
     "compare": Command("compare {inpaint} --data {wrong} --out {out}", (DATASET, ROOT)),
+    "compare-data": Command("compare-data {wrong} --against {dataset} --out {out}", (DATASET, ROOT)),
+    "compare-data --against": Command("compare-data {dataset} --against {wrong} --out {out}", (DATASET, ROOT)),
     "export": Command("export {wrong} --output {out}.onnx", (RUN,)),
     "plots": Command("plots {wrong} --out {out}", (RUN,)),
     "display": Command("display {wrong} --entry 0 --output {out}.png", (DATASET, ROOT)),

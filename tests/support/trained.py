@@ -41,7 +41,7 @@ class Trained:
     @cached_property
     def train(self) -> Path:
         """Enough other events to train on and to calibrate the classical methods with: 240."""
-        return make_dataset(self.folder / "train", 240, events_per_shard=100, columns=COLUMNS, first_source=10).path
+        return make_dataset(self.folder / "toy-train", 240, events_per_shard=100, columns=COLUMNS, first_source=10).path
 
     @cached_property
     def roots(self) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ from xectrain.evaluation.evaluate import evaluate
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
 from xectrain.evaluation.plots import loss_curves, save_pages
 from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page, worst_page
-from xectrain.evaluation.results import Evaluation, EvaluationOptions
+from xectrain.evaluation.results import EvaluationOptions
 from xectrain.evaluation.sensors import MAX_EVENTS, evaluate_sensors
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.model import ModelFacts, config_of
@@ -23,6 +23,8 @@ from xectrain.inference.sources import Part, Settings, ShardPart, Wanted
 from xectrain.modes.regress import Regress
 
 FOLDER = "artifacts"
+LAST_PAGE = "attention.pdf"
+"""What is drawn last of what the network looks at."""
 
 
 def write_artifacts(
@@ -55,7 +57,9 @@ def write_artifacts(
     if isinstance(model, Predictor):
         found = evaluate(model, data, place, chosen)
         if found is not None:
-            _regression(model, data, place, found)
+            write_card(model, found, place / "card.html")
+        if found is not None or not (place / LAST_PAGE).exists():  # killed on the way: the evaluation is there already
+            _look_inside(model, data, place, chosen.settings)
     elif isinstance(model, SensorPredictor):
         evaluate_sensors({"network": model}, data, place, chosen.settings, max_events)
         write_card(model, None, place / "card.html")
@@ -76,17 +80,15 @@ def validation_parts(facts: ModelFacts) -> list[Part]:
     return [ShardPart(view.dataset, view.rows) for view in data.val]
 
 
-def _regression(model: Predictor, parts: Sequence[Part], place: Path, found: Evaluation) -> None:
-    """Saliency, hidden faces, attention, the worst events and the card."""
-    write_card(model, found, place / "card.html")
+def _look_inside(model: Predictor, parts: Sequence[Part], place: Path, settings: Settings) -> None:
+    """The worst events, saliency, hidden faces and, at the end, attention."""
     if not isinstance(model, TorchPredictor) or not isinstance(model.mode, Regress):
         return
-    settings = found.options.settings
-    insight = look_inside(model, parts[0], settings)
-    pages = {"saliency": saliency_page, "face_importance": importance_page, "attention": attention_page}
-    for name, page in pages.items():
-        save_pages([page(insight)], place / f"{name}.pdf")
     write_worst(model, parts, place, settings)
+    insight = look_inside(model, parts[0], settings)
+    pages = {"saliency.pdf": saliency_page, "face_importance.pdf": importance_page, LAST_PAGE: attention_page}
+    for name, page in pages.items():
+        save_pages([page(insight)], place / name)
 
 
 def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, settings: Settings) -> None:

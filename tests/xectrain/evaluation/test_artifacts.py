@@ -49,6 +49,9 @@ def test_everything_of_a_run(trained, tmp_path):
     before = (folder / "report.html").stat().st_mtime_ns
     write_artifacts(load(run, device="cpu"), options=options)
     assert (folder / "report.html").stat().st_mtime_ns == before
+    (folder / "attention.pdf").unlink()  # as if it had been killed while looking inside
+    write_artifacts(load(run, device="cpu"), options=options)
+    assert (folder / "attention.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from shards.dead import DeadEntry, DeadList
 from shards.opening import open_dataset
 from xectrain.cli.dead import app
 from xectrain.evaluation.dead_channels import CLASSICAL, DeadOptions, strategy, study_dead
+from xectrain.evaluation.plots.dead_channels import dead_pages
+from xectrain.evaluation.tables import task_table
 from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -142,3 +144,10 @@ def test_events_without_truth_or_none_at_all(place, tmp_path):
         study_dead(model, open_parts([bare.path]), tmp_path / "a", {}, some, Settings(), 12)
     with pytest.raises(InputError, match="no event is left to study"):
         study_dead(model, open_parts([place / "data"]), tmp_path / "b", {}, some, Settings("energy > 1"), 12)
+
+
+def test_few_events_give_empty_panels_and_no_error():
+    values = np.linspace(0.04, 0.05, 8)
+    columns = {"true_energy": values, "pred_energy": values, "base_raw_energy": values + 0.001}
+    (page,) = dead_pages(task_table("energy", columns), ("network", "raw"), np.linspace(0.01, 0.05, 8))
+    page.canvas.draw()
