@@ -24,6 +24,12 @@ from xectrain.training.runfolder import RunFolder, read_metrics
 
 BASE = {
     "model.preset": "small",
+    "model.encoder.focus": 0,
+    "model.encoder.inner_resolution": 1,
+    "model.encoder.hex_channels": 32,
+    "model.encoder.hex_blocks": 2,
+    "model.encoder.fusion_layers": 2,
+    "model.regressor.time_mean": 0,
     "model.encoder.width": 128,
     "model.encoder.inner_tokens": 1,
     "model.encoder.fusion_norm": "post",

@@ -272,7 +272,8 @@ def measure(pipes: dict[Row, Connection], repeats: int) -> Iterator[tuple[Row, l
 
 def _plain_options(name: str) -> object:
     """A preset's encoder with the options that the plain implementation does not have set back."""
-    return PRESETS[name].encoder.model_copy(update={"inner_tokens": 1, "fusion_norm": "post"})
+    whole = {"focus": 0, "inner_resolution": 1, "inner_tokens": 1, "fusion_norm": "post"}
+    return PRESETS[name].encoder.model_copy(update=whole)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from shards.geometry import LIGHT_SPEED
 from xectrain.config.networks import TaskConfig
 
 N_GAMMA_CLASSES = 5
+SMALLEST_SPREAD = 1e-4
+"""Of differences to a reference, in their unit: what a handful of equal events must not be divided by."""
 RANGE_QUANTILES = (0.0, 0.001, 0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999, 1.0)
 """Quantiles of the targets and input summaries that a model keeps of its training set."""
 MEAN = "mean"
@@ -324,6 +326,21 @@ def fit_statistics(task: Task, target_NK: npt.NDArray[np.float64], log_transform
     if task.kind != "values" and task.kind != "unit_vector":
         return TargetStatistics(np.zeros(task.size), np.ones(task.size), quantiles, len(good))
     return TargetStatistics(scaled.mean(axis=0), scaled.std(axis=0), quantiles, len(good))
+
+
+def fit_differences(task: Task, difference_NK: npt.NDArray[np.float64]) -> TargetStatistics:
+    """Median and half of the central 68 % of target − reference; what a wrong photon or a tail does must not set the
+    scale.
+
+    Args:
+        difference_NK: (n, K), of logarithms where those are learned; NaN without truth.
+    """
+    good = difference_NK[np.isfinite(difference_NK).all(axis=1)]
+    if not len(good):
+        raise ConfigError("no event of the sample has a usable target for this task", item=f"tasks.{task.name}")
+    low, middle, high = np.quantile(good, (0.16, 0.5, 0.84), axis=0)
+    quantiles = np.quantile(good, RANGE_QUANTILES, axis=0).T
+    return TargetStatistics(middle, np.maximum((high - low) / 2, SMALLEST_SPREAD), quantiles, len(good))
 
 
 def quantile_suffix(quantile: float) -> str:

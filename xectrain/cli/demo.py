@@ -25,8 +25,12 @@ Examples:
 
   xec demo
 
-  xec demo --out /tmp/demo --events 8000 --epochs 10
+  xec demo --out /tmp/demo --events 60000 --minutes 30
 """
+
+
+TRAINING_RUNS = 20
+"""Each run has its own response: with many the network learns what they have in common."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Step:
 
     title: str
     events: int
-    """Events it works on (event passes for training), for the rate."""
+    """Events it works on, for the rate; 0: that would say nothing."""
     arguments: tuple[str, ...]
 
     @property
@@ -47,13 +51,15 @@ class Step:
 @app.command(epilog=EPILOG)
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path("demo"),
-    events: Annotated[int, typer.Option("--events", min=20, help="Training events; others in proportion.")] = 4000,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training events.")] = 5,
-    preset: Annotated[str, typer.Option("--preset", help="Network size: reference, small or tiny.")] = "small",
+    events: Annotated[int, typer.Option("--events", min=20, help="Training events; others in proportion.")] = 20_000,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Time to train.")] = 5.0,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Train so many passes instead.")] = None,
+    preset: Annotated[str, typer.Option("--preset", help="Network size: reference, small, large or tiny.")] = "small",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the toy data and of the training.")] = 1,
 ) -> None:
     """Make toy events, convert, train, evaluate and predict, in minutes on two cores."""
-    plan = steps(out, events, epochs, preset, seed)
+    length = ("--minutes", f"{minutes:g}") if epochs is None else ("--epochs", str(epochs))
+    plan = steps(out, events, length, preset, seed)
     record = out / "stages.json"
     seconds: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
     already = all(step.title in seconds for step in plan)
@@ -67,14 +73,18 @@ def demo(
     _summary(out, plan, seconds, already)
 
 
-def steps(out: Path, events: int, epochs: int, preset: str, seed: int) -> list[Step]:
-    """The commands of the demo: training on runs 1–5, validation and predictions on runs the network never saw."""
+def steps(out: Path, events: int, length: tuple[str, str], preset: str, seed: int) -> list[Step]:
+    """The commands of the demo: training on many runs, validation and predictions on runs the network never saw.
+
+    Args:
+        length: option that says how long to train.
+    """
     root, data, run = out / "root", out / "shards", out / "run"
-    unseen = max(20, events // 4)
+    unseen, signal = max(20, events // 10), max(20, 3 * events // 8)
     samples = {
-        "train": ("flat", events, 1, 5),
+        "train": ("flat", events, 1, TRAINING_RUNS),
         "flat": ("flat", unseen, 101, 1),
-        "signal": ("signal", unseen, 201, 1),
+        "signal": ("signal", signal, 201, 1),
     }
     plan = []
     for index, (name, (energy, count, first_run, runs)) in enumerate(samples.items()):
@@ -88,21 +98,23 @@ def steps(out: Path, events: int, epochs: int, preset: str, seed: int) -> list[S
     plan.append(
         Step(
             "train",
-            events * epochs,
+            0,
             (
                 *("train", "--mode", "regress", "--preset", preset, "--tasks", "angle,energy,timing,uvwFI"),
-                *("--data", str(data / "train"), "--val", str(data / "flat"), "--epochs", str(epochs)),
-                *("--batch-size", "32", "--set", "optim.lr=1e-3", "--set", "schedule.kind=onecycle"),
+                *("--data", str(data / "train"), "--val", str(data / "flat"), *length),
+                *("--batch-size", "64", "--set", "optim.lr=1e-3", "--set", "schedule.kind=onecycle"),
                 *("--set", "checkpoint.save_artifacts=false", "--set", f"train.seed={seed}", "--out", str(run)),
             ),
         )
     )
     sets = (str(data / "flat"), str(data / "signal"))
     plan.append(
-        Step("evaluate", 2 * unseen, ("evaluate", str(run), *sets, "--toy-limit", "--out", str(out / "evaluation")))
+        Step(
+            "evaluate", unseen + signal, ("evaluate", str(run), *sets, "--toy-limit", "--out", str(out / "evaluation"))
+        )
     )
     inferred = ("infer", str(run), str(root / "signal.root"), "--output", str(out / "predictions.root"))
-    plan.append(Step("infer", unseen, inferred))
+    plan.append(Step("infer", signal, inferred))
     return plan
 
 
@@ -130,7 +142,8 @@ def _summary(out: Path, plan: list[Step], seconds: dict[str, float], already: bo
     table = Table("stage", "events", "seconds", "events/s", box=None)
     for step in plan:
         took = seconds[step.title]
-        table.add_row(step.title, str(step.events), f"{took:.1f}", f"{step.events / max(took, 0.1):.0f}")
+        rate = f"{step.events / max(took, 0.1):.0f}" if step.events else ""
+        table.add_row(step.title, str(step.events or ""), f"{took:.1f}", rate)
     console = Console()
     console.print()
     console.print(table)

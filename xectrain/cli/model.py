@@ -31,7 +31,7 @@ def describe(
     run: Annotated[Path | None, typer.Argument(help="Run folder or checkpoint; default: what the options say.")] = None,
     mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
     config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file of `xec train`.")] = None,
-    preset: Annotated[str | None, Option("--preset", help="reference (default), small or tiny.")] = None,
+    preset: Annotated[str | None, Option("--preset", help="reference (default), small, large or tiny.")] = None,
     assignments: Annotated[list[str] | None, Option("--set", help="key.path=value, over all else.")] = None,
 ) -> None:
     """Parts of a network with parameters and FLOPs per event, and its tokens."""

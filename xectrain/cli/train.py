@@ -45,7 +45,7 @@ def train(
     mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
     out: Annotated[Path, Option("--out", "-o", help="Run folder.")] = Path("runs/train"),
     config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file; a later one overrides.")] = None,
-    preset: Annotated[str | None, Option("--preset", help="Network size: reference, small or tiny.")] = None,
+    preset: Annotated[str | None, Option("--preset", help="Network size: reference, small, large or tiny.")] = None,
     tasks: Annotated[str | None, Option("--tasks", help="Tasks to learn, comma-separated; exactly these.")] = None,
     select: Annotated[str | None, Option("--select", help="Expression on the columns, or `fiducial`.")] = None,
     epochs: Annotated[int | None, Option("--epochs", help="Passes over the training events.")] = None,

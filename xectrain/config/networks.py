@@ -16,7 +16,7 @@ from shards.base import ConfigError, nearest
 
 FaceName = Literal["inner", "outer", "upstream", "downstream", "top", "bottom"]
 Channel = Literal["npho", "time"]
-PresetName = Literal["reference", "small", "tiny"]
+PresetName = Literal["reference", "small", "large", "tiny"]
 
 
 class Section(BaseModel):
@@ -70,6 +70,20 @@ class EncoderConfig(Section):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth: probability of skipping the last block's branch; it rises linearly from 0 at the first
     block."""
+    focus: int = Field(default=0, ge=0, le=43)
+    """Side, in sensors, of the window of the inner face around its brightest spot that is read at full resolution in
+    coordinates of its own; odd, at least 9; 0: no window."""
+    focus_channels: tuple[int, int] = (32, 64)
+    """Channels of the window's convolutions, at full and at half resolution."""
+    focus_blocks: tuple[int, int] = (2, 2)
+    """Residual blocks of the window, at full and at half resolution."""
+    focus_tokens: int = Field(default=2, ge=1)
+    """Tokens that the window and the summary of the event become."""
+    inner_resolution: int = Field(default=1, ge=1, le=8)
+    """1: every face goes through the backbones at full resolution; k: with a focus, the inner face is read as sums of
+    k×k sensors and the other faces by one layer each, which is several times as fast."""
+    rest_channels: tuple[int, int] = (16, 32)
+    """Channels of the convolutions on the coarse inner face."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -80,6 +94,13 @@ class EncoderConfig(Section):
             raise ValueError(f"outer_pool {rows}×{columns} does not divide the 72×45 fine grid")
         if min(self.stage_blocks) < 1:
             raise ValueError("stage_blocks needs at least one block per stage")
+        if self.focus and (self.focus % 2 == 0 or self.focus < 9):
+            raise ValueError(f"focus {self.focus} must be odd and at least 9, or 0")
+        if self.inner_resolution > 1:
+            if not self.focus:
+                raise ValueError("inner_resolution above 1 needs a focus: something must see single sensors")
+            if self.outer != "finegrid" or self.inner_tokens != 1 or self.multiscale:
+                raise ValueError("inner_resolution above 1 makes one token a face: no split, no multiscale")
         return self
 
     @property
@@ -123,6 +144,10 @@ class TaskConfig(Section):
     """Quantiles of the `quantile` loss, rising, 0.5 among them: it is the prediction, the others get `_q16` columns."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the task in the sum, with the `manual` balance."""
+    reference: Literal["auto", "none", "light"] = "auto"
+    """What the head predicts a difference to: `light`, a value that the network computes from the light alone (see
+    `docs/model.md`), so that an untrained network is a simple classical method; `none`: nothing. `auto`: `light` with a
+    focus, else `none`."""
     log_transform: bool = False
     """Learn the logarithm of the target (before standardization); the target must be positive."""
 
@@ -180,6 +205,9 @@ class RegressorConfig(Section):
     """Width of the two hidden layers of a head."""
     head_dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout probability after a head's first hidden layer."""
+    time_mean: int = Field(default=0, ge=0)
+    """With a reference: hidden width of the network that weights and corrects each sensor's time in a mean that is
+    added to the head of `timing`; 0: none."""
 
 
 class MaeConfig(Section):
@@ -242,11 +270,30 @@ PRESETS: dict[str, ModelConfig] = {
     "reference": ModelConfig(),
     "small": ModelConfig(
         encoder=EncoderConfig(
-            width=256, inner_tokens=8, hex_channels=32, hex_blocks=2, fusion_norm="pre", fusion_dropout=0.0
+            width=128,
+            focus=15,
+            inner_resolution=4,
+            fusion_layers=1,
+            fusion_norm="pre",
+            fusion_dropout=0.0,
         ),
-        regressor=RegressorConfig(head_dropout=0.0),
+        regressor=RegressorConfig(head_dropout=0.0, time_mean=16),
         mae=MaeConfig(decoder_channels=(64, 48, 32), hex_decoder_channels=32),
         inpainter=InpainterConfig(local_channels=16, hex_local_channels=32, query_width=64, hidden=64),
+    ),
+    "large": ModelConfig(
+        encoder=EncoderConfig(
+            width=512,
+            focus=21,
+            focus_channels=(96, 192),
+            focus_blocks=(3, 4),
+            focus_tokens=4,
+            inner_resolution=2,
+            rest_channels=(32, 64),
+            fusion_layers=3,
+            fusion_norm="pre",
+        ),
+        regressor=RegressorConfig(head_hidden=512, head_dropout=0.0, time_mean=64),
     ),
     "tiny": ModelConfig(
         encoder=EncoderConfig(
@@ -265,8 +312,9 @@ PRESETS: dict[str, ModelConfig] = {
         ),
     ),
 }
-"""`reference`: the network of the earlier project (25,743,104 encoder parameters); `small`: trains in minutes on two
-CPU cores; `tiny`: for tests."""
+"""`reference`: the network of the earlier project (25,743,104 encoder parameters); `small`: the
+focused network that two CPU cores train in minutes; `large`: the same idea for a GPU and millions of events; `tiny`:
+for tests."""
 
 
 def model_config(preset: str, overrides: Mapping[str, Any] | None = None) -> ModelConfig:

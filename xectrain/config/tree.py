@@ -5,12 +5,13 @@ Every field has a docstring with its unit and the meaning of special values; `do
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from xectrain.config.merge import merge
-from xectrain.config.networks import PRESETS, ModelConfig, TasksConfig
+from xectrain.config.networks import PRESETS, ModelConfig, PresetName, TasksConfig
 from xectrain.config.sensors import MaskingConfig
 
 Positive = Annotated[float, Field(gt=0)]
@@ -236,7 +237,7 @@ class TrackingConfig(Group):
 class NetworkConfig(ModelConfig):
     """The network: a preset, with single options replaced."""
 
-    preset: Literal["reference", "small", "tiny"] | None = None
+    preset: PresetName | None = None
     """Named size that the options below modify; null: reference, or small on a machine without a GPU."""
     npho_threshold: NonNegative | None = None
     """Photons below which a sensor's time is taken as invalid; null: 100, or 0 with the legacy normalization."""
@@ -299,3 +300,14 @@ class Config(Group):
         if self.data.batch_size is None:
             data["batch_size"] = 1024 if gpu else 256
         return Config.model_validate(tree)
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that an earlier version wrote in full, with the options that have come since.
+
+    They take the value that means what was done before, their field's default, and never that of the preset, which may
+    be another network by now.
+    """
+    model: dict[str, Any] = ModelConfig().model_dump(mode="json")
+    merge(model, stored.get("model", {}))
+    return {**stored, "model": model}

@@ -87,7 +87,7 @@ def spreads(predictor: TorchPredictor) -> dict[str, float]:
     """Spread of each predicted quantity over the training set, classes left out."""
     network = network_of(predictor)
     return {
-        column: float(network.standardization.spread(name)[k])
+        column: float(network.standardization.physical_spread(name)[k])
         for name in network.tasks
         if TASKS[name].kind != "classes"
         for k, column in enumerate(TASKS[name].columns)

@@ -13,7 +13,7 @@ from torch import Tensor
 from shards.base import ConfigError
 from shards.normalization import Normalization
 from xectrain.checkpoint import DIGEST
-from xectrain.config.tree import Config
+from xectrain.config.tree import Config, completed
 from xectrain.modes.base import EventMode, Mode
 from xectrain.tasks import TargetOptions
 
@@ -68,7 +68,7 @@ def checked_config(state: Mapping[str, Any], path: Path) -> Config:
         ConfigError: this version does not understand it.
     """
     try:
-        return Config.model_validate(state["config"])
+        return Config.model_validate(completed(state["config"]))
     except ValidationError as error:
         problem = f"has a configuration that this version does not know: {error.errors()[0]['msg']}"
         item = ".".join(str(part) for part in error.errors()[0]["loc"])

@@ -13,11 +13,15 @@ from shards import geometry as geo
 from shards.normalization import Normalization, valid
 from xectrain.config.networks import EncoderConfig
 from xectrain.models.backbone import FaceBackbone
+from xectrain.models.blocks import full_precision
 from xectrain.models.faces import CELLS, RectangularMap, TokenInfo, rectangular_maps, token_table
+from xectrain.models.focus import read_light
+from xectrain.models.foveated import RestReader, WindowReader
 from xectrain.models.fusion import Fusion, PositionCode
 from xectrain.models.hexagonal import HexEncoder
 from xectrain.models.outer import OuterGrid
 from xectrain.models.pooling import AttentionPool, LinearPool
+from xectrain.models.reference import LightReference, Scene, xyz
 
 
 class Encoder(nn.Module):
@@ -36,8 +40,20 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.normalization = config, normalization
-        self.maps = rectangular_maps(config)
         self.tokens = token_table(config)
+        self.scene = LightReference(config.focus, geometry) if config.focus else None
+        self.rest = RestReader(config) if config.inner_resolution > 1 else None
+        if self.rest is None:
+            self._build_faces(config, normalization)
+        self.window = WindowReader(config) if config.focus else None
+        positions = (geometry or geo.nominal()).positions
+        centres = np.stack([positions[token.channels].mean(axis=0) for token in self.tokens])
+        self.position = PositionCode(config, centres, _token_features(config, self.tokens))
+        self.fusion = Fusion(config)
+
+    def _build_faces(self, config: EncoderConfig, normalization: Normalization) -> None:
+        """What reads whole faces at full resolution."""
+        self.maps = rectangular_maps(config)
         self.backbone = FaceBackbone(config)
         self.hexagonal = HexEncoder(config)
         self.pools = nn.ModuleDict({m.name: _pool(config, m, stage=2) for m in self.maps})
@@ -45,10 +61,6 @@ class Encoder(nn.Module):
             {m.name: _pool(config, m, stage=1) for m in self.maps} if config.multiscale else {}
         )
         self.outer_grid = OuterGrid(config.outer_pool, normalization) if config.outer == "finegrid" else None
-        positions = (geometry or geo.nominal()).positions
-        centres = np.stack([positions[token.channels].mean(axis=0) for token in self.tokens])
-        self.position = PositionCode(config, centres, _token_features(config, self.tokens))
-        self.fusion = Fusion(config)
         self._index_sensors()
 
     def _index_sensors(self) -> None:
@@ -69,17 +81,26 @@ class Encoder(nn.Module):
         """T, the number of tokens."""
         return len(self.tokens)
 
-    def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+    def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None, scene: Scene | None = None) -> Tensor:
         """Encode events.
 
         Args:
             x_BN2: float32 (B, 4760, 2), normalized [npho, time] with sentinels.
             mask_BN: bool (B, 4760), true for sensors that are hidden or have no valid npho; when not given, the latter.
+            scene: of `look`, if it is known already.
 
         Returns:
             tokens (B, T, D). A masked sensor's values influence nothing.
         """
-        return self.fuse(self.embed(x_BN2, mask_BN))
+        return self.fuse(self.embed(x_BN2, mask_BN, scene))
+
+    def look(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> Scene | None:
+        """What the light says before anything is learned; None without a focus. Arguments as of `forward`."""
+        if self.scene is None:
+            return None
+        with full_precision(x_BN2):
+            scene: Scene = self.scene(read_light(x_BN2, mask_BN, self.normalization))
+        return scene
 
     def fuse(self, tokens_BTD: Tensor) -> Tensor:
         """The Transformer on face tokens with their position code."""
@@ -91,8 +112,25 @@ class Encoder(nn.Module):
         maps: Tensor = self.fusion.attention(self.embed(x_BN2, mask_BN))
         return maps
 
-    def embed(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """Face tokens plus their position code, before the Transformer: (B, T, D)."""
+    def embed(self, x_BN2: Tensor, mask_BN: Tensor | None = None, scene: Scene | None = None) -> Tensor:
+        """Face and focus tokens plus their position code, before the Transformer: (B, T, D).
+
+        Args:
+            scene: of `look`, if it is known already.
+        """
+        scene = self.look(x_BN2, mask_BN) if scene is None else scene
+        if self.rest is not None:
+            assert scene is not None
+            tokens_BTD = self.rest(scene, xyz(scene.uvw_B3))
+        else:
+            tokens_BTD = self._face_tokens(x_BN2, mask_BN)
+        if self.window is not None:
+            tokens_BTD = torch.cat([tokens_BTD, self.window(scene).to(tokens_BTD.dtype)], dim=1)
+        embedded_BTD: Tensor = tokens_BTD + self.position()
+        return embedded_BTD
+
+    def _face_tokens(self, x_BN2: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """Tokens of whole faces at full resolution."""
         second: list[Tensor] = []
         first: list[Tensor] = []
         parts = self._parts(x_BN2, mask_BN)
@@ -102,8 +140,7 @@ class Encoder(nn.Module):
             if self.config.multiscale:
                 first.append(self._pooled(m, stages.first_BHWC, stages.first_keep_BHW1, self.fine_pools))
         second.append(self._hexagonal_tokens(parts["hexagonal"]))
-        position_TD: Tensor = self.position()
-        return torch.cat([*second, *first], dim=1) + position_TD
+        return torch.cat([*second, *first], dim=1)
 
     def _parts(self, x_BN2: Tensor, mask_BN: Tensor | None) -> dict[str, Tensor]:
         """Sensors of each map in grid order: (B, sensors, 4) = npho, time, time validity, keep; 0 where masked."""

@@ -80,12 +80,21 @@ def token_blocks(tokens: int, shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def token_table(config: EncoderConfig) -> list[TokenInfo]:
-    """The tokens in order: the rectangular maps', top, bottom, then first-stage tokens if `multiscale`."""
+    """The tokens in order: the rectangular maps', top, bottom, then first-stage tokens if `multiscale`, then the
+    focus."""
+    focus = [TokenInfo(f"focus.{k}", "inner", 2, geo.face_channels("inner")) for k in range(focus_tokens(config))]
+    if config.inner_resolution > 1:
+        return [*(TokenInfo(face, face, 2, geo.face_channels(face)) for face in geo.FACE_NAMES), *focus]
     maps = rectangular_maps(config)
     second = [token for m in maps for token in _map_tokens(m, 2)]
     hexagonal = [TokenInfo(face, face, 2, geo.hexagon(face).nodes) for face in ("top", "bottom")]
     first = [token for m in maps for token in _map_tokens(m, 1)] if config.multiscale else []
-    return [*second, *hexagonal, *first]
+    return [*second, *hexagonal, *first, *focus]
+
+
+def focus_tokens(config: EncoderConfig) -> int:
+    """Tokens of the focus."""
+    return config.focus_tokens if config.focus else 0
 
 
 def _map_tokens(m: RectangularMap, stage: int) -> list[TokenInfo]:

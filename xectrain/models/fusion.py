@@ -130,4 +130,4 @@ class Fusion(nn.Module):
             assert isinstance(layer, FusionLayer)
             maps.append(layer.attention(x_BTD))
             x_BTD = layer(x_BTD)
-        return torch.stack(maps, dim=1)
+        return torch.stack(maps, dim=1) if maps else x_BTD.new_zeros(len(x_BTD), 0, 1, *2 * x_BTD.shape[1:2])

@@ -7,6 +7,7 @@ variance, quantiles, or the value alone), stored parameter by parameter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from shards import geometry as geo
 from shards.normalization import Normalization
 from xectrain.config.networks import ModelConfig, RegressorConfig, TaskConfig
 from xectrain.models.blocks import EPSILON, full_precision, init_linear
+from xectrain.models.differences import MULTIPLIED, LearnedMean, reference_values, referenced
 from xectrain.models.encoder import Encoder
 from xectrain.models.ranges import TrainingRange, input_summaries
+from xectrain.models.reference import Scene
 from xectrain.tasks import TASKS, TargetStatistics, Task, output_columns, parameters_per_value, resolve_tasks
 
 LOG_VARIANCE_LIMIT = 12.0
@@ -50,21 +53,62 @@ class Head(nn.Module):
 
 
 class Standardization(nn.Module):
-    """Mean and spread of every task's targets, stored with the weights, and the way between the two scales."""
+    """Mean and spread of every task's targets, stored with the weights, and the way between the two scales.
 
-    def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
+    Where a task predicts a difference to a reference, they are those of the differences: outputs then are of order one
+    plus the reference in units of that spread.
+    """
+
+    def __init__(self, tasks: Mapping[str, TaskConfig], references: Sequence[str] = ()) -> None:
         super().__init__()
-        self.tasks = dict(tasks)
+        self.tasks, self.references = dict(tasks), tuple(references)
+        self.logarithmic = {n for n, t in tasks.items() if t.log_transform or (n in references and n in MULTIPLIED)}
         for name in tasks:
             size = TASKS[name].size
             self.register_buffer(f"{name}_mean", torch.zeros(size, dtype=torch.float64))
             self.register_buffer(f"{name}_spread", torch.ones(size, dtype=torch.float64))
+            if tasks[name].loss == "gaussian_nll":
+                self.register_buffer(f"{name}_sigma_scale", torch.ones(size, dtype=torch.float64))
+            if name in references:
+                self.register_buffer(f"{name}_target_mean", torch.zeros(size, dtype=torch.float64))
+                self.register_buffer(f"{name}_target_spread", torch.ones(size, dtype=torch.float64))
 
-    def load(self, statistics: Mapping[str, TargetStatistics]) -> None:
-        """Take over the statistics of a training set, by task."""
+    def load(
+        self, statistics: Mapping[str, TargetStatistics], differences: Mapping[str, TargetStatistics] | None = None
+    ) -> None:
+        """Take over the statistics of a training set, by task; `differences` for those with a reference."""
         for name in self.tasks:
-            self.mean(name).copy_(torch.from_numpy(np.asarray(statistics[name].mean)))
-            self.spread(name).copy_(torch.from_numpy(np.asarray(statistics[name].spread)))
+            own = statistics[name] if name not in self.references else (differences or {})[name]
+            self.mean(name).copy_(torch.from_numpy(np.asarray(own.mean)))
+            self.spread(name).copy_(torch.from_numpy(np.asarray(own.spread)))
+            if name in self.references:
+                self.target_mean(name).copy_(torch.from_numpy(np.asarray(statistics[name].mean)))
+                self.target_spread(name).copy_(torch.from_numpy(np.asarray(statistics[name].spread)))
+
+    def sigma_scale(self, name: str) -> Tensor:
+        """What predicted standard deviations are multiplied by (`Regress.calibrate`): float64 (K,)."""
+        return self.get_buffer(f"{name}_sigma_scale")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """As usual; what was stored before uncertainties were calibrated takes the scale 1."""
+        for name, task in self.tasks.items():
+            if task.loss == "gaussian_nll":
+                key = f"{prefix}{name}_sigma_scale"
+                state_dict.setdefault(key, torch.ones_like(self.sigma_scale(name)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def target_mean(self, name: str) -> Tensor:
+        """Mean of the targets themselves (of their logarithms with `log_transform`): float64 (K,)."""
+        return self.get_buffer(f"{name}_target_mean") if name in self.references else self.mean(name)
+
+    def target_spread(self, name: str) -> Tensor:
+        """Standard deviation of the targets themselves (of their logarithms with `log_transform`): float64 (K,)."""
+        return self.get_buffer(f"{name}_target_spread") if name in self.references else self.spread(name)
+
+    def physical_spread(self, name: str) -> Tensor:
+        """Standard deviation of the targets in their unit, to first order: float64 (K,)."""
+        factor = self.target_mean(name).exp() if self.tasks[name].log_transform else 1.0
+        return self.target_spread(name) * factor
 
     def mean(self, name: str) -> Tensor:
         """float64 (K,)."""
@@ -78,18 +122,18 @@ class Standardization(nn.Module):
         """Physical targets (float64) in units of the spread, float32; NaN stays NaN."""
         if TASKS[name].kind == "classes":
             return target_BK.float()
-        value = target_BK.double().log() if self.tasks[name].log_transform else target_BK.double()
+        value = target_BK.double().log() if name in self.logarithmic else target_BK.double()
         return ((value - self.mean(name)) / self.spread(name)).float()
 
     def physical(self, name: str, value_BK: Tensor) -> Tensor:
         """Standardized values in physical units, float32 (float64 inside would not export to every runtime)."""
         value = value_BK.float() * self.spread(name).float() + self.mean(name).float()
-        return value.exp() if self.tasks[name].log_transform else value
+        return value.exp() if name in self.logarithmic else value
 
     def physical_sigma(self, name: str, log_variance_BK: Tensor, value_BK: Tensor) -> Tensor:
         """Standard deviation in physical units (to first order with `log_transform`), given the physical value."""
-        sigma = (0.5 * log_variance_BK.float()).exp() * self.spread(name).float()
-        return sigma * value_BK if self.tasks[name].log_transform else sigma
+        sigma = (0.5 * log_variance_BK.float()).exp() * (self.spread(name) * self.sigma_scale(name)).float()
+        return sigma * value_BK if name in self.logarithmic else sigma
 
 
 class Regressor(nn.Module):
@@ -119,7 +163,14 @@ class Regressor(nn.Module):
                 for name, task in self.tasks.items()
             }
         )
-        self.standardization = Standardization(self.tasks)
+        self.references = referenced(config.encoder, self.tasks)
+        learns_time = config.regressor.time_mean > 0 and "timing" in self.references
+        self.time_mean = LearnedMean(flat, config.regressor.time_mean) if learns_time else None
+        for name in self.references:  # training begins at the reference and can only improve on it
+            head = self.heads[name]
+            assert isinstance(head, Head)
+            nn.init.zeros_(head.last.weight)
+        self.standardization = Standardization(self.tasks, self.references)
         self.ranges = TrainingRange(self.tasks)
 
     def keep(self, tasks: Sequence[str]) -> None:
@@ -127,6 +178,7 @@ class Regressor(nn.Module):
         for name in set(self.tasks) - set(tasks):
             del self.heads[name]
         self.tasks = {name: task for name, task in self.tasks.items() if name in tasks}
+        self.references = tuple(name for name in self.references if name in tasks)
         self.ranges.tasks = tuple(self.tasks)
 
     def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> dict[str, Tensor]:
@@ -140,8 +192,33 @@ class Regressor(nn.Module):
             float32 (B, R·K) by task: values first, then log variances or further quantiles; logits for `n_gamma`.
             `direction` is a unit vector (standardized like its targets).
         """
-        flat_BX = self.encoder(x_BN2, mask_BN).flatten(1)
-        return {name: self._shaped(TASKS[name], head(flat_BX)) for name, head in self.heads.items()}
+        scene = self.encoder.look(x_BN2, mask_BN)
+        flat_BX = self.encoder(x_BN2, mask_BN, scene).flatten(1)
+        outputs = {}
+        for name, head in self.heads.items():
+            out_BX = head(flat_BX)
+            if name in self.references:
+                assert scene is not None
+                out_BX = self._referred(name, out_BX, scene, flat_BX)
+            outputs[name] = self._shaped(TASKS[name], out_BX)
+        return outputs
+
+    def _referred(self, name: str, out_BX: Tensor, scene: Scene, flat_BX: Tensor) -> Tensor:
+        """A head's output with the reference added, in units of the spread of the differences."""
+        value_BK = reference_values(name, scene)
+        if name == "timing" and self.time_mean is not None:
+            assert self.encoder.scene is not None
+            value_BK = value_BK + self.time_mean(scene, flat_BX, self.encoder.scene)[:, None]
+        value_BK = value_BK / self.standardization.spread(name).float()
+        out_BRK: Tensor = out_BX.float().unflatten(1, (-1, TASKS[name].size))
+        values = out_BRK.shape[1] if self.tasks[name].loss == "quantile" else 1
+        return torch.cat([out_BRK[:, :values] + value_BK[:, None], out_BRK[:, values:]], dim=1).flatten(1)
+
+    def reference_values(self, name: str, x_BN2: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """What the light alone says of a task: float32 (B, K), in its unit, its logarithm where that is learned."""
+        scene = self.encoder.look(x_BN2, mask_BN)
+        assert scene is not None
+        return reference_values(name, scene)
 
     def _shaped(self, task: Task, out_BX: Tensor) -> Tensor:
         """Constraints that hold for the outputs themselves: unit length, bounded log variance."""

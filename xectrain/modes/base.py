@@ -99,6 +99,10 @@ class Mode(nn.Module, ABC):
     def forward(self, batch: EventBatch) -> StepResult:
         """Losses (and, in evaluation, predictions) of a micro-batch."""
 
+    def calibrate(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
+        """Adjust what is not trained but stored with the weights to a validation set's outputs; by default nothing."""
+        del outputs
+
     @abstractmethod
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         """Metrics of a whole validation set from its concatenated `StepResult.outputs`."""

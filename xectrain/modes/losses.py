@@ -96,7 +96,7 @@ def task_loss(
         loss (B,), float32, 0 without truth, and whether there is truth, bool (B,).
     """
     good_B = target_BK.isfinite().all(dim=1)
-    if config.log_transform:
+    if task.name in scale.logarithmic:
         good_B = good_B & (target_BK > 0).all(dim=1)
     out_BX = out_BX.float()
     if task.kind == "classes":

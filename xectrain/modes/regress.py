@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from shards.base import ConfigError
 from shards.normalization import Normalization
 from xectrain.config.networks import ModelConfig, TasksConfig
 from xectrain.metrics import task_metrics
+from xectrain.metrics.statistics import FRACTION_1SIGMA
 from xectrain.models.ranges import input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.modes.base import EventBatch, EventMode, StepResult
@@ -24,8 +26,10 @@ from xectrain.modes.reweight import fit_weights
 from xectrain.tasks import (
     TASKS,
     TargetOptions,
+    TargetStatistics,
     check_columns,
     find_task,
+    fit_differences,
     fit_statistics,
     output_columns,
     required_columns,
@@ -37,8 +41,20 @@ if TYPE_CHECKING:
     from xectrain.data import TrainingData
     from xectrain.model_input import InputRules
 
+ENOUGH_PULLS = 100
+"""Validation events from which uncertainties are calibrated."""
 RANGE_SAMPLE = 4096
 """Training events whose sensors are looked at for the range of inputs."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is learned of the training set from the sensors of some of its events."""
+
+    summaries: npt.NDArray[Any]
+    """(n, S), of `ranges.input_summaries`."""
+    differences: Mapping[str, TargetStatistics]
+    """Target minus reference, by task with a reference."""
 
 
 class Regress(EventMode):
@@ -92,8 +108,9 @@ class Regress(EventMode):
             statistics[name] = fit_statistics(TASKS[name], values, task.log_transform)
             if config.reweight.by == "loss" and name in config.reweight.tasks:
                 mode.reweight[name] = fit_weights(name, values, config.reweight.limit)
-        mode.model.standardization.load(statistics)
-        mode.model.ranges.load(statistics, _summaries(data, rules))
+        sample = mode._sample(data, rules)
+        mode.model.standardization.load(statistics, sample.differences)
+        mode.model.ranges.load(statistics, sample.summaries)
         return mode
 
     @classmethod
@@ -113,21 +130,19 @@ class Regress(EventMode):
 
     def means(self) -> dict[str, float]:
         return {
-            column: float(self.model.standardization.mean(name)[k])
+            column: float(self.model.standardization.target_mean(name)[k])
             for name, config in self.model.tasks.items()
             if TASKS[name].kind != "classes" and not config.log_transform
             for k, column in enumerate(TASKS[name].columns)
         }
 
     def spread(self, column: str) -> float:
-        for name, config in self.model.tasks.items():
+        for name in self.model.tasks:
             if TASKS[name].kind == "classes":
                 continue
             for k, truth in enumerate(TASKS[name].columns):
                 if column == f"pred_{truth}" or column.startswith((f"pred_{truth}_q", f"sigma_{truth}")):
-                    spread = float(self.model.standardization.spread(name)[k])
-                    mean = float(self.model.standardization.mean(name)[k])
-                    return spread * (float(np.exp(mean)) if config.log_transform else 1.0)
+                    return float(self.model.standardization.physical_spread(name)[k])
         return 1.0
 
     def restrict(self, tasks: Sequence[str]) -> None:
@@ -137,6 +152,24 @@ class Regress(EventMode):
                 raise ConfigError(f"the model does not predict {task!r}", found=", ".join(self.model.tasks))
         self.model.keep(wanted)
         self._name_outputs()
+
+    @torch.no_grad()
+    def _sample(self, data: TrainingData, rules: InputRules) -> Sample:
+        """Look at the sensors of a sample of the training events, taken evenly over the datasets."""
+        summaries: list[npt.NDArray[Any]] = []
+        differences: dict[str, list[Tensor]] = {name: [] for name in self.model.references}
+        for view in data.train:
+            rows = view.rows[:: max(1, len(view.rows) * len(data.train) // RANGE_SAMPLE)]
+            for part in np.array_split(rows, max(1, len(rows) // 512)):
+                sensors, truth = view.dataset.read(part)
+                x_BN2, mask_BN = rules.apply(torch.from_numpy(sensors.astype(np.float32)))
+                summaries.append(input_summaries(x_BN2, mask_BN, rules.model).numpy())
+                for name, found in differences.items():
+                    target_BK = targets(TASKS[name], torch.from_numpy(truth), list(view.dataset.columns), self.options)
+                    target_BK = target_BK.log() if name in self.model.standardization.logarithmic else target_BK
+                    found.append(target_BK - self.model.reference_values(name, x_BN2, mask_BN).double())
+        fitted = {name: fit_differences(TASKS[name], torch.cat(found).numpy()) for name, found in differences.items()}
+        return Sample(np.concatenate(summaries), fitted)
 
     def forward(self, batch: EventBatch) -> StepResult:
         out = self.model(batch.x_BN2, batch.mask_BN)
@@ -158,6 +191,8 @@ class Regress(EventMode):
                 predicted_BK = self.model.physical(name, out[name])
                 for k, column in enumerate(TASKS[name].columns):
                     outputs[f"pred_{column}"], outputs[f"true_{column}"] = predicted_BK[:, k], target_BK[:, k]
+                    if config.loss == "gaussian_nll":
+                        outputs[f"sigma_{column}"] = predicted_BK[:, TASKS[name].size + k]
         if self.training:
             loss_B = self.balance(losses)
         else:  # comparable between epochs: the learned weights change
@@ -181,6 +216,21 @@ class Regress(EventMode):
             terms["energy_light"] = config.energy_light * excess_B
         return terms
 
+    def calibrate(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
+        """Scale the predicted uncertainties so that 68.27 % of the validation events lie within them.
+
+        A likelihood fitted to the training set is too sure of itself elsewhere; tails that no Gaussian has widen it.
+        """
+        for name, task in self.model.tasks.items():
+            if task.loss != "gaussian_nll":
+                continue
+            for k, column in enumerate(TASKS[name].columns):
+                residual = outputs[f"pred_{column}"] - outputs[f"true_{column}"]
+                pull = np.abs(residual) / outputs[f"sigma_{column}"]
+                pull = pull[np.isfinite(pull)]
+                if len(pull) >= ENOUGH_PULLS:
+                    self.model.standardization.sigma_scale(name)[k] *= float(np.quantile(pull, FRACTION_1SIGMA))
+
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for name in self.model.tasks:
@@ -202,15 +252,3 @@ def target_options(config: Config, data: TrainingData) -> TargetOptions:
     """How targets are made of a training set's columns."""
     relative = data.first.manifest.settings.time_reference == "relative"
     return TargetOptions(relative_time=relative, timing_at=config.tasks.timing_at)
-
-
-def _summaries(data: TrainingData, rules: InputRules) -> npt.NDArray[Any]:
-    """Input summaries of a sample of the training events, taken evenly over the datasets."""
-    parts = []
-    for view in data.train:
-        rows = view.rows[:: max(1, len(view.rows) * len(data.train) // RANGE_SAMPLE)]
-        for part in np.array_split(rows, max(1, len(rows) // 512)):
-            sensors, _ = view.dataset.read(part)
-            x_BN2, mask_BN = rules.apply(torch.from_numpy(sensors.astype(np.float32)))
-            parts.append(input_summaries(x_BN2, mask_BN, rules.model).numpy())
-    return np.concatenate(parts)

@@ -64,6 +64,8 @@ def validate(module: Mode, batches: Batches) -> Validation:
     gathered = batches.ranks.gather((mine, odd[:SHOWN_ROWS]))
     parts = [outputs for outputs, _ in gathered if outputs]
     merged = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
+    if merged:
+        module.calibrate(merged)
     reduced = sums.reduced(batches.ranks)
     means = means_of(reduced)
     events = sum(len(view.rows) for view in batches.data.val)

@@ -5,7 +5,7 @@ import pytest
 from shards.base import ConfigError
 from xectrain.config.files import parse_assignment, to_yaml
 from xectrain.config.networks import PRESETS
-from xectrain.config.tree import Config
+from xectrain.config.tree import Config, completed
 from xectrain.modes import load_config
 
 
@@ -96,3 +96,17 @@ def test_every_field_has_a_description() -> None:
         return count
 
     assert check(Config) > 60
+
+
+def test_what_an_earlier_version_stored_keeps_its_meaning_though_the_preset_changed() -> None:
+    stored = load_config(assignments=["model.preset=small"]).model_dump(mode="json")
+    for key in [k for k in stored["model"]["encoder"] if k.startswith(("focus", "inner_resolution", "rest"))]:
+        del stored["model"]["encoder"][key]
+    del stored["model"]["regressor"]["time_mean"]
+    stored["model"]["encoder"]["inner_tokens"] = 8
+    found = Config.model_validate(completed(stored))
+    assert PRESETS["small"].encoder.focus
+    encoder = found.model.encoder
+    assert (encoder.focus, encoder.inner_resolution, encoder.inner_tokens) == (0, 1, 8)
+    assert found.model.regressor.time_mean == 0
+    assert found.model.preset == "small"

@@ -146,6 +146,25 @@ def test_a_graph_that_deviates_is_not_published(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_network_with_a_focus_is_exported_with_its_window_and_its_references(tmp_path):
+    """Dead, negative and missing values at any batch size are the gate's; here also events without any light."""
+    dataset = make_dataset(tmp_path / "data", 40, columns=COLUMNS)
+    focus = {"model__encoder__focus": 9, "model__encoder__inner_resolution": 4, "model__regressor__time_mean": 4}
+    run = tiny_run(tmp_path / "run", dataset, **focus)
+    path = tmp_path / "focus.onnx"
+    CliRunner().invoke(app, [str(run), "--output", str(path)], catch_exceptions=False)
+    assert path.is_file()
+    npho, time, _ = make_events(4, 5, COLUMNS)
+    npho[0], npho[1], time[2] = 0, np.nan, np.nan
+    expected = load(run, device="cpu", precision="fp32").predict(npho, time)
+    found = load(path, device="cpu").predict(npho, time)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_bare_network_for_some_tasks(run, tmp_path):
     path = tmp_path / "bare.onnx"
     call = [str(run), "-o", str(path), "--normalized", "--tasks", "uvwFI"]

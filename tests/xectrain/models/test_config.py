@@ -13,12 +13,12 @@ def test_a_config_is_checked_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_presets_differ_in_size_only_and_accept_overrides() -> None:
-    assert [PRESETS[name].encoder.width for name in ("reference", "small", "tiny")] == [1024, 256, 128]
-    changed = model_config("small", {"encoder": {"width": 128, "outer_pool": [1, 1]}})
-    assert changed.encoder.width == 128
+def test_presets_accept_overrides() -> None:
+    assert [PRESETS[name].encoder.width for name in ("reference", "small", "tiny")] == [1024, 128, 128]
+    changed = model_config("small", {"encoder": {"width": 64, "outer_pool": [1, 1]}})
+    assert changed.encoder.width == 64
     assert changed.encoder.outer_pool == (1, 1)
-    assert changed.encoder.inner_tokens == PRESETS["small"].encoder.inner_tokens
+    assert changed.encoder.focus == PRESETS["small"].encoder.focus == 15
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,9 @@ def test_presets_differ_in_size_only_and_accept_overrides() -> None:
         ("tiny", {"encoder": {"fusion_heads": 5}}, r"fusion_heads 5 does not divide width 128"),
         ("tiny", {"encoder": {"stage_blocks": [0, 1]}}, "at least one block per stage"),
         ("tiny", {"inpainter": {"query_heads": 3}}, "query_heads 3 does not divide query_width 16"),
+        ("tiny", {"encoder": {"focus": 10}}, "focus 10 must be odd and at least 9, or 0"),
+        ("tiny", {"encoder": {"inner_resolution": 4}}, "inner_resolution above 1 needs a focus"),
+        ("tiny", {"encoder": {"focus": 9, "inner_resolution": 4, "outer": "split"}}, "one token a face"),
         ("tiny", {"encoder": {"pool": "max"}}, "model.encoder.pool: Input should be 'area', 'bilinear' or 'attention'"),
     ],
 )

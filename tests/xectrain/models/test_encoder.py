@@ -19,6 +19,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bilinear": {"pool": "bilinear"},
     "attention": {"pool": "attention", "mixer": "attention"},
     "tokens": {"inner_tokens": 4, "multiscale": True, "position": "geometric", "fusion_norm": "pre"},
+    "focus": {"focus": 11},
+    "coarse": {"focus": 11, "inner_resolution": 4},
     "validity": {"validity_channel": True, "invalid_time": "zero", "position": "sinusoidal"},
 }
 
@@ -176,11 +178,22 @@ ALTERNATIVES: dict[str, Any] = {
     "validity_channel": True,
     "invalid_time": "zero",
     "drop_path": 0.9,
+    "focus": 11,
+}
+COARSE = {"focus": 11, "inner_resolution": 4}
+WITH_FOCUS: dict[str, Any] = {
+    "focus": 13,
+    "focus_channels": (16, 64),
+    "focus_blocks": (1, 2),
+    "focus_tokens": 1,
+    "inner_resolution": 3,
+    "rest_channels": (8, 32),
 }
 
 
 @pytest.mark.parametrize("option", EncoderConfig.model_fields)
 def test_every_option_changes_the_output(option: str) -> None:
+    assert option in ALTERNATIVES or option in WITH_FOCUS
     x = events(8)
 
     def output(**options: Any) -> Tensor:
@@ -189,8 +202,10 @@ def test_every_option_changes_the_output(option: str) -> None:
         out: Tensor = network(x)
         return out
 
-    plain, changed = output(), output(**{option: ALTERNATIVES[option]})
-    assert plain.shape != changed.shape or not torch.allclose(plain, changed, atol=1e-4)
+    pairs = [(base, table[option]) for base, table in (({}, ALTERNATIVES), (COARSE, WITH_FOCUS)) if option in table]
+    for base, value in pairs:
+        plain, changed = output(**base), output(**{**base, option: value})
+        assert plain.shape != changed.shape or not torch.allclose(plain, changed, atol=1e-4)
 
 
 def test_attention_weights_are_probabilities_between_tokens() -> None:

@@ -11,8 +11,10 @@ from support.networks import STANDARD, events, masks, tiny
 from ingest.toymc import Options, generate
 from ingest.toymc.events import ToyEvents
 from shards import geometry as geo
+from shards.base import ConfigError
 from shards.normalization import normalize
 from xectrain.config.networks import RegressorConfig, TaskConfig
+from xectrain.models.differences import REFERENCED
 from xectrain.models.ranges import SUMMARIES, input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.tasks import TASKS, fit_statistics, output_columns
@@ -93,6 +95,17 @@ def test_sigma_is_in_physical_units() -> None:
     spread = float(model.standardization.spread("energy"))
     sigma = model.standardization.physical_sigma("energy", torch.tensor([[2 * math.log(0.1)]]), value)
     assert float(sigma) == pytest.approx(0.05 * 0.1 * spread, rel=1e-5)
+
+
+def test_weights_stored_before_uncertainties_were_calibrated_still_load() -> None:
+    model = fitted({"energy": TaskConfig(loss="gaussian_nll"), "uvwFI": TaskConfig()})
+    weights = model.state_dict()
+    assert "standardization.energy_sigma_scale" in weights
+    assert "standardization.uvwFI_sigma_scale" not in weights
+    model.standardization.sigma_scale("energy").fill_(3)
+    del weights["standardization.energy_sigma_scale"]
+    model.load_state_dict(weights)
+    assert model.standardization.sigma_scale("energy") == 1
 
 
 def test_a_crossed_quantile_is_put_in_order() -> None:
@@ -227,10 +240,81 @@ def test_summaries_are_what_their_names_say() -> None:
 @pytest.mark.parametrize("option", RegressorConfig.model_fields)
 def test_every_option_of_the_heads_changes_the_output(option: str) -> None:
     x = events(4)
-    changed = {"head_hidden": 24, "head_dropout": 0.9}[option]
+    changed = {"head_hidden": 24, "head_dropout": 0.9, "time_mean": 4}[option]
     outs = []
     for options in ({}, {option: changed}):
-        model = regressor(["uvwFI"], **options).train()
+        torch.manual_seed(0)
+        config = tiny(encoder={"focus": 9} if option == "time_mean" else {}, regressor=options)
+        model = awakened(Regressor(config, ["timing", "uvwFI"], STANDARD)).train()
         torch.manual_seed(5)
-        outs.append(model(x)["uvwFI"])
+        outs.append(torch.cat(list(model(x).values()), dim=1))
     assert not torch.allclose(*outs, atol=1e-4)
+
+
+def awakened(model: Regressor) -> Regressor:
+    """With last layers that matter: where there is a reference they begin at zero."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("last.weight", "last.bias", "shift.weight", "second.weight")):
+                parameter.normal_(std=0.05)
+    return model
+
+
+REFERENCED_TASKS = {name: TaskConfig(loss="quantile" if name == "xyzFI" else "smooth_l1") for name in REFERENCED}
+
+
+@pytest.mark.parametrize("resolution", [1, 4])
+def test_an_untrained_network_is_the_reference(resolution: int) -> None:
+    """Whatever the tokens are: the last layers begin at zero."""
+    x = events(3)
+    config = tiny(encoder={"focus": 9, "inner_resolution": resolution}, regressor={"time_mean": 4})
+    for loss in ("smooth_l1", "gaussian_nll"):
+        tasks = {n: t.model_copy(update={"loss": loss}) for n, t in REFERENCED_TASKS.items() if n != "xyzFI"}
+        model = Regressor(config, {**tasks, "xyzFI": REFERENCED_TASKS["xyzFI"], "n_gamma": EVERY["n_gamma"]}, STANDARD)
+        assert set(model.references) == set(REFERENCED)
+        for name in REFERENCED:
+            model.standardization.spread(name).fill_(0.5)
+            model.standardization.mean(name).fill_(0.25)
+        found = model.eval().predict(x)
+        scene = model.encoder.look(x)
+        assert scene is not None
+        for k, column in enumerate("uvw"):
+            torch.testing.assert_close(found[f"pred_{column}"], scene.uvw_B3[:, k] + 0.25, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(found["pred_energy"], scene.total_B * math.exp(0.25), rtol=1e-5, atol=0)
+        torch.testing.assert_close(found["pred_timing"], scene.time_B + 0.25, rtol=1e-5, atol=1e-5)
+        point = geo.xyz_from_uvw(scene.uvw_B3.double().numpy())
+        for k, column in enumerate("xyz"):
+            torch.testing.assert_close(
+                found[f"pred_{column}"].double(), torch.from_numpy(point[:, k]) + 0.25, rtol=0, atol=1e-3
+            )
+        theta = np.degrees(np.arccos(point[:, 2] / np.linalg.norm(point, axis=1)))
+        torch.testing.assert_close(found["pred_theta"].double(), torch.from_numpy(theta) + 0.25, rtol=0, atol=1e-3)
+
+
+def test_references_are_there_where_they_are_wanted() -> None:
+    with_focus, without = tiny(encoder={"focus": 9}), tiny()
+    assert Regressor(with_focus, ["energy"], STANDARD).references == ("energy",)
+    assert Regressor(with_focus, {"energy": TaskConfig(reference="none")}, STANDARD).references == ()
+    assert Regressor(without, ["energy"], STANDARD).references == ()
+    for config, task in ((without, "energy"), (with_focus, "n_gamma")):
+        settings = {task: EVERY[task].model_copy(update={"reference": "light"})}
+        with pytest.raises(ConfigError, match=rf"tasks.{task}.reference: (needs|has no)"):
+            Regressor(config, settings, STANDARD)
+
+
+@pytest.mark.parametrize("resolution", [1, 4])
+def test_a_masked_sensor_influences_no_prediction(resolution: int) -> None:
+    config = tiny(encoder={"focus": 9, "inner_resolution": resolution}, regressor={"time_mean": 4})
+    model = awakened(Regressor(config, REFERENCED_TASKS, STANDARD)).eval()
+    x = events(3)
+    mask = masks(x, 0.3)
+    x.requires_grad_()
+    out = torch.cat(list(model(x, mask).values()), dim=1)
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert (x.grad[mask] == 0).all()
+    for poison in (float("nan"), 1e30):
+        other = torch.where(mask[..., None], poison, x.detach())
+        assert torch.equal(torch.cat(list(model(other, mask).values()), dim=1), out.detach())

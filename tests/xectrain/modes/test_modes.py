@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from support.networks import STANDARD, tiny
 
 from shards.base import ConfigError
 from xectrain.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
+from xectrain.config.networks import TaskConfig, TasksConfig
 from xectrain.config.tree import Config
 from xectrain.modes import load_config
+from xectrain.modes.regress import Regress
+from xectrain.tasks import TargetOptions
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics
 
@@ -129,3 +134,19 @@ def test_init_from_something_else_is_refused(toy_dataset: Path, pretrained: Path
         session.train(
             config(toy_dataset, "mae", **{"checkpoint.init_from": str(tmp_path / "other.pt")}), tmp_path / "r"
         )
+
+
+def test_uncertainties_are_calibrated_on_the_validation_set() -> None:
+    settings = TasksConfig(angle=TaskConfig(), uvwFI=TaskConfig(enabled=True, loss="gaussian_nll"))
+    mode = Regress(tiny(), settings, STANDARD, ["u", "v", "w"], TargetOptions())
+    draw = np.random.default_rng(0)
+    outputs = {f"true_{c}": draw.normal(size=4000) for c in "uvw"}
+    outputs |= {f"sigma_{c}": draw.uniform(0.5, 2, 4000) for c in "uvw"}
+    for c, factor in zip("uvw", (1.0, 2.0, 0.5), strict=True):
+        outputs[f"pred_{c}"] = outputs[f"true_{c}"] + factor * outputs[f"sigma_{c}"] * draw.normal(size=4000)
+    mode.calibrate(outputs)
+    assert mode.model.standardization.sigma_scale("uvwFI").tolist() == pytest.approx([1, 2, 0.5], rel=0.05)
+    scaled = {k: v * (1.0, 2.0, 0.5)["uvw".index(k[-1])] if k.startswith("sigma") else v for k, v in outputs.items()}
+    before = mode.model.standardization.sigma_scale("uvwFI").clone()
+    mode.calibrate(scaled)  # what comes out now is calibrated already
+    assert mode.model.standardization.sigma_scale("uvwFI").tolist() == pytest.approx(before.tolist(), rel=0.05)

@@ -1,0 +1,109 @@
+"""Predicting differences: what a scene says of each task, and a learned mean of the sensors' times.
+
+Shape suffixes: see `xectrain.models.focus`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shards.base import ConfigError
+from xectrain.config.networks import EncoderConfig, TaskConfig
+from xectrain.models.blocks import full_precision, init_linear
+from xectrain.models.focus import gathered
+from xectrain.models.foveated import brightness, shown_lateness
+from xectrain.models.reference import LIGHT_SPEED_XENON, LightReference, Scene, xyz
+
+REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
+"""Tasks that the light alone says something of."""
+MULTIPLIED = ("energy",)
+"""Those whose reference is a factor: the difference is one of logarithms."""
+RATIO_LIMIT = 4.0
+"""Learned weights change a sensor's weight by at most e to this power."""
+SENSOR_FEATURES = 6
+
+
+def referenced(encoder: EncoderConfig, tasks: Mapping[str, TaskConfig]) -> tuple[str, ...]:
+    """The tasks that predict a difference to the light's reference.
+
+    Raises:
+        ConfigError: a reference is asked for without a focus, or for a task that has none.
+    """
+    for name, task in tasks.items():
+        if task.reference == "light" and not (encoder.focus and name in REFERENCED):
+            why = "needs model.encoder.focus" if name in REFERENCED else "has no reference in the light"
+            raise ConfigError(why, item=f"tasks.{name}.reference", found=task.reference)
+    wanted = [n for n, t in tasks.items() if t.reference == "light" or (t.reference == "auto" and encoder.focus)]
+    return tuple(name for name in wanted if name in REFERENCED)
+
+
+def reference_values(name: str, scene: Scene) -> Tensor:
+    """What the light says of a task: float32 (B, K), in its unit; logarithms for those in `MULTIPLIED`."""
+    if name == "energy":
+        return scene.total_B[:, None].log()
+    if name == "timing":
+        return scene.time_B[:, None]
+    if name == "uvwFI":
+        return scene.uvw_B3
+    point_B3 = xyz(scene.uvw_B3)
+    if name == "xyzFI":
+        return point_B3
+    direction_B3 = F.normalize(point_B3, dim=1)
+    if name == "direction":
+        return direction_B3
+    x_B, y_B, z_B = direction_B3.unbind(dim=1)
+    return torch.rad2deg(torch.stack((z_B.clamp(-1, 1).acos(), torch.atan2(y_B, -x_B)), dim=1))
+
+
+class LearnedMean(nn.Module):
+    """A correction to the mean arrival time: a mean with learned weights and corrections, seen from a learned point.
+
+    Args:
+        inputs: length of the flattened tokens.
+        hidden: width of the network that looks at a sensor.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.sensor = nn.Linear(SENSOR_FEATURES, hidden)
+        self.context = nn.Linear(inputs, hidden)
+        self.last = nn.Linear(hidden, 2)
+        self.shift = nn.Linear(inputs, 3)
+        init_linear(self)
+        for layer in (self.last, self.shift):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, scene: Scene, flat_BX: Tensor, reference: LightReference) -> Tensor:
+        """Nanoseconds to be added to `scene.time_B`: float32 (B,). 0 before anything is learned, or without times."""
+        with full_precision(flat_BX):
+            flat_BX = flat_BX.float()
+            hidden_BKX = self.sensor(sensor_features(scene)) + self.context(flat_BX)[:, None]
+            ratio_BK, late_BK = self.last(F.gelu(hidden_BKX)).unbind(dim=-1)
+            moved_BK = reference.distances(scene.spot, scene.uvw_B3 + self.shift(flat_BX)) - scene.distance_BK
+            arrival_BK = scene.late_BK - moved_BK / LIGHT_SPEED_XENON - late_BK
+            weight_BK = scene.weight_BK * (RATIO_LIMIT * (ratio_BK / RATIO_LIMIT).tanh()).exp()
+            mean_B: Tensor = (weight_BK * arrival_BK).sum(dim=1) / weight_BK.sum(dim=1).clamp(min=1e-3)
+        return mean_B
+
+
+def sensor_features(scene: Scene) -> Tensor:
+    """What is known of each sensor that may have a time: float32 (B, K, 6)."""
+    light, channels_BS = scene.light, scene.spot.channels_BS
+    window = channels_BS.shape[1]
+    first_pmt = light.photons_BN.shape[1] - (scene.late_BK.shape[1] - window)
+    photons_BK = torch.cat([gathered(light.photons_BN, channels_BS), light.photons_BN[:, first_pmt:]], dim=1)
+    is_pmt_BK = (torch.arange(photons_BK.shape[1], device=photons_BK.device) >= window).float().expand_as(photons_BK)
+    late_BK = shown_lateness(scene.late_BK)
+    shown = (
+        brightness(photons_BK),
+        late_BK,
+        late_BK.square() / 4,
+        scene.distance_BK / 20,
+        scene.distance_BK.log() - 2,
+        is_pmt_BK,
+    )
+    return torch.stack(shown, dim=-1)

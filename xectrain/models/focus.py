@@ -1,0 +1,114 @@
+"""Where an event is read closely: the light of its visible sensors, the brightest spot of the inner face, its window.
+
+Shape suffixes: see `xectrain.models.blocks`; here S sensors of a window, K sensors whose times are used. A sensor that
+is masked (hidden, dead, without a valid npho) influences nothing, not even where the window lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shards import geometry as geo
+from shards.normalization import Normalization, valid
+
+SMOOTH = 3
+"""The brightest spot is the largest mean over 3×3 visible sensors: a single hot or dead channel moves it little."""
+NOWHERE = -1e5
+"""Score [photons] of a masked sensor."""
+CENTRE_PREFERENCE = 0.5
+"""Photons by which the middle of the face is preferred to its corners: decides only where there is no light at all."""
+
+
+@dataclass(frozen=True)
+class Light:
+    """What the visible sensors say, in physical units."""
+
+    photons_BN: Tensor
+    """float32, photons (pedestals may be negative); 0 where masked."""
+    keep_BN: Tensor
+    """float32, 1 where visible."""
+    time_BN: Tensor
+    """float32, ns, in the frame of the sensors' times; 0 without a valid time."""
+    timed_BN: Tensor
+    """float32, 1 where visible with a valid time."""
+
+
+def read_light(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normalization) -> Light:
+    """Photons and nanoseconds of normalized, sentinel-marked sensors; see `Encoder.forward` for the arguments."""
+    npho_valid_BN, time_valid_BN = valid(x_BN2, normalization)
+    keep_BN = npho_valid_BN if mask_BN is None else ~mask_BN
+    timed_BN = time_valid_BN & keep_BN
+    npho_BN, time_BN = x_BN2.float().unbind(dim=-1)
+    zero = torch.zeros_like(npho_BN)
+    photons_BN = torch.where(keep_BN, normalization.inverse_npho(torch.where(keep_BN, npho_BN, zero)), zero)
+    nanoseconds_BN = 1e9 * normalization.inverse_time(torch.where(timed_BN, time_BN, zero))
+    return Light(photons_BN, keep_BN.float(), torch.where(timed_BN, nanoseconds_BN, zero), timed_BN.float())
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The window around the brightest spot."""
+
+    centre_B: Tensor
+    """int64, inner channel in its middle."""
+    channels_BS: Tensor
+    """int64, channels of the window row by row; `geo.N_SENSORS` outside the face."""
+    smooth_BHW: Tensor
+    """float32, mean photons of the visible sensors among 3×3, on the inner face's grid; 0 if there are none."""
+
+
+class Spotter(nn.Module):
+    """Finds the window. Nothing is learned.
+
+    Args:
+        window: its side in sensors, odd.
+    """
+
+    inner_P: Tensor
+    padded_Q: Tensor
+    offset_S: Tensor
+    preference_P: Tensor
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        grid = geo.face_grid("inner").astype(np.int64)
+        half = window // 2
+        padded = np.pad(grid, half, constant_values=geo.N_SENSORS)
+        self.window, self.shape, self.stride = window, (grid.shape[0], grid.shape[1]), padded.shape[1]
+        offsets = np.arange(window)[:, None] * padded.shape[1] + np.arange(window)
+        rows, columns = (np.linspace(-1, 1, size) for size in grid.shape)
+        far = np.hypot(rows[:, None], columns) / np.sqrt(2)
+        for name, table in (
+            ("inner_P", grid.ravel()),
+            ("padded_Q", padded.ravel()),
+            ("offset_S", offsets.ravel()),
+            ("preference_P", (CENTRE_PREFERENCE * (1 - far)).ravel().astype(np.float32)),
+        ):
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)), persistent=False)
+
+    def forward(self, light: Light) -> Spot:
+        """The window of every event. Without any light it lies in the middle of the face."""
+        photons_BP, keep_BP = light.photons_BN[:, self.inner_P], light.keep_BN[:, self.inner_P]
+        smooth_BHW = self._smooth(photons_BP, keep_BP)
+        score_BP = torch.where(keep_BP > 0, smooth_BHW.flatten(1), torch.full_like(photons_BP, NOWHERE))
+        place_B = (score_BP + self.preference_P).argmax(dim=1)
+        row_B = torch.div(place_B, self.shape[1], rounding_mode="floor")
+        corner_B = row_B * self.stride + (place_B - row_B * self.shape[1])
+        channels_BS = self.padded_Q[corner_B[:, None] + self.offset_S]
+        return Spot(self.inner_P[place_B], channels_BS, smooth_BHW)
+
+    def _smooth(self, photons_BP: Tensor, keep_BP: Tensor) -> Tensor:
+        both_B2HW = torch.stack((photons_BP, keep_BP), dim=1).unflatten(2, self.shape)
+        mean_B2HW = F.avg_pool2d(both_B2HW, SMOOTH, stride=1, padding=SMOOTH // 2)
+        return mean_B2HW[:, 0] / mean_B2HW[:, 1].clamp(min=0.5 / SMOOTH**2)
+
+
+def gathered(values_BN: Tensor, channels_BS: Tensor) -> Tensor:
+    """Values of the window's sensors, (B, S); 0 outside the face."""
+    padded_BN: Tensor = F.pad(values_BN, (0, 1))
+    return padded_BN.gather(1, channels_BS)

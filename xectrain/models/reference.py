@@ -1,0 +1,233 @@
+"""What the light says of an event without anything learned: the point it comes from, its amount, its time.
+
+The definitions are those of the simple classical methods (`xectrain.baselines`), written as tensor operations of fixed
+shape, so that a network can predict differences to them and be exported with them. Shape suffixes: see
+`xectrain.models.focus`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shards import geometry as geo
+from xectrain.models.focus import Light, Spot, Spotter, gathered
+
+CENTRE_SIDE = 9
+"""Sensors along a side of the square over which light is weighted, as in `baselines.light`."""
+LIGHT_SPEED_XENON = 29.9792458 / 3.6
+"""Group velocity of scintillation light in liquid xenon at 175 nm [cm/ns]."""
+HUBER_NS = 1.5
+"""Residual × √(photons/100) [ns] beyond which a time is weighted down: scattered light arrives late."""
+ITERATIONS = 4
+RINGS = (1, 3, 5, 9)
+"""Sides of nested squares around the brightest sensor, whose shares of the light tell the depth."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is known of events before anything is learned."""
+
+    light: Light
+    spot: Spot
+    uvw_B3: Tensor
+    """Light-weighted u, v and the depth that the width of the spot tells [cm]."""
+    total_B: Tensor
+    """Coverage-weighted photon sum, masked sensors filled from their neighbours, at least 1."""
+    time_B: Tensor
+    """Robust mean of sensor times minus light path [ns]; 0 without any time."""
+    late_BK: Tensor
+    """How much later than that a sensor is [ns], window first, then all PMTs; 0 without a time."""
+    weight_BK: Tensor
+    """Its weight in the mean [photons]; 0 without a time."""
+    distance_BK: Tensor
+    """From the point to the sensor [cm]."""
+    facts_BA: Tensor
+    """The numbers a network is told of all this, of order one."""
+
+
+class LightReference(nn.Module):
+    """Makes a scene of events.
+
+    Args:
+        window: side of the window in sensors, odd, at least `CENTRE_SIDE`.
+        geometry: sensor positions; nominal when not given.
+    """
+
+    position_N3: Tensor
+    uvw_N3: Tensor
+    coverage_N: Tensor
+    ring_OK: Tensor
+    place_I: Tensor
+    face_N6: Tensor
+    centre_X: Tensor
+    rim_X: Tensor
+    nested_RS: Tensor
+
+    def __init__(self, window: int, geometry: geo.Geometry | None = None) -> None:
+        super().__init__()
+        self.spotter = Spotter(window)
+        nowhere = np.zeros((1, 3))
+        positions = (geometry or geo.nominal()).positions
+        distance = np.abs(np.arange(window) - window // 2)
+        ring = np.maximum(distance[:, None], distance).ravel()
+        half = CENTRE_SIDE // 2
+        tables = {
+            "position_N3": np.concatenate([positions, nowhere]),
+            "uvw_N3": np.concatenate([geo.uvw_from_xyz(positions), nowhere]),
+            "coverage_N": geo.cell_area() / geo.sensor_area(),
+            "face_N6": np.eye(len(geo.FACE_NAMES))[geo.nominal().face],
+            "nested_RS": np.stack([ring <= side // 2 for side in RINGS]),
+        }
+        indices = {
+            "ring_OK": _pmt_rings(),
+            "place_I": np.argsort(geo.face_grid("inner").ravel()),
+            "centre_X": np.flatnonzero(ring <= half),
+            "rim_X": np.flatnonzero(ring == half),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, torch.from_numpy(table.astype(np.float32)), persistent=False)
+        for name, index in indices.items():
+            self.register_buffer(name, torch.from_numpy(index.astype(np.int64)), persistent=False)
+
+    def forward(self, light: Light) -> Scene:
+        spot = self.spotter(light)
+        photons_BS, keep_BS = (gathered(v, spot.channels_BS) for v in (light.photons_BN, light.keep_BN))
+        uv_B2 = self._centre(spot, photons_BS, keep_BS)
+        filled_BN = self._filled(light, spot)
+        inner_BP = filled_BN[:, : geo.N_SIPM].clamp(min=0)
+        uvw_B3 = torch.cat([uv_B2, _depth(inner_BP)[:, None]], dim=1)
+        faces_B6 = (filled_BN * self.coverage_N) @ self.face_N6
+        total_B = faces_B6.sum(dim=1).clamp(min=1)
+        time_B, late_BK, weight_BK, distance_BK = self._times(light, spot, uvw_B3)
+        facts_BA = self._facts(spot, uvw_B3, faces_B6, inner_BP, photons_BS, keep_BS, weight_BK)
+        return Scene(light, spot, uvw_B3, total_B, time_B, late_BK, weight_BK, distance_BK, facts_BA)
+
+    def _centre(self, spot: Spot, photons_BS: Tensor, keep_BS: Tensor) -> Tensor:
+        """Light-weighted u, v [cm] of the photons above the median of the rim; the middle sensor if there are none."""
+        rim_BX, seen_BX = photons_BS[:, self.rim_X], keep_BS[:, self.rim_X]
+        background_B1 = _median(rim_BX, seen_BX)
+        weight_BX = (photons_BS - background_B1)[:, self.centre_X].clamp(min=0) * keep_BS[:, self.centre_X]
+        place_BX2 = self.uvw_N3[spot.channels_BS[:, self.centre_X]][..., :2]
+        middle_B2 = self.uvw_N3[spot.centre_B][:, :2]
+        light_B1 = weight_BX.sum(dim=1, keepdim=True)
+        mean_B2 = (weight_BX[..., None] * place_BX2).sum(dim=1) / light_B1.clamp(min=1e-3)
+        return torch.where(light_B1 > 1e-3, mean_B2, middle_B2)
+
+    def _filled(self, light: Light, spot: Spot) -> Tensor:
+        """Photons with masked sensors replaced by the mean of the visible ones around them; 0 if there are none."""
+        around_BI = spot.smooth_BHW.flatten(1)[:, self.place_I]
+        photons_BO, keep_BO = (
+            F.pad(v[:, geo.N_SIPM :], (0, 1))[:, self.ring_OK] for v in (light.photons_BN, light.keep_BN)
+        )
+        around_BO = photons_BO.sum(dim=-1) / keep_BO.sum(dim=-1).clamp(min=1)
+        around_BN = torch.cat([around_BI, around_BO], dim=1)
+        return light.photons_BN + (1 - light.keep_BN) * around_BN
+
+    def _times(self, light: Light, spot: Spot, uvw_B3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Robust mean arrival (B,), and per sensor lateness, weight and distance (B, K)."""
+
+        def used(values_BN: Tensor) -> Tensor:
+            return torch.cat([gathered(values_BN, spot.channels_BS), values_BN[:, geo.N_SIPM :]], dim=1)
+
+        timed_BK, photons_BK = used(light.timed_BN), used(light.photons_BN)
+        distance_BK = self.distances(spot, uvw_B3)
+        arrival_BK = used(light.time_BN) - timed_BK * distance_BK / LIGHT_SPEED_XENON
+        weight_BK = timed_BK * photons_BK.clamp(min=1)
+        inverse_BK = HUBER_NS / (weight_BK / 100).clamp(min=1e-6).sqrt()
+        robust_BK = weight_BK
+        time_B1 = _weighted(arrival_BK, weight_BK)
+        for _ in range(ITERATIONS):
+            robust_BK = weight_BK * (inverse_BK / (arrival_BK - time_B1).abs().clamp(min=1e-6)).clamp(max=1)
+            time_B1 = _weighted(arrival_BK, robust_BK)
+        return time_B1[:, 0], timed_BK * (arrival_BK - time_B1), robust_BK, distance_BK
+
+    def distances(self, spot: Spot, uvw_B3: Tensor) -> Tensor:
+        """From a point to the sensors of the window and to all PMTs: (B, K), cm."""
+        point_B13 = xyz(uvw_B3)[:, None]
+        window_BS3 = self.position_N3[spot.channels_BS]
+        pmts_BO3 = self.position_N3[geo.N_SIPM : -1].expand(window_BS3.shape[0], -1, -1)
+        offset_BK3 = torch.cat([window_BS3, pmts_BO3], dim=1) - point_B13
+        return offset_BK3.square().sum(dim=-1).clamp(min=1e-4).sqrt()
+
+    def _facts(
+        self,
+        spot: Spot,
+        uvw_B3: Tensor,
+        faces_B6: Tensor,
+        inner_BP: Tensor,
+        photons_BS: Tensor,
+        keep_BS: Tensor,
+        weight_BK: Tensor,
+    ) -> Tensor:
+        middle_B2 = self.uvw_N3[spot.centre_B][:, :2]
+        seen_BR = (keep_BS @ self.nested_RS.T).clamp(min=1)
+        nested_BR = (photons_BS.clamp(min=0) @ self.nested_RS.T) / seen_BR
+        total_B1 = faces_B6.sum(dim=1, keepdim=True).clamp(min=1)
+        inner_B1 = inner_BP.sum(dim=1, keepdim=True)
+        scale = uvw_B3.new_tensor((15.0, 40.0))
+        return torch.cat(
+            [
+                uvw_B3[:, :2] / scale,
+                (uvw_B3[:, :2] - middle_B2) / 1.5,
+                uvw_B3[:, 2:].log() - 1.5,
+                ((total_B1 + 100).log() - 13) / 2,
+                0.5 * (faces_B6.clamp(min=0) / total_B1 + 1e-3).log() + 1.5,
+                (nested_BR + 1).log() - (inner_B1 / geo.N_SIPM + 1).log() - 2,
+                keep_BS.mean(dim=1, keepdim=True) - 1,
+                (weight_BK.sum(dim=1, keepdim=True) + 100).log() - 9,
+            ],
+            dim=1,
+        )
+
+
+FACTS = 2 + 2 + 1 + 1 + len(geo.FACE_NAMES) + len(RINGS) + 1 + 1
+"""A, the length of `Scene.facts_BA`."""
+
+
+def xyz(uvw_B3: Tensor) -> Tensor:
+    """Cartesian coordinates [cm] of points u, v, w, as `geo.xyz_from_uvw`."""
+    u_B, v_B, w_B = uvw_B3.unbind(dim=1)
+    r_B, phi_B = w_B + geo.R_INNER, v_B / geo.R_INNER
+    return torch.stack((-r_B * phi_B.cos(), r_B * phi_B.sin(), u_B), dim=1)
+
+
+def _depth(inner_BP: Tensor) -> Tensor:
+    """Depth [cm] of a point source from the width of its light on the inner face.
+
+    A point at depth w lights a plane as w/(r² + w²)^{3/2}, for which (∫f)²/∫f² = 8πw²; the sums over sensors stand for
+    the integrals.
+    """
+    area = geo.cell_area()[0]
+    ratio_B = inner_BP.sum(dim=1).square() / inner_BP.square().sum(dim=1).clamp(min=1)
+    return (ratio_B * (float(area) / (8 * math.pi))).clamp(min=0.05).sqrt()
+
+
+def _median(values_BX: Tensor, keep_BX: Tensor) -> Tensor:
+    """Median over the visible ones, (B, 1); 0 if there are none."""
+    count_B1 = keep_BX.sum(dim=1, keepdim=True).long()
+    rising_BX = torch.where(keep_BX > 0, values_BX, torch.full_like(values_BX, 1e9)).sort(dim=1).values
+    upper = torch.div(count_B1, 2, rounding_mode="floor").clamp(max=values_BX.shape[1] - 1)
+    lower = torch.div(count_B1 - 1, 2, rounding_mode="floor").clamp(min=0)
+    middle_B1 = 0.5 * (rising_BX.gather(1, lower) + rising_BX.gather(1, upper))
+    return torch.where(count_B1 > 0, middle_B1, torch.zeros_like(middle_B1))
+
+
+def _weighted(values_BK: Tensor, weight_BK: Tensor) -> Tensor:
+    """Weighted mean (B, 1); 0 without weight."""
+    return (values_BK * weight_BK).sum(dim=1, keepdim=True) / weight_BK.sum(dim=1, keepdim=True).clamp(min=1e-3)
+
+
+def _pmt_rings() -> np.ndarray:
+    """The ring of each PMT, numbered from the first PMT on: (668, longest), padded with 668."""
+    ring = geo.ring()
+    lists = [ring.of(channel) - geo.N_SIPM for channel in range(geo.N_SIPM, geo.N_SENSORS)]
+    table = np.full((len(lists), max(map(len, lists))), geo.N_PMT)
+    for row, own in zip(table, lists, strict=True):
+        row[: len(own)] = own
+    return table
