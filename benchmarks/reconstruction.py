@@ -36,6 +36,10 @@ SAMPLES = {
 }
 SCALES = {"u": (10, "mm"), "v": (10, "mm"), "w": (10, "mm"), "energy": (100, "%"), "timing": (1000, "ps")}
 """Display units; of the energy the relative deviation is shown."""
+SETS = (
+    *("schedule.kind=onecycle", "optim.lr=1e-3", "tracking.mlflow=false"),
+    *("tasks.uvwFI.weight=3", "tasks.angle.weight=0.2"),
+)
 WRONG_CM = 10.0
 """A point farther than this from the truth belongs to another photon."""
 
@@ -78,7 +82,7 @@ def make_data(folder: Path, conditions: tuple[object, ...], events: int) -> None
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:
-    sets = ("schedule.kind=onecycle", "optim.lr=1e-3", "tracking.mlflow=false", *options.set)
+    sets = (*SETS, *options.set)
     xec(
         *("train", "--preset", options.preset, "--tasks", ",".join(TASKS), "--minutes", options.minutes),
         *("--batch-size", options.batch, "--data", folder / "train", "--val", folder / "flat"),

@@ -272,6 +272,7 @@ PRESETS: dict[str, ModelConfig] = {
         encoder=EncoderConfig(
             width=128,
             focus=15,
+            focus_blocks=(1, 2),
             inner_resolution=4,
             fusion_layers=1,
             fusion_norm="pre",
