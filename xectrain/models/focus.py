@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
 
-SMOOTH = 3
-"""The brightest spot is the largest mean over 3×3 visible sensors: a single hot or dead channel moves it little."""
 NOWHERE = -1e5
 """Score [photons] of a masked sensor."""
 CENTRE_PREFERENCE = 0.5
@@ -69,7 +67,6 @@ class Spotter(nn.Module):
         window: its side in sensors, odd.
     """
 
-    inner_P: Tensor
     padded_Q: Tensor
     offset_S: Tensor
     preference_P: Tensor
@@ -77,6 +74,8 @@ class Spotter(nn.Module):
     def __init__(self, window: int) -> None:
         super().__init__()
         grid = geo.face_grid("inner").astype(np.int64)
+        if not np.array_equal(grid.ravel(), np.arange(geo.N_SIPM)):
+            raise AssertionError("the inner face's channels do not run along its rows")
         half = window // 2
         padded = np.pad(grid, half, constant_values=geo.N_SENSORS)
         self.window, self.shape, self.stride = window, (grid.shape[0], grid.shape[1]), padded.shape[1]
@@ -84,7 +83,6 @@ class Spotter(nn.Module):
         rows, columns = (np.linspace(-1, 1, size) for size in grid.shape)
         far = np.hypot(rows[:, None], columns) / np.sqrt(2)
         for name, table in (
-            ("inner_P", grid.ravel()),
             ("padded_Q", padded.ravel()),
             ("offset_S", offsets.ravel()),
             ("preference_P", (CENTRE_PREFERENCE * (1 - far)).ravel().astype(np.float32)),
@@ -92,20 +90,25 @@ class Spotter(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)), persistent=False)
 
     def forward(self, light: Light) -> Spot:
-        """The window of every event. Without any light it lies in the middle of the face."""
-        photons_BP, keep_BP = light.photons_BN[:, self.inner_P], light.keep_BN[:, self.inner_P]
+        """The window of every event. Without any light it lies in the middle of the face.
+
+        The brightest spot is the largest mean over 3×3 visible sensors: a single hot or dead channel moves it little.
+        """
+        photons_BP, keep_BP = light.photons_BN[:, : geo.N_SIPM], light.keep_BN[:, : geo.N_SIPM]
         smooth_BHW = self._smooth(photons_BP, keep_BP)
         score_BP = torch.where(keep_BP > 0, smooth_BHW.flatten(1), torch.full_like(photons_BP, NOWHERE))
         place_B = (score_BP + self.preference_P).argmax(dim=1)
         row_B = torch.div(place_B, self.shape[1], rounding_mode="floor")
         corner_B = row_B * self.stride + (place_B - row_B * self.shape[1])
         channels_BS = self.padded_Q[corner_B[:, None] + self.offset_S]
-        return Spot(self.inner_P[place_B], channels_BS, smooth_BHW)
+        return Spot(place_B, channels_BS, smooth_BHW)
 
     def _smooth(self, photons_BP: Tensor, keep_BP: Tensor) -> Tensor:
         both_B2HW = torch.stack((photons_BP, keep_BP), dim=1).unflatten(2, self.shape)
-        mean_B2HW = F.avg_pool2d(both_B2HW, SMOOTH, stride=1, padding=SMOOTH // 2)
-        return mean_B2HW[:, 0] / mean_B2HW[:, 1].clamp(min=0.5 / SMOOTH**2)
+        padded_B2HW = F.pad(both_B2HW, (1, 1, 1, 1))
+        rows_B2HW = padded_B2HW[..., :-2, :] + padded_B2HW[..., 1:-1, :] + padded_B2HW[..., 2:, :]
+        sum_B2HW = rows_B2HW[..., :-2] + rows_B2HW[..., 1:-1] + rows_B2HW[..., 2:]
+        return sum_B2HW[:, 0] / sum_B2HW[:, 1].clamp(min=1)
 
 
 def gathered(values_BN: Tensor, channels_BS: Tensor) -> Tensor:

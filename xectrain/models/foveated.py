@@ -99,7 +99,6 @@ def shown_lateness(late: Tensor) -> Tensor:
 class RestReader(nn.Module):
     """One token per face, (B, 6, D): the inner face from sums over k×k sensors, the others sensor by sensor."""
 
-    order_I: Tensor
     cells_PX3: Tensor
     order_O: Tensor
 
@@ -118,7 +117,6 @@ class RestReader(nn.Module):
         self.parts = [geo.face_channels(face).astype(np.int64) for face in geo.FACE_NAMES[1:]]
         self.faces = nn.ModuleList(nn.Linear(REST_CHANNELS * len(part), width) for part in self.parts)
         init_linear(self)
-        self.register_buffer("order_I", torch.from_numpy(grid.ravel().astype(np.int64)), persistent=False)
         self.register_buffer("cells_PX3", torch.from_numpy(self._cells(grid)), persistent=False)
         order = np.concatenate(self.parts) - geo.N_SIPM
         self.register_buffer("order_O", torch.from_numpy(order), persistent=False)
@@ -145,10 +143,10 @@ class RestReader(nn.Module):
     def _image(self, scene: Scene, point_B3: Tensor) -> Tensor:
         """Brightness, visible share, lateness and share with a time of the cells: float32 (B, 4, H, W)."""
         light: Light = scene.light
-        timed_BP = light.timed_BN[:, self.order_I]
-        photons_BP = light.photons_BN[:, self.order_I]
+        inner = slice(0, geo.N_SIPM)
+        timed_BP, photons_BP = light.timed_BN[:, inner], light.photons_BN[:, inner]
         weight_BP = timed_BP * photons_BP.clamp(min=0)
-        keep_BP, time_BP = light.keep_BN[:, self.order_I], light.time_BN[:, self.order_I]
+        keep_BP, time_BP = light.keep_BN[:, inner], light.time_BN[:, inner]
         maps = (photons_BP, keep_BP, weight_BP, weight_BP * time_BP, timed_BP)
         sensors_BCHW = torch.stack(maps, dim=1).unflatten(2, geo.face_grid("inner").shape)
         padded_BCHW = F.pad(sensors_BCHW, (0, self.padding[1], 0, self.padding[0]))

@@ -63,7 +63,6 @@ class LightReference(nn.Module):
     uvw_N3: Tensor
     coverage_N: Tensor
     ring_OK: Tensor
-    place_I: Tensor
     face_N6: Tensor
     centre_X: Tensor
     rim_X: Tensor
@@ -86,7 +85,6 @@ class LightReference(nn.Module):
         }
         indices = {
             "ring_OK": _pmt_rings(),
-            "place_I": np.argsort(geo.face_grid("inner").ravel()),
             "centre_X": np.flatnonzero(ring <= half),
             "rim_X": np.flatnonzero(ring == half),
         }
@@ -121,7 +119,7 @@ class LightReference(nn.Module):
 
     def _filled(self, light: Light, spot: Spot) -> Tensor:
         """Photons with masked sensors replaced by the mean of the visible ones around them; 0 if there are none."""
-        around_BI = spot.smooth_BHW.flatten(1)[:, self.place_I]
+        around_BI = spot.smooth_BHW.flatten(1)
         photons_BO, keep_BO = (
             F.pad(v[:, geo.N_SIPM :], (0, 1))[:, self.ring_OK] for v in (light.photons_BN, light.keep_BN)
         )

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.synthetic import make_events
-from support.trained import COLUMNS, Trained, write_root
+from support.synthetic import make_dataset, make_events
+from support.trained import COLUMNS, Trained, tiny_run, write_root
 from typer.testing import CliRunner
 
 from shards.base import ConfigError, CorruptError, InputError, OutputError

@@ -24,7 +24,10 @@ from xectrain.training.optimization import (
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "other parts": {
-        "encoder": {"mixer": "attention", "pool": "attention", "position": "geometric", "multiscale": True},
+        "encoder": {
+            **{"mixer": "attention", "pool": "attention", "position": "geometric", "multiscale": True},
+            "inner_resolution": 1,
+        },
         "inpainter": {"head": "cross_attention"},
     },
 }
