@@ -18,6 +18,7 @@ from shards import geometry as geo
 from shards.normalization import Normalization
 from xectrain.config.networks import ModelConfig, RegressorConfig, TaskConfig
 from xectrain.models.blocks import EPSILON, full_precision, init_linear
+from xectrain.models.calibration import ReferenceCorrection
 from xectrain.models.differences import MULTIPLIED, LearnedMean, reference_values, referenced
 from xectrain.models.encoder import Encoder
 from xectrain.models.ranges import TrainingRange, input_summaries
@@ -164,6 +165,7 @@ class Regressor(nn.Module):
             }
         )
         self.references = referenced(config.encoder, self.tasks)
+        self.correction = ReferenceCorrection(self.references) if self.references else None
         learns_time = config.regressor.time_mean > 0 and "timing" in self.references
         self.time_mean = LearnedMean(flat, config.regressor.time_mean) if learns_time else None
         for name in self.references:  # training begins at the reference and can only improve on it
@@ -205,7 +207,7 @@ class Regressor(nn.Module):
 
     def _referred(self, name: str, out_BX: Tensor, scene: Scene, flat_BX: Tensor) -> Tensor:
         """A head's output with the reference added, in units of the spread of the differences."""
-        value_BK = reference_values(name, scene)
+        value_BK = self.reference_values(name, scene)
         if name == "timing" and self.time_mean is not None:
             assert self.encoder.scene is not None
             value_BK = value_BK + self.time_mean(scene, flat_BX, self.encoder.scene)[:, None]
@@ -214,11 +216,12 @@ class Regressor(nn.Module):
         values = out_BRK.shape[1] if self.tasks[name].loss == "quantile" else 1
         return torch.cat([out_BRK[:, :values] + value_BK[:, None], out_BRK[:, values:]], dim=1).flatten(1)
 
-    def reference_values(self, name: str, x_BN2: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """What the light alone says of a task: float32 (B, K), in its unit, its logarithm where that is learned."""
-        scene = self.encoder.look(x_BN2, mask_BN)
-        assert scene is not None
-        return reference_values(name, scene)
+    def reference_values(self, name: str, scene: Scene) -> Tensor:
+        """What the light alone says of a task, corrected: float32 (B, K), in its unit (or of its logarithm)."""
+        assert self.correction is not None
+        with full_precision(scene.facts_BA):
+            values_BK: Tensor = reference_values(name, scene) + self.correction(name, scene.facts_BA)
+        return values_BK
 
     def _shaped(self, task: Task, out_BX: Tensor) -> Tensor:
         """Constraints that hold for the outputs themselves: unit length, bounded log variance."""

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 ENOUGH_PULLS = 100
 """Validation events from which uncertainties are calibrated."""
-RANGE_SAMPLE = 4096
-"""Training events whose sensors are looked at for the range of inputs."""
+RANGE_SAMPLE = 8192
+"""Training events whose sensors are looked at for the range of inputs and for the references."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class Regress(EventMode):
     def _sample(self, data: TrainingData, rules: InputRules) -> Sample:
         """Look at the sensors of a sample of the training events, taken evenly over the datasets."""
         summaries: list[npt.NDArray[Any]] = []
+        facts: list[Tensor] = []
         differences: dict[str, list[Tensor]] = {name: [] for name in self.model.references}
         for view in data.train:
             rows = view.rows[:: max(1, len(view.rows) * len(data.train) // RANGE_SAMPLE)]
@@ -164,11 +165,18 @@ class Regress(EventMode):
                 sensors, truth = view.dataset.read(part)
                 x_BN2, mask_BN = rules.apply(torch.from_numpy(sensors.astype(np.float32)))
                 summaries.append(input_summaries(x_BN2, mask_BN, rules.model).numpy())
+                scene = self.model.encoder.look(x_BN2, mask_BN)
+                if scene is not None:
+                    facts.append(scene.facts_BA)
                 for name, found in differences.items():
+                    assert scene is not None
                     target_BK = targets(TASKS[name], torch.from_numpy(truth), list(view.dataset.columns), self.options)
                     target_BK = target_BK.log() if name in self.model.standardization.logarithmic else target_BK
-                    found.append(target_BK - self.model.reference_values(name, x_BN2, mask_BN).double())
-        fitted = {name: fit_differences(TASKS[name], torch.cat(found).numpy()) for name, found in differences.items()}
+                    found.append(target_BK - self.model.reference_values(name, scene).double())
+        left = {name: torch.cat(found).numpy() for name, found in differences.items()}
+        if self.model.correction is not None:
+            left = self.model.correction.fit(torch.cat(facts), left)
+        fitted = {name: fit_differences(TASKS[name], found) for name, found in left.items()}
         return Sample(np.concatenate(summaries), fitted)
 
     def forward(self, batch: EventBatch) -> StepResult:

@@ -1,0 +1,45 @@
+"""The reference's correction: fitted once, robust, harmless outside what it has seen, and nothing on few events."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from xectrain.models.calibration import ENOUGH_EVENTS, ReferenceCorrection
+from xectrain.models.reference import FACTS
+
+
+def sample(events: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+    """Facts, and differences in u, v, w that are a quadratic form of them, noise, and one event in ten far off."""
+    draw = np.random.default_rng(seed)
+    facts = draw.normal(size=(events, FACTS)).astype(np.float32)
+    form = np.stack([facts[:, 0], 0.5 * facts[:, 1] * facts[:, 2], 1 - facts[:, 3] ** 2], axis=1)
+    wanted = form + 0.1 * draw.normal(size=form.shape)
+    wanted[::10] += 20
+    return torch.from_numpy(facts), wanted
+
+
+def test_a_quadratic_form_is_found_in_spite_of_wrong_photons() -> None:
+    correction = ReferenceCorrection(("uvwFI",))
+    facts, wanted = sample(3000)
+    left = correction.fit(facts, {"uvwFI": wanted})["uvwFI"]
+    assert np.quantile(np.abs(left), 0.68) < 0.25
+    unseen, other = sample(1000, seed=1)
+    found = correction("uvwFI", unseen).numpy()
+    assert found.shape == (1000, 3)
+    assert np.quantile(np.abs(other - found), 0.68) < 0.25
+    far = correction("uvwFI", 100 * unseen)
+    assert far.isfinite().all()
+    assert float(far.abs().max()) < 50  # not continued as a parabola
+
+
+def test_missing_truth_is_left_out_and_few_events_fit_nothing() -> None:
+    correction = ReferenceCorrection(("uvwFI",))
+    facts, wanted = sample(ENOUGH_EVENTS - 1)
+    assert correction.fit(facts, {"uvwFI": wanted})["uvwFI"] is wanted
+    assert (correction("uvwFI", facts) == 0).all()
+    facts, wanted = sample(2 * ENOUGH_EVENTS)
+    wanted[5] = np.nan
+    left = correction.fit(facts, {"uvwFI": wanted})["uvwFI"]
+    assert np.isnan(left[5]).all()
+    assert np.isfinite(left[6:]).all()
