@@ -26,7 +26,7 @@ EDGES = (0.005, 0.995)
 """Quantiles of the facts beyond which the form is not continued: a parabola knows nothing out there."""
 RIDGE = 1e-3
 """Penalty on standardized coefficients, per event."""
-CUT, ROUNDS = 1.5, 8
+CUT, ROUNDS = 1.5, 5
 """Residuals beyond this many robust σ count less, in so many rounds: wrong photons are not to bend the form."""
 
 
@@ -104,7 +104,7 @@ def _robust(design: Array, wanted: Array) -> Array:
     coefficients: Array = np.zeros(x.shape[1])
     for _ in range(ROUNDS if len(y) >= ENOUGH_EVENTS else 0):
         weighted = x * weight[:, None]
-        coefficients = np.linalg.solve(weighted.T @ x + penalty, weighted.T @ y)
+        coefficients = np.asarray(np.linalg.solve(weighted.T @ x + penalty, weighted.T @ y), dtype=np.float64)
         residual = np.abs(y - x @ coefficients)
         sigma = max(1.48 * float(np.median(residual)), 1e-9)
         weight = 1 / np.maximum(1, residual / (CUT * sigma))
