@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shards import geometry as geo
 from shards.base import ConfigError
 from xectrain.config.networks import EncoderConfig, TaskConfig
 from xectrain.models.blocks import full_precision, init_linear
 from xectrain.models.focus import gathered
 from xectrain.models.foveated import brightness, shown_lateness
-from xectrain.models.reference import LIGHT_SPEED_XENON, LightReference, Scene, xyz
+from xectrain.models.reference import LightReference, Scene, xyz
 
 REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
 """Tasks that the light alone says something of."""
@@ -84,7 +85,7 @@ class LearnedMean(nn.Module):
             hidden_BKX = self.sensor(sensor_features(scene)) + self.context(flat_BX)[:, None]
             ratio_BK, late_BK = self.last(F.gelu(hidden_BKX)).unbind(dim=-1)
             moved_BK = reference.distances(scene.spot, scene.uvw_B3 + self.shift(flat_BX)) - scene.distance_BK
-            arrival_BK = scene.late_BK - moved_BK / LIGHT_SPEED_XENON - late_BK
+            arrival_BK = scene.late_BK - moved_BK / geo.LIGHT_SPEED_XENON - late_BK
             weight_BK = scene.weight_BK * (RATIO_LIMIT * (ratio_BK / RATIO_LIMIT).tanh()).exp()
             mean_B: Tensor = (weight_BK * arrival_BK).sum(dim=1) / weight_BK.sum(dim=1).clamp(min=1e-3)
         return mean_B

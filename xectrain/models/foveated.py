@@ -14,7 +14,7 @@ from shards import geometry as geo
 from xectrain.config.networks import EncoderConfig
 from xectrain.models.blocks import full_precision, init_linear
 from xectrain.models.focus import Light, gathered
-from xectrain.models.reference import FACTS, LIGHT_SPEED_XENON, Scene
+from xectrain.models.reference import FACTS, Scene
 
 WINDOW_CHANNELS = 6
 LATEST = 6.0
@@ -151,7 +151,7 @@ class RestReader(nn.Module):
         sensors_BCHW = torch.stack(maps, dim=1).unflatten(2, geo.face_grid("inner").shape)
         padded_BCHW = F.pad(sensors_BCHW, (0, self.padding[1], 0, self.padding[0]))
         photons, keep, weight, moment, timed = F.avg_pool2d(padded_BCHW, self.pool).unbind(dim=1)
-        path = (self.cells_PX3 - point_B3[:, None]).square().sum(dim=-1).clamp(min=1e-4).sqrt() / LIGHT_SPEED_XENON
+        path = (self.cells_PX3 - point_B3[:, None]).square().sum(dim=-1).clamp(min=1e-4).sqrt() / geo.LIGHT_SPEED_XENON
         arrival = moment / weight.clamp(min=1e-3) - path.view_as(moment) - scene.time_B[:, None, None]
         late = torch.where(weight > 1e-3, arrival, torch.zeros_like(arrival))
         shown = (brightness(photons / keep.clamp(min=1e-3)), keep, shown_lateness(late), timed)

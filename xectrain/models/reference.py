@@ -20,8 +20,6 @@ from xectrain.models.focus import Light, Spot, Spotter, gathered
 
 CENTRE_SIDE = 9
 """Sensors along a side of the square over which light is weighted, as in `baselines.light`."""
-LIGHT_SPEED_XENON = 29.9792458 / 3.6
-"""Group velocity of scintillation light in liquid xenon at 175 nm [cm/ns]."""
 HUBER_NS = 1.5
 """Residual × √(photons/100) [ns] beyond which a time is weighted down: scattered light arrives late."""
 ITERATIONS = 4
@@ -135,7 +133,7 @@ class LightReference(nn.Module):
 
         timed_BK, photons_BK = used(light.timed_BN), used(light.photons_BN)
         distance_BK = self.distances(spot, uvw_B3)
-        arrival_BK = used(light.time_BN) - timed_BK * distance_BK / LIGHT_SPEED_XENON
+        arrival_BK = used(light.time_BN) - timed_BK * distance_BK / geo.LIGHT_SPEED_XENON
         weight_BK = timed_BK * photons_BK.clamp(min=1)
         inverse_BK = HUBER_NS / (weight_BK / 100).clamp(min=1e-6).sqrt()
         robust_BK = weight_BK

@@ -21,7 +21,7 @@ from xectrain.models.focus import Light, Spotter, read_light
 from xectrain.models.foveated import window_image
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
-from xectrain.models.reference import FACTS, LIGHT_SPEED_XENON, LightReference, Scene, xyz
+from xectrain.models.reference import FACTS, LightReference, Scene, xyz
 
 WINDOW = 11
 GRID = geo.face_grid("inner")
@@ -32,7 +32,7 @@ def light_of(uvw: tuple[float, float, float], photons: float = 1e6, time: float 
     """A point source without noise: photons and arrival times [s] of all sensors, (1, 4760) each."""
     point = geo.xyz_from_uvw([uvw])
     distance = np.linalg.norm(geo.nominal_positions() - point, axis=1)
-    return photons * geo.solid_angle(point), 1e-9 * (time + distance[None] / LIGHT_SPEED_XENON)
+    return photons * geo.solid_angle(point), 1e-9 * (time + distance[None] / geo.LIGHT_SPEED_XENON)
 
 
 def sensors(npho: np.ndarray, time: np.ndarray) -> Tensor:
