@@ -99,6 +99,8 @@ def _robust(design: Array, wanted: Array) -> Array:
     """Ridge regression with residuals weighted down beyond `CUT`; events without truth are left out."""
     good = np.isfinite(wanted)
     x, y = design[good], wanted[good]
+    middle = float(np.median(y)) if len(y) else 0.0  # the penalty is not to bear on an offset
+    y = y - middle
     weight: Array = np.ones(len(y))
     penalty = RIDGE * len(y) * np.eye(x.shape[1])
     coefficients: Array = np.zeros(x.shape[1])
@@ -108,4 +110,5 @@ def _robust(design: Array, wanted: Array) -> Array:
         residual = np.abs(y - x @ coefficients)
         sigma = max(1.48 * float(np.median(residual)), 1e-9)
         weight = 1 / np.maximum(1, residual / (CUT * sigma))
+    coefficients[0] += middle
     return coefficients

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ENOUGH_PULLS = 100
 """Validation events from which uncertainties are calibrated."""
-RANGE_SAMPLE = 8192
+RANGE_SAMPLE = 4096
 """Training events whose sensors are looked at for the range of inputs and for the references."""
 
 
