@@ -46,6 +46,7 @@ class ReferenceCorrection(nn.Module):
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
         super().__init__()
+        self.tasks = tasks
         pairs = np.array(list(combinations_with_replacement(range(FACTS + 1), 2)))  # fact 0 is 1: all lower orders
         self.register_buffer("first_Q", torch.from_numpy(pairs[:, 0]), persistent=False)
         self.register_buffer("second_Q", torch.from_numpy(pairs[:, 1]), persistent=False)
@@ -73,7 +74,7 @@ class ReferenceCorrection(nn.Module):
             differences: float64 (N, K) by task; NaN without truth.
 
         Returns:
-            What is left of the differences.
+            What is left of the differences; those of other tasks as they are.
         """
         if len(facts_NA) < ENOUGH_EVENTS:
             return dict(differences)
@@ -87,8 +88,9 @@ class ReferenceCorrection(nn.Module):
         ):
             buffer.copy_(torch.from_numpy(values))
         design = self.terms(facts_NA).double().numpy()
-        left = {}
-        for name, wanted in differences.items():
+        left = dict(differences)
+        for name in self.tasks:
+            wanted = left[name]
             weights = np.stack([_robust(design, column) for column in wanted.T], axis=1)
             self.get_buffer(f"{name}_QK").copy_(torch.from_numpy(weights))
             left[name] = wanted - design @ weights

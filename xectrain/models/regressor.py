@@ -165,7 +165,8 @@ class Regressor(nn.Module):
             }
         )
         self.references = referenced(config.encoder, self.tasks)
-        self.correction = ReferenceCorrection(self.references) if self.references else None
+        corrected = tuple(name for name in self.references if name not in MULTIPLIED)  # leaking light is no parabola
+        self.correction = ReferenceCorrection(corrected) if corrected else None
         learns_time = config.regressor.time_mean > 0 and "timing" in self.references
         self.time_mean = LearnedMean(flat, config.regressor.time_mean) if learns_time else None
         for name in self.references:  # training begins at the reference and can only improve on it
@@ -218,9 +219,10 @@ class Regressor(nn.Module):
 
     def reference_values(self, name: str, scene: Scene) -> Tensor:
         """What the light alone says of a task, corrected: float32 (B, K), in its unit (or of its logarithm)."""
-        assert self.correction is not None
         with full_precision(scene.facts_BA):
-            values_BK: Tensor = reference_values(name, scene) + self.correction(name, scene.facts_BA)
+            values_BK = reference_values(name, scene)
+            if self.correction is not None and name in self.correction.tasks:
+                values_BK = values_BK + self.correction(name, scene.facts_BA)
         return values_BK
 
     def _shaped(self, task: Task, out_BX: Tensor) -> Tensor:
