@@ -14,8 +14,9 @@ from torch import Tensor
 
 from shards import geometry as geo
 from shards.normalization import mark_dead, normalize
+from xectrain.baselines.inpainting import fill
 from xectrain.baselines.light import light_centre, window_table
-from xectrain.baselines.raw import fill_from_neighbours
+from xectrain.baselines.raw import RawEvents
 from xectrain.models.encoder import Encoder
 from xectrain.models.focus import Light, Spotter, read_light
 from xectrain.models.foveated import window_image
@@ -109,7 +110,8 @@ def test_the_total_is_the_coverage_weighted_sum_with_dead_sensors_filled() -> No
     npho, time = light_of((0.0, 0.0, 6.0))
     npho[:, np.random.default_rng(1).random(4760) < 0.05] = np.nan
     weight = geo.cell_area() / geo.sensor_area()
-    expected = fill_from_neighbours(npho.astype(np.float32)).astype(np.float64) @ weight
+    filled = fill(RawEvents(npho.astype(np.float32), time.astype(np.float32), {}), "ring_mean").npho
+    expected = filled.astype(np.float64) @ weight
     np.testing.assert_allclose(scene_of(sensors(npho, time)).total_B, expected, rtol=1e-4)
 
 
