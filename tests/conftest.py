@@ -4,14 +4,17 @@ trained run of each mode.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from typer.testing import CliRunner
+
+from shards.base.log import OURS
 
 if TYPE_CHECKING:
     from support.trained import Trained
@@ -38,6 +41,17 @@ def run_app(target: str, *arguments: object) -> str:
         raise result.exception
     assert result.exit_code == 0, result.output
     return result.output
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """Handlers that a command sets up go with the test: the stream that they write to is closed after it."""
+    names = ("", *OURS)
+    before = {name: (list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in names}
+    yield
+    for name, (handlers, level) in before.items():
+        logging.getLogger(name).handlers[:] = handlers
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def forge(dataset: Dataset, shard: int = 1) -> None:
 def _fingerprint(value: dict) -> str:
     from shards.manifest import _from_json
 
-    return _from_json(value).fingerprint
+    return _from_json(value, None).fingerprint
 
 
 def patch(path: Path, offset: int, data: bytes) -> None:
@@ -295,7 +295,7 @@ def test_reading_refuses_a_damaged_sidecar_and_a_damaged_member(dataset: Dataset
     with pytest.raises(CorruptError, match=r"000000\.tar: a member is not the array that the manifest describes"):
         dataset.read([0])
     os.truncate(dataset.file(2, "tar"), 1000)
-    with pytest.raises(CorruptError, match=r"000002\.tar: offset 512: ends in the middle of a member"):
+    with pytest.raises(CorruptError, match=r"000002\.tar: was cut or replaced \(found 1000 bytes"):
         dataset.read([2 * PER_SHARD])
 
 
