@@ -33,7 +33,7 @@ import psutil
 import uproot
 
 from ingest.conversion.convert import convert
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 
@@ -47,7 +47,9 @@ REPEATS = 3
 
 
 def write_file(path: Path, events: int, compression: uproot.compression.Compression) -> None:
-    from ingest.toymc import Options as ToyOptions  # here, so that workers, which import this module, do without
+    from ingest.toymc import (
+        ConversionOptions as ToyOptions,  # here, so that workers, which import this module, do without
+    )
     from ingest.toymc import generate
 
     block = generate(DISTINCT, ToyOptions(seed=1)).branches()
@@ -146,7 +148,7 @@ def conversion(path: Path, out: Path, cost: Cost) -> None:
     shutil.rmtree(out, ignore_errors=True)
     memory, cpu, began = Memory(), cpu_seconds(), time.perf_counter()
     memory.start()
-    convert(open_sources([path]), out, Options(schema=load_schema("mc")), workers=2)
+    convert(open_sources([path]), out, ConversionOptions(schema=load_schema("mc")), workers=2)
     seconds = time.perf_counter() - began
     memory.running = False
     memory.join()

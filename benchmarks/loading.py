@@ -25,7 +25,7 @@ import webdataset
 from conversion import COMPRESSIONS, REPEATS, uproot_as_it_comes, write_file
 
 from ingest.conversion.convert import convert
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 from pipelines import open_loader
@@ -86,7 +86,7 @@ def main() -> None:
         readers: dict[str, Callable[[], int]] = {}
         for dtype in ("float32", "float16"):
             out = folder / dtype
-            options = Options(schema=load_schema("mc"), dtype=dtype)
+            options = ConversionOptions(schema=load_schema("mc"), dtype=dtype)
             convert(open_sources([folder / "lz4.root"]), out, options, workers=2)
             readers[f"DALI, {dtype} shards"] = lambda out=out: dali(open_dataset(out), COPIES)
         readers["webdataset"] = lambda: stock(open_dataset(folder / "float32"))

@@ -19,14 +19,14 @@ from conversion import COMPRESSIONS, Memory, write_file
 from loading import dali
 
 from ingest.conversion.convert import convert
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 from shards.opening import open_dataset
 
 
 def converting(root: Path, out: Path) -> None:
-    convert(open_sources([root]), out, Options(schema=load_schema("mc")), workers=2)
+    convert(open_sources([root]), out, ConversionOptions(schema=load_schema("mc")), workers=2)
 
 
 def reading(_: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ from shards.base import ConfigError, duration_text, local_path, size_text
 
 if TYPE_CHECKING:
     from ingest.conversion.convert import Conversion
-    from ingest.conversion.options import Options
+    from ingest.conversion.options import ConversionOptions
     from ingest.reading.rootio import Skipped, Source
     from shards.dead import DeadList
     from shards.normalization import Normalization
@@ -127,7 +127,7 @@ def root2shards(
     Interrupted, it continues where it stopped when the same command runs again; the result is the same bytes however it
     ran. A dataset that is there already, from the same files with the same options, is left as it is.
     """
-    from ingest.conversion.options import Options
+    from ingest.conversion.options import ConversionOptions
     from ingest.reading.checksums import check_digest, read_checksums
     from ingest.reading.rootio import open_sources
     from ingest.reading.schema import load_schema
@@ -155,7 +155,7 @@ def root2shards(
         "skip_bad_files": skip_bad_files,
         "allow_duplicates": allow_duplicates,
     }
-    options = checked(Options, values, error=ConfigError)
+    options = checked(ConversionOptions, values, error=ConfigError)
     local_path(out)
     skipped: list[Skipped] = []
     check = partial(check_digest, expected=read_checksums(checksums)) if checksums else None
@@ -170,7 +170,7 @@ def root2shards(
 def _run(
     sources: list[Source],
     out: Path,
-    options: Options,
+    options: ConversionOptions,
     skipped: list[Skipped],
     workers: int,
     step: str,

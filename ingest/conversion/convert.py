@@ -2,7 +2,7 @@
 bytes.
 
     sources = open_sources(["run*.root"], schema="real")
-    result = convert(sources, Path("data"), Options(schema=load_schema("real")), workers=4)
+    result = convert(sources, Path("data"), ConversionOptions(schema=load_schema("real")), workers=4)
 
 Steps: *prepare* (only where something must be found in the data first), *bucket* (every unit of entries becomes sorted
 rows on disk), *sort* (every shard gathers its rows), *finalize* (the manifests, and away with the temporary rows). On a
@@ -26,7 +26,7 @@ from ingest.conversion.bucket import WITHOUT_SENSORS
 from ingest.conversion.cleaning import selection_columns
 from ingest.conversion.engine import Crew, Engine, all_results
 from ingest.conversion.finish import finished, write_manifests
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.conversion.plan import Plan, make_plan, split_folder
 from ingest.conversion.prepare import (
     Prepared,
@@ -84,7 +84,7 @@ class Conversion:
 def convert(
     sources: Sequence[Source],
     out: Path | str,
-    options: Options,
+    options: ConversionOptions,
     *,
     workers: int = 1,
     skipped: Sequence[Skipped] = (),

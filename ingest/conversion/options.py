@@ -18,7 +18,7 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Options:
+class ConversionOptions:
     """Everything about a conversion except its inputs and its output folder."""
 
     schema: Schema

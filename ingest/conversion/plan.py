@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import Skipped, Source
 from shards import geometry
 from shards.base import InputError
@@ -44,7 +44,7 @@ class Plan:
     """Sorted by id; without shuffling the order given is in `position`."""
     skipped: tuple[Skipped, ...]
     """Files that could not even be opened."""
-    options: Options
+    options: ConversionOptions
     settings: Settings
     """Of every dataset that is written, apart from its split."""
     position: tuple[int, ...]
@@ -93,14 +93,14 @@ class PlanDocument:
     sources: tuple[Source, ...]
     """In the order given."""
     skipped: tuple[Skipped, ...]
-    options: Options
+    options: ConversionOptions
 
 
 INDEX = np.dtype([("key", np.uint64), ("entry", np.int64)])
 """What the sort step needs to know of a row before it reads it."""
 
 
-def make_plan(sources: Sequence[Source], skipped: Sequence[Skipped], options: Options) -> Plan:
+def make_plan(sources: Sequence[Source], skipped: Sequence[Skipped], options: ConversionOptions) -> Plan:
     """Plan the conversion of `sources` (in the order given).
 
     Raises:
@@ -131,7 +131,7 @@ def _units(sources: Sequence[Source]) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def _settings(sources: Sequence[Source], given: Sequence[Source], options: Options) -> Settings:
+def _settings(sources: Sequence[Source], given: Sequence[Source], options: ConversionOptions) -> Settings:
     where = geometry.nominal() if options.geometry is None else geometry.load(options.geometry)
     return Settings(
         columns=_columns(sources),

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import xxhash
 from pydantic import TypeAdapter
 
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.conversion.plan import INDEX, Plan, PlanDocument, make_plan
 from ingest.reading.rootio import Source
 from shards.base import InputError, OutputError, publish_text, published
@@ -222,7 +222,7 @@ def plain(value: Any) -> dict[str, Any]:
 def check_same(theirs: Plan, mine: Plan, folder: Path) -> None:
     """Refuse to continue a conversion of other sources, of changed ones, or with other options; say which."""
     out, anew = folder.parent, f"use another --out, or remove {folder} to begin anew"
-    for item in dataclasses.fields(Options):
+    for item in dataclasses.fields(ConversionOptions):
         before, now = getattr(theirs.options, item.name), getattr(mine.options, item.name)
         if item.name == "schema":
             before, now = before.digest, now.digest

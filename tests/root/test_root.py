@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ingest.conversion.convert import convert
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources, read_chunks
 from ingest.reading.schema import load_schema
 from ingest.toymc.options import Options as ToyOptions
@@ -60,7 +60,7 @@ def test_what_root_wrote_is_read_to_the_bit(written: Path, tmp_path: Path, kind:
             np.testing.assert_array_equal(found, expected.astype("f4"))
         else:
             np.testing.assert_array_equal(found, expected)
-    convert([source], tmp_path / "d", Options(schema=load_schema("mc")))
+    convert([source], tmp_path / "d", ConversionOptions(schema=load_schema("mc")))
     assert sorted(open_dataset(tmp_path / "d").column("event")) == sorted(truth["event"])
 
 

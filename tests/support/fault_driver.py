@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ingest.conversion import bucket, plan
 from ingest.conversion.convert import convert
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 from shards.base import InputError, OutputError, XecError
@@ -46,7 +46,7 @@ class Faults:
 
 def conversion(files: Path, out: Path) -> None:
     split = "train=0.6,val=0.4"
-    options = Options(schema=load_schema("mc"), events_per_shard=8, split=split, dead_if_invalid_fraction=0.9)
+    options = ConversionOptions(schema=load_schema("mc"), events_per_shard=8, split=split, dead_if_invalid_fraction=0.9)
     convert(open_sources([files]), out, options)
 
 

@@ -43,11 +43,11 @@ def channels(
 
     from shards.normalization import preset
     from xectrain.evaluation.channels import study_channels
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
 
     parts = open_parts(data, schema, tree)
     right = open_parts(reference, reference_schema) if reference else []
-    found = study_channels(parts, out, Settings(select, None, backend), preset("standard"), right, max_events)
+    found = study_channels(parts, out, ReadOptions(select, None, backend), preset("standard"), right, max_events)
     for one in found:
         told = {state: one.state.count(state) for state in ("dead", "weak", "hot", "drifting", "unknown")}
         words = ", ".join(f"{count} {state}" for state, count in told.items() if count) or "nothing remarkable"

@@ -71,14 +71,14 @@ def inpainters(
 ) -> None:
     """Several inpainters and the classical fillings on the same hidden sensors: per face, against the light."""
     from xectrain.evaluation.sensors import evaluate_sensors
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
     from xectrain.modes.chosen_masks import chosen_masks
 
     loaded = {label: _sensor_model(path, device) for label, path in zip(_labels(models), models, strict=True)}
     first = next(iter(loaded.values()))
     if masks is not None:
         first.mode.masker = chosen_masks(masks, first.facts.normalization)
-    results = evaluate_sensors(loaded, open_parts(data, schema), out, Settings(select), max_events)
+    results = evaluate_sensors(loaded, open_parts(data, schema), out, ReadOptions(select), max_events)
     print_sensors(results)
     typer.echo(f"Wrote report.html, tables, plots and metrics.json of {len(loaded)} models to {out}.")
 

@@ -41,10 +41,10 @@ def compare_data(
     """Two sets of events beside each other: light, hit sensors and times per face, and what tells them apart."""
     from shards.normalization import preset
     from xectrain.evaluation.compare_data import compare_data as run
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
 
     first, second = open_parts(data, schema, tree), open_parts(against, against_schema or schema, tree)
-    found = run(first, second, out, Settings(select, None, backend), preset("standard"), events)
+    found = run(first, second, out, ReadOptions(select, None, backend), preset("standard"), events)
     for test in found.tests[:8]:
         mark = "differs" if test.differs else "agrees"
         typer.echo(f"{test.name:<26} distance {test.distance:.3f}, chance {test.chance:.2g}: {mark}")

@@ -55,7 +55,7 @@ def dead(
     from xectrain.evaluation.wording import compact, digits, headline_label
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
     from xectrain.tasks import QUANTITIES, TASKS
 
     if (dead is None) == (dead_fraction is None):
@@ -78,7 +78,7 @@ def dead(
         for file in dead[1:]:
             listed |= read_dead(file)
         options = DeadOptions(listed)
-    settings = Settings(select, None, backend)
+    settings = ReadOptions(select, None, backend)
     study = study_dead(predictor, open_parts(data, schema), out, strategies, options, settings, max_events)
     typer.echo(
         f"{study.events} events, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light taken away"

@@ -72,7 +72,7 @@ def evaluate(
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor, TorchPredictor
     from xectrain.inference.sensors import SensorPredictor
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
 
     if line is not None:
         remedy = f"xec lines {model} DATA --energy {line:g} --out DIR"
@@ -92,7 +92,7 @@ def evaluate(
     else:
         raise ConfigError("cannot be evaluated from ONNX", file=model, remedy="give the run folder")
     options = EvaluationOptions(
-        Settings(select, None, backend),
+        ReadOptions(select, None, backend),
         samples,
         tuple(by or ()),
         baselines,

@@ -79,7 +79,7 @@ def infer(
     from xectrain.inference.infer import Request, infer, share_name
     from xectrain.inference.infer import join as join_shares
     from xectrain.inference.load import load
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
 
     if per_file:
         output_folder(output, "folder of predictions", lambda path: True)
@@ -108,7 +108,7 @@ def infer(
         normalization=normalization,
         allow_cpu=allow_cpu,
     )
-    request = Request(Settings(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
+    request = Request(ReadOptions(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
     if join is not None and task_count is not None:
         _say(join_shares(predictor, parts, output, request, join, task_count))
         return

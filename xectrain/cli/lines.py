@@ -55,7 +55,7 @@ def lines(
     from xectrain.evaluation.wording import compact_number
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor
-    from xectrain.inference.sources import Settings, open_parts
+    from xectrain.inference.sources import ReadOptions, open_parts
 
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
@@ -65,7 +65,7 @@ def lines(
     parts = open_parts(data, schema)
     filler = None if inpainter is None else load_filler(inpainter, predictor.device)
     calibrated = calibrated_baselines(predictor.facts, baseline_data, baseline_events) if baselines else None
-    settings = Settings(select, None, backend)
+    settings = ReadOptions(select, None, backend)
     study = study_line(predictor, parts, Line(energy, group, shape), out, settings, calibrated, filler)
     for result in study.results:
         fit = result.together

@@ -19,7 +19,7 @@ from xectrain.inference.model import ModelFacts, config_of
 from xectrain.inference.regressor import Predictor, TorchPredictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler, SensorPredictor
-from xectrain.inference.sources import Part, Settings, ShardPart, Wanted
+from xectrain.inference.sources import Part, ReadOptions, ShardPart, Wanted
 from xectrain.modes.regress import Regress
 
 FOLDER = "artifacts"
@@ -80,7 +80,7 @@ def validation_parts(facts: ModelFacts) -> list[Part]:
     return [ShardPart(view.dataset, view.rows) for view in data.val]
 
 
-def _look_inside(model: Predictor, parts: Sequence[Part], place: Path, settings: Settings) -> None:
+def _look_inside(model: Predictor, parts: Sequence[Part], place: Path, settings: ReadOptions) -> None:
     """The worst events, saliency, hidden faces and, at the end, attention."""
     if not isinstance(model, TorchPredictor) or not isinstance(model.mode, Regress):
         return
@@ -91,7 +91,7 @@ def _look_inside(model: Predictor, parts: Sequence[Part], place: Path, settings:
         save_pages([page(insight)], place / name)
 
 
-def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, settings: Settings) -> None:
+def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, settings: ReadOptions) -> None:
     """`worst_events/worst_01.pdf` …: the five events with the largest residuals of all parts."""
     worst = WorstEvents(spreads(model))
     wanted = Wanted(model.batch_size, model.device, model.facts.normalization)

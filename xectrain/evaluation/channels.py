@@ -24,7 +24,7 @@ from shards.normalization import Normalization
 from xectrain.baselines import RawEvents
 from xectrain.baselines.inpainting import light_of, neighbour_table
 from xectrain.baselines.localfit import STATISTICS
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.metrics import half_width_68
 
 Array = NDArray[np.float64]
@@ -149,7 +149,7 @@ def _prior(logarithm: Array, error: Array, usable: NDArray[np.bool_]) -> Array:
 def study_channels(
     parts: Sequence[Part],
     folder: Path,
-    settings: Settings,
+    settings: ReadOptions,
     norm: Normalization,
     reference: Sequence[Part] = (),
     max_events: int = 10_000,
@@ -181,7 +181,7 @@ def study_channels(
 
 
 def _by_run(
-    parts: Sequence[Part], settings: Settings, norm: Normalization, max_events: int, name: str
+    parts: Sequence[Part], settings: ReadOptions, norm: Normalization, max_events: int, name: str
 ) -> dict[int, ChannelSums]:
     sums: dict[int, ChannelSums] = {}
     done = 0
@@ -200,7 +200,7 @@ def _by_run(
 
 
 def _first(
-    parts: Sequence[Part], wanted: Wanted, settings: Settings, norm: Normalization, count: int
+    parts: Sequence[Part], wanted: Wanted, settings: ReadOptions, norm: Normalization, count: int
 ) -> Iterator[RawEvents]:
     """The first events of some parts, in chunks."""
     for part in parts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +17,15 @@ from xectrain.baselines import Baselines, RawEvents, calibrate
 from xectrain.data import located, open_training_data
 from xectrain.evaluation.results import CALIBRATION_EVENTS
 from xectrain.evaluation.tables import BASELINE
-from xectrain.inference.events import Events
+from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import ModelFacts, config_of
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.tasks import TASKS, absolute_time, required_columns, targets
 
 logger = logging.getLogger(__name__)
 
-Table = dict[str, NDArray[Any]]
 CHUNK = 512
 """Events that the classical methods work on at a time."""
 
@@ -111,8 +109,8 @@ def sensor_frame(facts: ModelFacts, columns: dict[str, NDArray[np.float64]]) -> 
 
 
 def predict_part(
-    predictor: Predictor, part: Part, settings: Settings, baselines: Baselines | None
-) -> tuple[Table, Table]:
+    predictor: Predictor, part: Part, settings: ReadOptions, baselines: Baselines | None
+) -> tuple[Columns, Columns]:
     """Everything predicted for a part.
 
     Returns:
@@ -121,8 +119,8 @@ def predict_part(
     Raises:
         InputError: no event passes the selection.
     """
-    tables: list[Table] = []
-    inputs: list[Table] = []
+    tables: list[Columns] = []
+    inputs: list[Columns] = []
     classical = _Classical(predictor.facts, baselines)
     wanted = Wanted(predictor.batch_size, predictor.device, predictor.facts.normalization)
     part.check(predictor.facts.normalization)
@@ -132,7 +130,7 @@ def predict_part(
             truth = truth_columns(predictor.facts, chunk.columns)
             if not comparable:
                 truth["timing"] = np.full(len(chunk), np.nan)
-            table: Table = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
+            table: Columns = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
             table.update({f"true_{n}": v for n, v in truth.items() if _is_truth(part, n)})
             table.update({n: v for n, v in chunk.columns.items() if n not in table and not _is_truth(part, n)})
             table.update(predictor.predict_events(chunk))
@@ -158,7 +156,7 @@ def _times_compare(facts: ModelFacts, part: Part) -> bool:
     return False
 
 
-def _joined(tables: list[Table]) -> Table:
+def _joined(tables: list[Columns]) -> Columns:
     return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
 
 
@@ -173,7 +171,7 @@ class _Classical:
         self.facts, self.baselines = facts, baselines
         self.wanted = {c for task in facts.tasks for c in TASKS[task].columns}
         self.waiting: list[RawEvents] = []
-        self.tables: list[Table] = []
+        self.tables: list[Columns] = []
 
     def add(self, events: Events) -> None:
         """Take up a chunk."""
@@ -182,7 +180,7 @@ class _Classical:
             if sum(len(events) for events in self.waiting) >= CHUNK:
                 self._run()
 
-    def finish(self) -> Table:
+    def finish(self) -> Columns:
         """The predictions of the model's tasks by every method, times made absolute as the network's are."""
         if self.waiting:
             self._run()
@@ -194,7 +192,7 @@ class _Classical:
         columns = {n: np.concatenate([e.columns[n] for e in self.waiting]) for n in self.waiting[0].columns}
         self.waiting = []
         earliest = columns.get("time_min_used")
-        table: Table = {}
+        table: Columns = {}
         for method, found in self.baselines.predict(RawEvents(npho, time, columns)).items():
             for column in (c for c in found if c in self.wanted):
                 values = found[column]

@@ -24,7 +24,7 @@ from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.compare_data import feature_pages
 from xectrain.evaluation.tables import write_frame
 from xectrain.evaluation.wording import digits
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 
 Array = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class DataComparison:
 
 
 def compare_data(
-    first: Sequence[Part], second: Sequence[Part], folder: Path, settings: Settings, norm: Normalization, events: int
+    first: Sequence[Part], second: Sequence[Part], folder: Path, settings: ReadOptions, norm: Normalization, events: int
 ) -> DataComparison:
     """Write features, plots, `comparison.json` and `report.html` into `folder`.
 
@@ -136,7 +136,7 @@ def two_sample_tests(first: Mapping[str, Array], second: Mapping[str, Array]) ->
 
 
 def _features(
-    parts: Sequence[Part], settings: Settings, norm: Normalization, events: int, name: str
+    parts: Sequence[Part], settings: ReadOptions, norm: Normalization, events: int, name: str
 ) -> tuple[dict[str, Array], dict[int, tuple[int, ...]]]:
     """Features of the first events of a set, and dead-channel candidates by run."""
     wanted = Wanted(512, "cpu", norm)

@@ -31,7 +31,7 @@ from xectrain.inference.events import Events
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.metrics import percentile_68
 from xectrain.modes.masking import event_key, uniform
 from xectrain.tasks import QUANTITIES, TASKS
@@ -110,7 +110,7 @@ def study_dead(
     folder: Path,
     strategies: Mapping[str, Strategy],
     options: DeadOptions,
-    settings: Settings,
+    settings: ReadOptions,
     max_events: int,
 ) -> DeadStudy:
     """Predict with every strategy; write tables, plots, `dead.json` and `report.html` into `folder`.
@@ -170,7 +170,7 @@ def _predicted(
     parts: Sequence[Part],
     strategies: Mapping[str, Strategy],
     options: DeadOptions,
-    settings: Settings,
+    settings: ReadOptions,
     max_events: int,
 ) -> dict[str, NDArray[Any]]:
     """A row per event: truth, the share of the light that was taken away, and every strategy's predictions."""

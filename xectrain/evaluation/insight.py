@@ -20,7 +20,7 @@ from shards.base import ConfigError, progress
 from xectrain.evaluation.results import Insight, WorstEvent
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import TorchPredictor
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.metrics import residual
 from xectrain.models.regressor import Regressor
 from xectrain.models.sensors import hide
@@ -94,7 +94,7 @@ def spreads(predictor: TorchPredictor) -> dict[str, float]:
     }
 
 
-def look_inside(predictor: TorchPredictor, part: Part, settings: Settings, events: int = EVENTS) -> Insight:
+def look_inside(predictor: TorchPredictor, part: Part, settings: ReadOptions, events: int = EVENTS) -> Insight:
     """Average gradients, the effect of hidden faces, and attention over the first events of a part."""
     columns = tuple(spreads(predictor))
     scale = np.array(list(spreads(predictor).values()))

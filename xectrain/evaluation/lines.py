@@ -29,7 +29,7 @@ from xectrain.inference.events import Events
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import Filler
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def study_line(
     parts: Sequence[Part],
     line: Line,
     folder: Path,
-    settings: Settings,
+    settings: ReadOptions,
     baselines: Baselines | None = None,
     inpainter: Filler | None = None,
 ) -> LineStudy:
@@ -84,7 +84,7 @@ def _events(
     predictor: Predictor,
     parts: Sequence[Part],
     line: Line,
-    settings: Settings,
+    settings: ReadOptions,
     baselines: Baselines | None,
     inpainter: Filler | None,
 ) -> dict[str, Array]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from shards.base import InputError, locked, progress, publish_json
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import TorchPredictor
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.modes.base import EventBatch
 
 
 def evaluate_own(
-    predictor: TorchPredictor, parts: Sequence[Part], folder: Path, settings: Settings
+    predictor: TorchPredictor, parts: Sequence[Part], folder: Path, settings: ReadOptions
 ) -> dict[str, dict[str, float]]:
     """Write `metrics.json` into `folder`: part → metric → value, as the trainer's validation computes them.
 
@@ -30,7 +30,7 @@ def evaluate_own(
         return found
 
 
-def _of_part(predictor: TorchPredictor, part: Part, settings: Settings) -> dict[str, float]:
+def _of_part(predictor: TorchPredictor, part: Part, settings: ReadOptions) -> dict[str, float]:
     part.check(predictor.facts.normalization)
     wanted = Wanted(predictor.batch_size, predictor.device, predictor.facts.normalization)
     losses: list[NDArray[np.float64]] = []

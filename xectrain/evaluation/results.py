@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xectrain.evaluation.peaks import PeakFit
 from xectrain.inference.model import ModelFacts
-from xectrain.inference.sources import Part, Settings
+from xectrain.inference.sources import Part, ReadOptions
 from xectrain.metrics import Metric, TaskMetrics
 
 Array = NDArray[np.float64]
@@ -26,7 +26,7 @@ CALIBRATION_EVENTS = 20_000
 class EvaluationOptions:
     """What to evaluate of a regressor, and how."""
 
-    settings: Settings = field(default_factory=Settings)
+    settings: ReadOptions = field(default_factory=ReadOptions)
     samples: Mapping[str, str] = field(default_factory=dict)
     """Further sub-samples: name → expression."""
     by: tuple[str, ...] = ()

@@ -19,23 +19,23 @@ from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.sensors import sensor_pages
 from xectrain.evaluation.results import SensorResult
 from xectrain.evaluation.wording import compact, digits, finite, method_label, model_name
+from xectrain.inference.events import Columns
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.sensor_rows import hidden_sensors
 from xectrain.inference.sensors import SensorPredictor
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.metrics import Metric
 from xectrain.metrics.sensors import UNITS, FilledLight, filled_light, sensor_metrics
 
 logger = logging.getLogger(__name__)
 
-Rows = dict[str, NDArray[Any]]
 MAX_EVENTS = 1000
 """Sensor-level tables hold at most so many events: a thousand events have a quarter of a million hidden sensors."""
 
 
 def predict_hidden(
-    models: Mapping[str, SensorPredictor], part: Part, settings: Settings, max_events: int
-) -> tuple[Rows, int, float]:
+    models: Mapping[str, SensorPredictor], part: Part, settings: ReadOptions, max_events: int
+) -> tuple[Columns, int, float]:
     """Hide sensors as the first model's validation does, and let every model and classical method fill them.
 
     Returns:
@@ -43,7 +43,7 @@ def predict_hidden(
     """
     (_, main), *others = models.items()
     wanted = Wanted(main.batch_size, main.device, main.facts.normalization)
-    tables: list[Rows] = []
+    tables: list[Columns] = []
     events_done = valid = 0
     with progress(part.name, min(part.events, max_events)) as bar:
         for chunk in part.read(wanted, settings):
@@ -73,7 +73,7 @@ def evaluate_sensors(
     models: Mapping[str, SensorPredictor],
     parts: Sequence[Part],
     folder: Path,
-    settings: Settings,
+    settings: ReadOptions,
     max_events: int = MAX_EVENTS,
 ) -> list[SensorResult]:
     """Evaluate models on the same hidden sensors; writes tables, plots and `metrics.json` (last) into `folder`.
@@ -99,7 +99,7 @@ def evaluate_sensors(
 
 
 def _result(
-    models: Mapping[str, SensorPredictor], part: Part, name: str, rows: Rows, events: int, ratio: float, place: Path
+    models: Mapping[str, SensorPredictor], part: Part, name: str, rows: Columns, events: int, ratio: float, place: Path
 ) -> SensorResult:
 
     first = next(iter(models))
@@ -190,7 +190,7 @@ def _light_cell(found: FilledLight) -> str:
     return f"{100 * (found.ratio - 1):+.1f} % ({bias})" if np.isfinite(found.ratio) else f"({bias})"
 
 
-def _write(rows: Rows, path: Path) -> None:
+def _write(rows: Columns, path: Path) -> None:
 
     with published(path) as part:
         pl.DataFrame(rows).write_parquet(part)

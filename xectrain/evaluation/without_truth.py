@@ -18,7 +18,7 @@ from xectrain.evaluation.plots.insight import TITLE_WIDTH
 from xectrain.evaluation.results import Disagreement, Trend, WithoutTruth
 from xectrain.evaluation.wording import digits
 from xectrain.inference.model import ModelFacts
-from xectrain.inference.sources import Part, Settings, Wanted
+from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.metrics import half_width_68
 from xectrain.tasks import QUANTITIES
 
@@ -41,7 +41,7 @@ def describe(
     part: Part,
     table: Mapping[str, NDArray[Any]],
     place: Path,
-    settings: Settings,
+    settings: ReadOptions,
     by: Sequence[str],
 ) -> WithoutTruth:
     """Pages of distributions and trends, and displays of the worst disagreements, written into `place`.
@@ -71,7 +71,7 @@ def _displays(
     predicted: Mapping[str, Array],
     conventional: Mapping[str, Array],
     place: Path,
-    settings: Settings,
+    settings: ReadOptions,
 ) -> list[Path]:
     """Event displays of some rows of the table, worst first."""
     wanted = Wanted(256, "cpu", facts.normalization)

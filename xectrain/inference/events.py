@@ -20,7 +20,9 @@ from xectrain.baselines import RawEvents
 from xectrain.model_input import InputRules
 
 N_SENSORS = 4760
-Columns = Mapping[str, NDArray[np.float64]]
+Columns = dict[str, NDArray[Any]]
+"""Values of some events by the name of a column, (n,) each, or (n, 4760) for sensors."""
+Given = Mapping[str, NDArray[np.float64]]
 
 
 class RawSensors(NamedTuple):
@@ -52,12 +54,12 @@ class _Sensors(Protocol):
 class Events:
     """Some consecutive events, of a part or of a user's arrays. `events[3:7]` are some of them."""
 
-    columns: Columns
+    columns: Given
     """Truth, identity and carried columns (and `entry` from ROOT), (n,) each, canonical units."""
     _sensors: _Sensors
 
     @classmethod
-    def stored(cls, sensors: Tensor | NDArray[Any], storage: Normalization, columns: Columns | None = None) -> Events:
+    def stored(cls, sensors: Tensor | NDArray[Any], storage: Normalization, columns: Given | None = None) -> Events:
         """Events as a dataset holds them.
 
         Args:
@@ -69,7 +71,7 @@ class Events:
 
     @classmethod
     def of_raw(
-        cls, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None, columns: Columns | None = None
+        cls, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None, columns: Given | None = None
     ) -> Events:
         """Events as a ROOT file holds them.
 

@@ -22,7 +22,7 @@ from xectrain.inference.root_output import RootOutput, read_metadata, read_rows,
 from xectrain.inference.rows import Carried, EventRows, RowMaker
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import Filler, SensorPredictor
-from xectrain.inference.sources import Part, Settings, Wanted, share
+from xectrain.inference.sources import Part, ReadOptions, Wanted, share
 from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
 
@@ -35,7 +35,7 @@ FACES = "0 inner, 1 outer, 2 upstream, 3 downstream, 4 top, 5 bottom"
 class Request:
     """What is asked for, beside model and data."""
 
-    settings: Settings = field(default_factory=Settings)
+    settings: ReadOptions = field(default_factory=ReadOptions)
     columns: tuple[str, ...] | None = None
     """Input columns to carry; None: truth as `true_*`, the vertex and everything the schema carries; empty: none."""
     precision: str = "auto"
@@ -176,7 +176,7 @@ def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker
 
 
 def _stream(
-    model: Model, parts: Sequence[tuple[int, Part]], settings: Settings, maker: RowMaker, out: RootOutput
+    model: Model, parts: Sequence[tuple[int, Part]], settings: ReadOptions, maker: RowMaker, out: RootOutput
 ) -> tuple[int, int]:
     """Predict all (number, part); the numbers of events, and of those outside the training range."""
     wanted = Wanted(model.batch_size, model.device, model.facts.normalization)

@@ -15,10 +15,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from shards.base import ConfigError, CorruptError, InputError
 from shards.normalization import NPHO_THRESHOLD, preset
-from xectrain.inference.events import Events
+from xectrain.inference.events import Columns, Events
 from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
-from xectrain.inference.regressor import Predictions, Predictor
+from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import Filled, Filler, filled
 from xectrain.tasks import ALIASES, TASKS, TargetOptions
 
@@ -47,7 +47,7 @@ class OnnxPredictor(Predictor):
         self.session, self.facts, self.raw, self.outputs, self.batch_size = session, facts, raw, outputs, batch_size
         self.device = "cpu"  # sensors go in from the host's memory
 
-    def _run(self, events: Events) -> Predictions:
+    def _run(self, events: Events) -> Columns:
         if self.raw:
             given = events.raw()
             feed = {"npho": given.npho, "time": given.time, "dead": given.dead}
@@ -56,15 +56,15 @@ class OnnxPredictor(Predictor):
             feed = {self.session.get_inputs()[0].name: x_BN2.numpy()}
         return self._outputs(feed)
 
-    def _outputs(self, feed: dict[str, NDArray[Any]]) -> Predictions:
+    def _outputs(self, feed: dict[str, NDArray[Any]]) -> Columns:
         typed = {k: np.ascontiguousarray(v, None if v.dtype == bool else np.float32) for k, v in feed.items()}
         found = self.session.run(list(self.outputs), typed)
-        result: Predictions = {}
+        result: Columns = {}
         for columns, values in zip(self.outputs.values(), found, strict=True):
             table = values.reshape(len(values), -1)
             result.update({name: table[:, i] for i, name in enumerate(columns)})
         inside = result.pop(IN_RANGE, np.ones(len(next(iter(feed.values()))), dtype=bool))
-        ordered: Predictions = {name: result[name].astype(np.float64) for name in self.facts.columns}
+        ordered: Columns = {name: result[name].astype(np.float64) for name in self.facts.columns}
         return {**ordered, IN_RANGE: inside.astype(bool)}
 
 

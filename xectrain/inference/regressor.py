@@ -17,13 +17,10 @@ from torch import Tensor
 
 from shards.normalization import Normalization
 from xectrain.compute import Compute
-from xectrain.inference.events import Events
+from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import IN_RANGE, Model, ModelFacts
 from xectrain.modes.base import EventMode
 from xectrain.tasks import absolute_time
-
-Predictions = dict[str, NDArray[Any]]
-"""Predicted column → (n,) values."""
 
 
 class Predictor(Model, ABC):
@@ -35,7 +32,7 @@ class Predictor(Model, ABC):
         time: ArrayLike,
         dead: ArrayLike | None = None,
         time_min_used: ArrayLike | None = None,
-    ) -> Predictions:
+    ) -> Columns:
         """Predict from raw sensors.
 
         Args:
@@ -53,7 +50,7 @@ class Predictor(Model, ABC):
 
     def predict_normalized(
         self, sensors: Tensor | NDArray[Any], storage: Normalization, time_min_used: ArrayLike | None = None
-    ) -> Predictions:
+    ) -> Columns:
         """Predict from stored sensors, as a loader or `Dataset.read` gives them.
 
         Args:
@@ -63,18 +60,18 @@ class Predictor(Model, ABC):
         """
         return self._with_time(Events.stored(sensors, storage), time_min_used)
 
-    def predict_events(self, events: Events) -> Predictions:
+    def predict_events(self, events: Events) -> Columns:
         """Predict a chunk from shards or ROOT."""
         return self._with_time(events, events.earliest)
 
     @abstractmethod
-    def _run(self, events: Events) -> Predictions:
+    def _run(self, events: Events) -> Columns:
         """Predictions of at most `batch_size` events; times as the sensors have them."""
 
-    def _with_time(self, events: Events, earliest: ArrayLike | None) -> Predictions:
+    def _with_time(self, events: Events, earliest: ArrayLike | None) -> Columns:
         parts = [self._run(batch) for batch in events.batches(self.batch_size)]
         if not parts:
-            empty: Predictions = {name: np.empty(0) for name in self.facts.columns}
+            empty: Columns = {name: np.empty(0) for name in self.facts.columns}
             return {**empty, IN_RANGE: np.empty(0, dtype=bool)}
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if earliest is not None and self.facts.targets.relative_time:
@@ -97,12 +94,12 @@ class TorchPredictor(Predictor):
         return events.model_input(self.facts.normalization, self.facts.npho_threshold, self.device)
 
     @torch.inference_mode()
-    def _run(self, events: Events) -> Predictions:
+    def _run(self, events: Events) -> Columns:
         x_BN2, mask_BN = self.model_input(events)
         with self.compute.autocast():
             found = self.mode.predict(x_BN2, mask_BN)
         found = {name: values.float() for name, values in found.items()}
         inside = self.mode.in_training_range(x_BN2, mask_BN, found)
         together = torch.stack([*found.values(), inside.float()]).cpu().numpy()
-        result: Predictions = {name: together[i].astype(np.float64) for i, name in enumerate(found)}
+        result: Columns = {name: together[i].astype(np.float64) for i, name in enumerate(found)}
         return {**result, IN_RANGE: together[-1] > 0.5}

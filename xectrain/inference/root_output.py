@@ -40,7 +40,7 @@ NAMED_TYPES = {
 
 
 @dataclass(frozen=True)
-class Branch:
+class OutputBranch:
     """A fixed-size branch."""
 
     dtype: str
@@ -58,7 +58,7 @@ class Branch:
 class RootOutput:
     """An open output file. Made by `root_output`."""
 
-    def __init__(self, file: Any, path: Path, branches: Mapping[str, Branch]) -> None:
+    def __init__(self, file: Any, path: Path, branches: Mapping[str, OutputBranch]) -> None:
         self._file, self.path, self.branches = file, path, dict(branches)
         self._tree = file.mktree(PREDICTIONS, {name: branch.declaration() for name, branch in self.branches.items()})
         self.rows = 0
@@ -123,7 +123,7 @@ class RootOutput:
 
 
 @contextmanager
-def root_output(path: Path, branches: Mapping[str, Branch]) -> Iterator[RootOutput]:
+def root_output(path: Path, branches: Mapping[str, OutputBranch]) -> Iterator[RootOutput]:
     """Open `path` for streaming; it appears under its name when the block succeeds, and not at all when it fails.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from shards.base import ConfigError, nearest
 from shards.columns import Column
-from xectrain.inference.events import Events
+from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.root_output import Branch
+from xectrain.inference.root_output import OutputBranch
 from xectrain.inference.sources import Part, RootPart
 from xectrain.tasks import TASKS, required_columns, true_values
 
-Rows = dict[str, NDArray[Any]]
 IDENTITY = ("run", "event")
 ORIGIN = ("source", "entry")
 """Which input an event came from, counting from 0, and its entry there: written for ROOT input."""
@@ -32,15 +31,15 @@ class RowMaker(Protocol):
     """Turns chunks into rows of the output tree."""
 
     @property
-    def branches(self) -> dict[str, Branch]:
+    def branches(self) -> dict[str, OutputBranch]:
         """Of the tree, in order."""
         ...
 
-    def make(self, events: Events, part: int) -> Rows:
+    def make(self, events: Events, part: int) -> Columns:
         """The rows of one chunk of the part of this number."""
         ...
 
-    def outside(self, rows: Rows) -> int:
+    def outside(self, rows: Columns) -> int:
         """How many of the rows lie outside the model's training range."""
         ...
 
@@ -82,26 +81,26 @@ class Carried:
         origin = any(isinstance(part, RootPart) for part in parts)
         return cls(truth, tuple(others), origin, facts)
 
-    def around(self, predicted: Mapping[str, Branch]) -> dict[str, Branch]:
+    def around(self, predicted: Mapping[str, OutputBranch]) -> dict[str, OutputBranch]:
         """All branches: identity, predictions, then truth and carried columns.
 
         Raises:
             ConfigError: a column has the name of a prediction.
         """
         names = (*IDENTITY, *(ORIGIN if self.origin else ()))
-        branches = {**{name: Branch("int64") for name in names}, **predicted}
+        branches = {**{name: OutputBranch("int64") for name in names}, **predicted}
         for name in (*self.truth, *self.others):
             if name in branches:
                 raise ConfigError(f"the data's column {name!r} has the name of a prediction", remedy="rename it")
-            branches[name] = Branch("float64")
+            branches[name] = OutputBranch("float64")
         return branches
 
-    def make(self, events: Events, part: int) -> Rows:
+    def make(self, events: Events, part: int) -> Columns:
         """The columns' values; NaN where a part lacks a column that another has."""
         count, have = len(events), events.columns
         unknown = np.full(count, np.nan)
         truth = truth_columns(self.facts, have)
-        rows: Rows = {name: have.get(name, unknown) for name in (*IDENTITY, *self.others)}
+        rows: Columns = {name: have.get(name, unknown) for name in (*IDENTITY, *self.others)}
         rows.update({name: truth.get(column, unknown) for name, column in self.truth.items()})
         if self.origin:
             rows.update(source=np.full(count, part), entry=have["entry"])
@@ -114,20 +113,20 @@ class EventRows:
 
     predictor: Predictor
     carried: Carried
-    branches: dict[str, Branch]
+    branches: dict[str, OutputBranch]
 
     @classmethod
     def of(cls, predictor: Predictor, carried: Carried) -> EventRows:
         """The branches that this model's predictions need."""
-        predicted = {name: Branch("float64") for name in predictor.facts.columns}
-        return cls(predictor, carried, carried.around({**predicted, IN_RANGE: Branch("bool")}))
+        predicted = {name: OutputBranch("float64") for name in predictor.facts.columns}
+        return cls(predictor, carried, carried.around({**predicted, IN_RANGE: OutputBranch("bool")}))
 
-    def make(self, events: Events, part: int) -> Rows:
+    def make(self, events: Events, part: int) -> Columns:
         """The rows of one chunk."""
         rows = {**self.carried.make(events, part), **self.predictor.predict_events(events)}
         return {name: rows[name] for name in self.branches}
 
-    def outside(self, rows: Rows) -> int:
+    def outside(self, rows: Columns) -> int:
         """How many rows lie outside the training range."""
         return int(np.count_nonzero(~rows[IN_RANGE]))
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from shards import geometry as geo
 from xectrain.baselines.inpainting import FILLS, fill_columns
-from xectrain.inference.events import Events
-from xectrain.inference.root_output import Branch
-from xectrain.inference.rows import IDENTITY, Carried, Rows
+from xectrain.inference.events import Columns, Events
+from xectrain.inference.root_output import OutputBranch
+from xectrain.inference.rows import IDENTITY, Carried
 from xectrain.inference.sensors import Filler, Hidden, SensorPredictor
 
-SENSORS = Branch("float32", geo.N_SENSORS)
-FLAGS = Branch("bool", geo.N_SENSORS)
+SENSORS = OutputBranch("float32", geo.N_SENSORS)
+FLAGS = OutputBranch("bool", geo.N_SENSORS)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class HiddenEventRows:
 
     predictor: SensorPredictor
     carried: Carried
-    branches: dict[str, Branch]
+    branches: dict[str, OutputBranch]
 
     @classmethod
     def of(cls, predictor: SensorPredictor, carried: Carried) -> HiddenEventRows:
@@ -39,7 +39,7 @@ class HiddenEventRows:
         named = {f"{kind}_{channel}": SENSORS for channel in predictor.facts.channels for kind in kinds}
         return cls(predictor, carried, carried.around({"mask": FLAGS, **named}))
 
-    def make(self, events: Events, part: int) -> Rows:
+    def make(self, events: Events, part: int) -> Columns:
         """The rows of one chunk."""
         found = self.predictor.hide_and_predict(events)
         rows = {**self.carried.make(events, part), "mask": found.hidden}
@@ -50,7 +50,7 @@ class HiddenEventRows:
             rows[f"err_{channel}"] = found.predicted[channel] - truth
         return {name: rows[name] for name in self.branches}
 
-    def outside(self, rows: Rows) -> int:
+    def outside(self, rows: Columns) -> int:
         """Not judged in this mode."""
         return 0
 
@@ -61,20 +61,20 @@ class FilledRows:
 
     predictor: Filler
     carried: Carried
-    branches: dict[str, Branch]
+    branches: dict[str, OutputBranch]
 
     @classmethod
     def of(cls, predictor: Filler, carried: Carried) -> FilledRows:
         """npho and time of every sensor, whichever of them the model predicts."""
         return cls(predictor, carried, carried.around({"npho": SENSORS, "time": SENSORS, "filled": FLAGS}))
 
-    def make(self, events: Events, part: int) -> Rows:
+    def make(self, events: Events, part: int) -> Columns:
         """The rows of one chunk."""
         found = self.predictor.fill_events(events)
         rows = {**self.carried.make(events, part), "npho": found.npho, "time": found.time, "filled": found.filled}
         return {name: rows[name] for name in self.branches}
 
-    def outside(self, rows: Rows) -> int:
+    def outside(self, rows: Columns) -> int:
         """Not judged in this mode."""
         return 0
 
@@ -86,18 +86,22 @@ class HiddenSensorRows:
     predictor: SensorPredictor
     baselines: Sequence[str] = FILLS
     events_done: int = 0
-    branches: dict[str, Branch] = field(init=False)
+    branches: dict[str, OutputBranch] = field(init=False)
 
     def __post_init__(self) -> None:
-        integers = {name: Branch("int64") for name in ("event_idx", *IDENTITY)}
-        small = {"sensor_id": Branch("int32"), "face": Branch("int32"), "mask_type": Branch("int32")}
+        integers = {name: OutputBranch("int64") for name in ("event_idx", *IDENTITY)}
+        small = {"sensor_id": OutputBranch("int32"), "face": OutputBranch("int32"), "mask_type": OutputBranch("int32")}
         kinds = ("truth", "pred", "error")
-        values = {f"{kind}_{channel}": Branch("float32") for channel in self.predictor.facts.channels for kind in kinds}
+        values = {
+            f"{kind}_{channel}": OutputBranch("float32") for channel in self.predictor.facts.channels for kind in kinds
+        }
         channels = self.predictor.facts.channels
-        fills = {f"baseline_{name}_{channel}": Branch("float32") for name in self.baselines for channel in channels}
+        fills = {
+            f"baseline_{name}_{channel}": OutputBranch("float32") for name in self.baselines for channel in channels
+        }
         self.branches = {**integers, **small, **values, **fills}
 
-    def make(self, events: Events, part: int) -> Rows:
+    def make(self, events: Events, part: int) -> Columns:
         """The rows of one chunk, as many as sensors were hidden."""
         found = self.predictor.hide_and_predict(events)
         rows = hidden_sensors(found, events)
@@ -108,12 +112,12 @@ class HiddenSensorRows:
             rows.update(fill_columns(physical, found.hidden, self.predictor.facts.channels, self.baselines))
         return {name: rows[name] for name in self.branches}
 
-    def outside(self, rows: Rows) -> int:
+    def outside(self, rows: Columns) -> int:
         """Not judged in this mode."""
         return 0
 
 
-def hidden_sensors(found: Hidden, events: Events) -> Rows:
+def hidden_sensors(found: Hidden, events: Events) -> Columns:
     """One row per hidden sensor: where it is, truth, prediction and error of each channel."""
     event, sensor = np.nonzero(found.hidden)
     rows: dict[str, NDArray[Any]] = {

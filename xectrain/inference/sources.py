@@ -43,7 +43,7 @@ SHARDS_PER_PLAN = 16
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReadOptions:
     """What is done with events before the network sees them."""
 
     select: str | None = None
@@ -104,7 +104,7 @@ class Part(Protocol):
         """Refuse (ConfigError) a part that cannot be turned into what a model of this normalization wants."""
         ...
 
-    def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
+    def read(self, wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
         """Every selected event in order."""
         ...
 
@@ -160,7 +160,7 @@ class ShardPart:
     def check(self, norm: Normalization) -> None:
         check_remap(self.dataset.normalization, norm, self.dataset.dtype)
 
-    def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
+    def read(self, wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
         begin, end = self._range
         for first in range(begin, end, SHARDS_PER_PLAN):
             rows = self._rows(first, min(first + SHARDS_PER_PLAN, end), settings.select)
@@ -190,7 +190,7 @@ class ShardPart:
             found.append(starts[shard] + np.flatnonzero(evaluate(select, table)))
         return np.concatenate(found).astype(np.int64)
 
-    def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: Settings) -> Iterator[Events]:
+    def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
         names = self.dataset.columns
         views = [View(self.dataset, rows)]
         plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.batch_size, len(rows)))
@@ -252,7 +252,7 @@ class RootPart:
     def check(self, norm: Normalization) -> None:
         """Raw sensors suit every model."""
 
-    def read(self, wanted: Wanted, settings: Settings) -> Iterator[Events]:
+    def read(self, wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
         for chunk in read_source(self.source, ROOT_STEP, settings.threads):
             columns = {**chunk.columns, "entry": _entries(chunk)}
             npho, time, dead = chunk.npho, chunk.time, _united(chunk, columns, settings.dead)

@@ -36,7 +36,7 @@ class Weights(NamedTuple):
     contract_bias_C: Tensor
 
 
-class Hidden(NamedTuple):
+class KeptForBackward(NamedTuple):
     """What the branch holds between its two linear layers, for a few events."""
 
     normed_BPC: Tensor
@@ -101,13 +101,13 @@ def response(energy_BF: Tensor) -> tuple[Tensor, Tensor]:
     return norm_BF, norm_BF / (norm_BF.mean(dim=-1, keepdim=True) + EPSILON)
 
 
-def _hidden(x_BPC: Tensor, keep_BP1: Tensor, w: Weights) -> Hidden:
+def _hidden(x_BPC: Tensor, keep_BP1: Tensor, w: Weights) -> KeptForBackward:
     channels = [x_BPC.shape[-1]]
     normed, mean, rstd = torch.native_layer_norm(x_BPC, channels, w.norm_weight_C, w.norm_bias_C, EPSILON)
     before = F.linear(normed, w.expand_weight_FC, w.expand_bias_F)
     after = F.gelu(before)
     energy_BF = torch.bmm(keep_BP1.transpose(1, 2), after * after).squeeze(1)
-    return Hidden(normed, mean, rstd, before, after, *response(energy_BF))
+    return KeptForBackward(normed, mean, rstd, before, after, *response(energy_BF))
 
 
 def event_weights(response_BF: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,9 @@ def _chunk_backward(x_BPC: Tensor, keep_BP1: Tensor, grad_BPC: Tensor, w: Weight
     return result
 
 
-def _response_backward(h: Hidden, w: Weights, grad_weight_BFC: Tensor, grad_bias_C: Tensor, totals: Weights) -> Tensor:
+def _response_backward(
+    h: KeptForBackward, w: Weights, grad_weight_BFC: Tensor, grad_bias_C: Tensor, totals: Weights
+) -> Tensor:
     """Gradient of the hidden channels' norms, through the response folded into the second layer's weights: (B, F)."""
     weight_FC = w.contract_weight_CF.t()
     gain_BF1 = (1 + w.gamma_F * h.response_BF)[:, :, None]

@@ -19,7 +19,7 @@ DEPTH = 2
 
 
 @dataclass(frozen=True)
-class Part:
+class NetworkPart:
     """One line of the description."""
 
     name: str
@@ -34,7 +34,7 @@ class Part:
 class Description:
     """A network in numbers."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[NetworkPart, ...]
     """The whole network first."""
     tokens: tuple[str, ...]
     width: int
@@ -52,7 +52,9 @@ def describe_network(config: Config) -> Description:
     by_name = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     root = type(network).__name__
     parts = [
-        Part(name or root, name.count(".") + 1 if name else 0, _size(module), _flops(by_name, root, name, module))
+        NetworkPart(
+            name or root, name.count(".") + 1 if name else 0, _size(module), _flops(by_name, root, name, module)
+        )
         for name, module in network.named_modules()
         if name.count(".") < DEPTH and (not name or _size(module))
     ]

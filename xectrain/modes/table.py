@@ -35,9 +35,9 @@ class ModeEntry:
     summary: str
     aliases: tuple[str, ...] = ()
     """Other names on the command line."""
-    defaults: Options = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Options whose default is another one in this mode."""
-    defaults_from_weights: Options = field(default_factory=dict)
+    defaults_from_weights: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """The same, when the run begins from another run's weights (`checkpoint.init_from`)."""
 
     def load(self) -> type[Mode]:

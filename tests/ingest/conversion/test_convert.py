@@ -17,7 +17,7 @@ from ingest.conversion import bucket
 from ingest.conversion import convert as module
 from ingest.conversion import plan as plan_module
 from ingest.conversion.convert import Conversion, convert, finalize_folder, run_step
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.conversion.plan import make_plan
 from ingest.reading.rootio import Skipped, open_sources
 from ingest.reading.schema import load_schema
@@ -54,8 +54,8 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket, "READ", 8)
 
 
-def options(**changes: Any) -> Options:
-    return Options(**{"schema": MC, "events_per_shard": 25, **changes})
+def options(**changes: Any) -> ConversionOptions:
+    return ConversionOptions(**{"schema": MC, "events_per_shard": 25, **changes})
 
 
 def run(files: list[Path], out: Path, workers: int = 1, **changes: Any) -> Conversion:

@@ -83,11 +83,13 @@ def test_duplicates_are_found_across_files(file: Path, tmp_path: Path) -> None:
 
 def test_the_expected_size_is_what_conversion_gives(file: Path, tmp_path: Path) -> None:
     from ingest.conversion.convert import convert
-    from ingest.conversion.options import Options
+    from ingest.conversion.options import ConversionOptions
     from ingest.reading.schema import load_schema
 
     sources = open_sources([file])
-    manifest = convert(sources, tmp_path / "d", Options(schema=load_schema("mc"), allow_duplicates=True)).manifest
+    manifest = convert(
+        sources, tmp_path / "d", ConversionOptions(schema=load_schema("mc"), allow_duplicates=True)
+    ).manifest
     size = sum(shard.tar.bytes for shard in manifest.shards)
     assert expected_bytes(sources, "float32") <= size <= expected_bytes(sources, "float32") + 10240 + 1024
     assert expected_bytes(sources, "float16") < 0.53 * size

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.synthetic import make_dataset
 
 from ingest.conversion.convert import convert
-from ingest.conversion.options import Options
+from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources
 from ingest.reading.schema import load_schema
 from shards.base import ConfigError, CorruptError, InputError, OutputError
@@ -76,7 +76,7 @@ def converted(files: list[Path], out: Path, **options: Any) -> Path:
     schema = load_schema("mc")
     sources = open_sources(files, schema=schema)
     found = sources[0] if isinstance(sources, tuple) else sources
-    convert(found, out, Options(schema=schema, events_per_shard=16, **options))
+    convert(found, out, ConversionOptions(schema=schema, events_per_shard=16, **options))
     return out
 
 

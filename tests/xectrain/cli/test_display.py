@@ -16,7 +16,7 @@ from shards.normalization import preset
 from xectrain.cli import display as display_cli
 from xectrain.cli.display import app, title_of
 from xectrain.display.event_source import read_event, read_prediction
-from xectrain.inference.root_output import Branch, root_output
+from xectrain.inference.root_output import OutputBranch, root_output
 
 EVENTS = 5
 NPHO = np.random.default_rng(0).exponential(300, (EVENTS, 4760)).astype(np.float32)
@@ -141,7 +141,9 @@ def predictions(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     columns = {"run": RUN, "event": EVENT, "pred_energy": np.full(EVENTS, 0.0519)}
     columns |= {f"pred_{axis}": UVW[:, i] + 0.25 for i, axis in enumerate("uvw")}
     if path.suffix == ".root":
-        with root_output(path, {n: Branch("int32" if n in ("run", "event") else "float64") for n in columns}) as out:
+        with root_output(
+            path, {n: OutputBranch("int32" if n in ("run", "event") else "float64") for n in columns}
+        ) as out:
             out.extend(columns)
             out.metadata({"model": "test"})
     elif path.suffix == ".csv":

@@ -20,7 +20,7 @@ from xectrain.evaluation.results import EvaluationOptions
 from xectrain.inference.events import Events
 from xectrain.inference.load import load
 from xectrain.inference.regressor import TorchPredictor
-from xectrain.inference.sources import Settings, ShardPart, Wanted, open_parts
+from xectrain.inference.sources import ReadOptions, ShardPart, Wanted, open_parts
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,13 @@ def test_some_rows_of_a_dataset_are_a_part(trained, predictor):
     part = ShardPart(dataset, rows)
     wanted = Wanted(4, "cpu", predictor.facts.normalization)
 
-    def events(part: ShardPart, settings: Settings) -> list[float]:
+    def events(part: ShardPart, settings: ReadOptions) -> list[float]:
         return [e for chunk in part.read(wanted, settings) for e in chunk.columns["event"].tolist()]
 
     every = dataset.column("event")
-    assert events(part, Settings()) == every[rows].tolist()
+    assert events(part, ReadOptions()) == every[rows].tolist()
     some = [r for r in rows if dataset.column("energy")[r] > 0.05]
-    assert events(part, Settings(select="energy > 0.05")) == every[some].tolist()
+    assert events(part, ReadOptions(select="energy > 0.05")) == every[some].tolist()
     assert part.events == 6
     assert part.identity() != ShardPart(dataset).identity()
 
@@ -108,7 +108,7 @@ def test_hidden_faces_and_gradients_see_what_the_network_sees(trained, predictor
     mode.model = Inner(mode.model)
     stand_in = TorchPredictor(mode, predictor.facts, predictor.compute, 8)
     (part,) = open_parts([trained.data])
-    insight = look_inside(stand_in, part, Settings(), events=16)
+    insight = look_inside(stand_in, part, ReadOptions(), events=16)
     energy = insight.columns.index("energy")
     assert insight.events == 16
     assert insight.saliency[energy, geo.INNER, 0] > 0

@@ -24,7 +24,7 @@ from xectrain.evaluation.tables import task_table
 from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.sources import Settings, open_parts
+from xectrain.inference.sources import ReadOptions, open_parts
 
 EVENTS = 120
 
@@ -67,7 +67,7 @@ def model(place: Path) -> PhotonSum:
 def test_no_filling_is_worse_than_missing_sensors(place, model, tmp_path):
     strategies = {name: strategy(name, {}) for name in CLASSICAL}
     parts = open_parts([place / "toy.root"])
-    study = study_dead(model, parts, tmp_path, strategies, DeadOptions(fraction=0.05), Settings(), EVENTS)
+    study = study_dead(model, parts, tmp_path, strategies, DeadOptions(fraction=0.05), ReadOptions(), EVENTS)
     assert study.methods == ("network", "raw", *CLASSICAL)
     assert study.missing == pytest.approx(0.05 * 4760, rel=0.05)
     assert study.lost == pytest.approx(0.05, rel=0.3)
@@ -141,9 +141,9 @@ def test_events_without_truth_or_none_at_all(place, tmp_path):
     bare = open_dataset(make_dataset(tmp_path / "bare", 12, columns=("run", "event", "time_min_used")).path)
     some = DeadOptions(fraction=0.1)
     with pytest.raises(InputError, match="has no truth for any task of the model"):
-        study_dead(model, open_parts([bare.path]), tmp_path / "a", {}, some, Settings(), 12)
+        study_dead(model, open_parts([bare.path]), tmp_path / "a", {}, some, ReadOptions(), 12)
     with pytest.raises(InputError, match="no event is left to study"):
-        study_dead(model, open_parts([place / "data"]), tmp_path / "b", {}, some, Settings("energy > 1"), 12)
+        study_dead(model, open_parts([place / "data"]), tmp_path / "b", {}, some, ReadOptions("energy > 1"), 12)
 
 
 def test_few_events_give_empty_panels_and_no_error():

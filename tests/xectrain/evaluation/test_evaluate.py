@@ -190,14 +190,14 @@ def test_without_training_data_only_the_mean_is_compared(trained, tmp_path, capl
 
 
 def test_no_event_left_is_an_error(place, predictor, tmp_path):
-    from xectrain.inference.sources import Settings
+    from xectrain.inference.sources import ReadOptions
 
     with pytest.raises(InputError, match="no event is left to evaluate"):
         evaluate(
             predictor,
             open_parts([place / "other"]),
             tmp_path / "out",
-            EvaluationOptions(Settings(select="energy > 1"), baselines=False),
+            EvaluationOptions(ReadOptions(select="energy > 1"), baselines=False),
         )
     assert not (tmp_path / "out" / "metrics.json").exists()
 

@@ -19,7 +19,7 @@ from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import SensorPredictor
-from xectrain.inference.sources import Part, Settings, open_parts
+from xectrain.inference.sources import Part, ReadOptions, open_parts
 
 
 class PhotonSum(Predictor):
@@ -55,7 +55,7 @@ def test_a_line_is_found_and_written(trained, parts, tmp_path):
     model = PhotonSum(load(trained.regress, device="cpu").facts)
     inpainter = load(trained.inpaint, device="cpu")
     assert isinstance(inpainter, SensorPredictor)
-    study = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", Settings(), inpainter=inpainter)
+    study = study_line(model, parts, Line(54.9, shape="single"), tmp_path / "out", ReadOptions(), inpainter=inpainter)
     results = study.results
     assert study.events == study.passed == 300
     names = [r.name for r in results]
@@ -102,7 +102,7 @@ def test_groups_are_fitted_apart_and_their_bias_removed(trained, parts, tmp_path
                 events.columns["parity"] = events.columns["event"] % 2
                 yield events
 
-    results = study_line(model, [Parity()], Line(54.9, "parity", "single"), tmp_path, Settings())
+    results = study_line(model, [Parity()], Line(54.9, "parity", "single"), tmp_path, ReadOptions())
     network = results.results[0]
     assert {g: round(f.mean, 0) for g, f in network.groups.items()} == {0.0: 55.0, 1.0: 56.0}
     assert network.groups[1.0].mean - network.groups[0.0].mean == pytest.approx(1.0, abs=0.15)
@@ -113,7 +113,7 @@ def test_groups_are_fitted_apart_and_their_bias_removed(trained, parts, tmp_path
 
 def test_groups_that_are_too_small_are_fitted_as_one(trained, parts, tmp_path, caplog):
     model = PhotonSum(load(trained.regress, device="cpu").facts)
-    study = study_line(model, parts, Line(54.9, "event", "single"), tmp_path, Settings())
+    study = study_line(model, parts, Line(54.9, "event", "single"), tmp_path, ReadOptions())
     network = study.results[0]
     assert network.groups == {}
     assert network.together is not None
@@ -124,9 +124,9 @@ def test_groups_that_are_too_small_are_fitted_as_one(trained, parts, tmp_path, c
 def test_what_cannot_be_studied(trained, parts, tmp_path):
     model = PhotonSum(load(trained.regress, device="cpu").facts)
     with pytest.raises(ConfigError, match=r"has no column 'pach'; did you mean 'patch'"):
-        study_line(model, parts, Line(54.9, "pach"), tmp_path, Settings())
+        study_line(model, parts, Line(54.9, "pach"), tmp_path, ReadOptions())
     with pytest.raises(InputError, match="no event passes the cut"):
-        study_line(model, parts, Line(54.9), tmp_path, Settings(select="Ebgo > 1000"))
+        study_line(model, parts, Line(54.9), tmp_path, ReadOptions(select="Ebgo > 1000"))
     model.facts = dataclasses.replace(model.facts, tasks=("angle",))
     with pytest.raises(ConfigError, match="predicts no energy"):
-        study_line(model, parts, Line(54.9), tmp_path, Settings())
+        study_line(model, parts, Line(54.9), tmp_path, ReadOptions())

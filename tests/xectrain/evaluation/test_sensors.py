@@ -25,7 +25,7 @@ from xectrain.inference.infer import Request, infer
 from xectrain.inference.load import load
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sensors import SensorPredictor, filled
-from xectrain.inference.sources import Settings, Wanted, open_parts
+from xectrain.inference.sources import ReadOptions, Wanted, open_parts
 from xectrain.metrics.sensors import filled_light, relative_errors, sensor_metrics
 from xectrain.modes.chosen_masks import chosen_masks
 
@@ -138,7 +138,7 @@ def test_masks_depend_on_the_event_alone(place, inpainter):
     wanted = Wanted(5, "cpu", inpainter.facts.normalization)
     hidden: dict[tuple[float, float], np.ndarray] = {}
     for part in (root, shards):
-        for events in part.read(wanted, Settings()):
+        for events in part.read(wanted, ReadOptions()):
             found = inpainter.hide_and_predict(events)
             for i, key in enumerate(zip(events.columns["run"], events.columns["event"], strict=True)):
                 if key in hidden:
@@ -168,7 +168,7 @@ def test_hiding_belongs_to_the_inpainter(place, tmp_path):
 
 
 def test_evaluation_numbers_are_those_of_the_table(place, inpainter, tmp_path):
-    (result,) = evaluate_sensors({"network": inpainter}, open_parts([place / "data"]), tmp_path, Settings(), 8)
+    (result,) = evaluate_sensors({"network": inpainter}, open_parts([place / "data"]), tmp_path, ReadOptions(), 8)
     table = pl.read_parquet(tmp_path / "predictions_sensors.parquet")
     assert result.events == 8
     assert table["event_idx"].n_unique() == 8
@@ -219,7 +219,7 @@ def test_evaluate_takes_these_modes_too(place, tmp_path):
 def test_masks_can_be_chosen(place, inpainter, tmp_path, masks, share):
     (tmp_path / "list.txt").write_text("5\n4200\n4700\n")
     masker = chosen_masks(masks.replace("LIST", str(tmp_path / "list.txt")), inpainter.facts.normalization)
-    batch = next(open_parts([place / "data"])[0].read(Wanted(5, "cpu", inpainter.facts.normalization), Settings()))
+    batch = next(open_parts([place / "data"])[0].read(Wanted(5, "cpu", inpainter.facts.normalization), ReadOptions()))
     usual, inpainter.mode.masker = inpainter.mode.masker, masker
     try:
         hidden = inpainter.hide_and_predict(batch).hidden

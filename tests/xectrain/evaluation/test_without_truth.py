@@ -18,7 +18,7 @@ from xectrain.evaluation.without_truth import (
     trends,
 )
 from xectrain.inference.events import Events
-from xectrain.inference.sources import Settings
+from xectrain.inference.sources import ReadOptions
 
 N = 300
 
@@ -79,7 +79,7 @@ def test_pages_and_displays(tmp_path):
     class Facts:
         normalization = preset("standard")
 
-    found = describe(Facts(), "data", Chunks(), table(), tmp_path, Settings(), ())
+    found = describe(Facts(), "data", Chunks(), table(), tmp_path, ReadOptions(), ())
     assert (tmp_path / "distributions.pdf").read_bytes().startswith(b"%PDF")
     assert len(list((tmp_path / "disagreements").glob("disagreement_0[1-5].pdf"))) == 5
     assert len(found.images) == 3 + 5  # spectra, maps, by run; displays

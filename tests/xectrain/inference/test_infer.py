@@ -23,7 +23,7 @@ from xectrain.inference.model import IN_RANGE
 from xectrain.inference.readahead import ahead, read_source
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import read_metadata
-from xectrain.inference.sources import Settings, open_parts
+from xectrain.inference.sources import ReadOptions, open_parts
 
 XEC = [sys.executable, "-m", "xec"]
 
@@ -125,7 +125,7 @@ def test_predict_refuses_other_shapes(predictor):
 
 def test_dead_lists_act_on_shards_and_root_alike(place, predictor, tmp_path):
     dead = DeadList.of([DeadEntry(k) for k in range(0, 4000, 3)])
-    request = Request(Settings(dead=dead))
+    request = Request(ReadOptions(dead=dead))
     infer(predictor, open_parts([place / "data"]), tmp_path / "s.root", request)
     infer(predictor, open_parts([place / "a.root", place / "b.root"]), tmp_path / "r.root", request)
     infer(predictor, open_parts([place / "data"]), tmp_path / "plain.root", Request())
@@ -137,7 +137,7 @@ def test_dead_lists_act_on_shards_and_root_alike(place, predictor, tmp_path):
 
 @pytest.mark.parametrize("expression", ["energy > 0.05 and event < 1010", "npho_sum > 1.36e6", "entry < 5"])
 def test_selections_agree(place, predictor, tmp_path, expression):
-    request = Request(Settings(select=expression))
+    request = Request(ReadOptions(select=expression))
     shards = infer(predictor, open_parts([place / "data"]), tmp_path / "s.root", request)
     root = infer(predictor, open_parts([place / "a.root", place / "b.root"]), tmp_path / "r.root", request)
     assert 0 < shards.events == root.events < EVENTS
@@ -146,7 +146,7 @@ def test_selections_agree(place, predictor, tmp_path, expression):
 
 
 def test_a_selection_that_nothing_passes_gives_an_empty_tree(place, predictor, tmp_path):
-    request = Request(Settings(select="energy > 1"))
+    request = Request(ReadOptions(select="energy > 1"))
     for data, name in ((place / "data", "s.root"), (place / "a.root", "r.root")):
         assert infer(predictor, open_parts([data]), tmp_path / name, request).events == 0
         assert len(rows(tmp_path / name)["pred_energy"]) == 0
@@ -172,7 +172,7 @@ def test_an_output_that_is_there_is_recognised_or_refused(place, predictor, tmp_
     assert out.stat().st_mtime_ns == stamp
     for parts, request in (
         (open_parts([place / "b.root"]), Request()),
-        (open_parts([place / "a.root"]), Request(Settings(select="energy > 0.05"))),
+        (open_parts([place / "a.root"]), Request(ReadOptions(select="energy > 0.05"))),
     ):
         with pytest.raises(OutputError, match="exists and came from another model, other data or other options"):
             infer(predictor, parts, out, request)

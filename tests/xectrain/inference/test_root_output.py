@@ -13,14 +13,14 @@ import pytest
 import uproot
 
 from shards.base import CorruptError, InputError, OutputError
-from xectrain.inference.root_output import Branch, read_metadata, root_output
+from xectrain.inference.root_output import OutputBranch, read_metadata, root_output
 
 BRANCHES = {
-    "run": Branch("int64"),
-    "pred_energy": Branch("float64"),
-    "in_training_range": Branch("bool"),
-    "filled": Branch("bool", 4760),
-    "npho": Branch("float32", 4760),
+    "run": OutputBranch("int64"),
+    "pred_energy": OutputBranch("float64"),
+    "in_training_range": OutputBranch("bool"),
+    "filled": OutputBranch("bool", 4760),
+    "npho": OutputBranch("float32", 4760),
 }
 
 
@@ -55,7 +55,7 @@ def test_chunks_come_back_as_written(tmp_path):
 
 
 def test_small_appends_are_collected_into_large_baskets(tmp_path):
-    with root_output(tmp_path / "p.root", {"event": Branch("int64")}) as out:
+    with root_output(tmp_path / "p.root", {"event": OutputBranch("int64")}) as out:
         for start in range(0, 20_000, 100):
             out.extend({"event": np.arange(start, start + 100)})
         out.metadata({"events": 20_000})
@@ -65,7 +65,7 @@ def test_small_appends_are_collected_into_large_baskets(tmp_path):
 
 
 def test_no_events_is_a_valid_file(tmp_path):
-    with root_output(tmp_path / "empty.root", {"run": Branch("int64")}) as out:
+    with root_output(tmp_path / "empty.root", {"run": OutputBranch("int64")}) as out:
         out.metadata({"events": 0})
     with uproot.open(tmp_path / "empty.root") as file:
         assert file["predictions"].num_entries == 0
@@ -83,7 +83,7 @@ def test_a_failing_block_leaves_nothing(tmp_path):
 
 
 def test_columns_must_fit_the_branches(tmp_path):
-    branches = {"run": Branch("int64"), "npho": Branch("float32", 4)}
+    branches = {"run": OutputBranch("int64"), "npho": OutputBranch("float32", 4)}
     good = {"run": np.arange(2), "npho": np.zeros((2, 4))}
     for bad, text in (
         ({"run": np.arange(2)}, r"branches differ .*expected \['npho'\]"),
@@ -99,7 +99,7 @@ def test_columns_must_fit_the_branches(tmp_path):
 def test_a_file_without_metadata_is_not_published(tmp_path):
     with (
         pytest.raises(OutputError, match="does not hold the two trees"),
-        root_output(tmp_path / "p.root", {"run": Branch("int64")}) as out,
+        root_output(tmp_path / "p.root", {"run": OutputBranch("int64")}) as out,
     ):
         out.extend({"run": np.arange(2)})
     assert list(tmp_path.iterdir()) == []
@@ -121,8 +121,8 @@ def test_a_killed_writer_leaves_no_file_of_the_final_name(tmp_path):
     code = f"""
         import numpy as np, os, signal
         from pathlib import Path
-        from xectrain.inference.root_output import Branch, root_output
-        with root_output(Path({str(path)!r}), {{"run": Branch("int64")}}) as out:
+        from xectrain.inference.root_output import OutputBranch, root_output
+        with root_output(Path({str(path)!r}), {{"run": OutputBranch("int64")}}) as out:
             out.extend({{"run": np.arange(10_000)}})
             os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -131,6 +131,6 @@ def test_a_killed_writer_leaves_no_file_of_the_final_name(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert not path.exists()
     assert len(list(tmp_path.iterdir())) == 1
-    with root_output(path, {"run": Branch("int64")}) as out:
+    with root_output(path, {"run": OutputBranch("int64")}) as out:
         out.metadata({"events": 0})
     assert [p.name for p in tmp_path.iterdir()] == ["pred.root"]

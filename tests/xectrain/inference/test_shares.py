@@ -16,7 +16,7 @@ from xectrain.inference.infer import Request, infer, join, share_name
 from xectrain.inference.load import load
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import read_metadata
-from xectrain.inference.sources import Part, Settings, count_pieces, open_parts, share
+from xectrain.inference.sources import Part, ReadOptions, count_pieces, open_parts, share
 
 EVENTS = 30
 
@@ -55,7 +55,7 @@ def rows(path: Path) -> dict[str, np.ndarray]:
 def test_joined_shares_are_what_one_run_gives(
     place: Path, predictor: Predictor, tmp_path: Path, kind: str, pieces: int, select: str | None
 ) -> None:
-    parts, request = parts_of(place, kind), Request(Settings(select))
+    parts, request = parts_of(place, kind), Request(ReadOptions(select))
     assert count_pieces(parts) == pieces
     infer(predictor, parts, tmp_path / "whole.root", request)
     for index in reversed(range(3)):
