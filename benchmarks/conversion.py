@@ -48,7 +48,7 @@ REPEATS = 3
 
 def write_file(path: Path, events: int, compression: uproot.compression.Compression) -> None:
     from ingest.toymc import (
-        ConversionOptions as ToyOptions,  # here, so that workers, which import this module, do without
+        Options as ToyOptions,  # here, so that workers, which import this module, do without
     )
     from ingest.toymc import generate
 
