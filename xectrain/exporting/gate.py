@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from shards.normalization import normalize
 from xectrain.exporting.modules import ExportModule, SensorInput
 from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
-from xectrain.inference.model import IN_RANGE
+from xectrain.inference.model import IN_RANGE, ModelFacts
 
 GATE_BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
 """Largest deviation, in units of a quantity's spread over the training set (of 1 for probabilities)."""
 
+UNDECIDED = 1e-3
+"""How close to the threshold photons are moved off it, relative."""
 SENSOR_TOLERANCE = {"npho": 1e-4, "time": 1e-12}
 """Largest deviation of a predicted sensor: of photons relative to their number plus `npho_scale`, of time in s."""
 
@@ -88,7 +90,7 @@ def compare(path: Path, module: ExportModule | SensorInput, events: GateEvents) 
 def _feeds(module: ExportModule | SensorInput, events: GateEvents, size: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Inputs of `size` events; the events are repeated if they are fewer."""
     rows = np.resize(np.arange(len(events)), size)
-    npho, time, dead = (values[rows] for values in (events.npho, events.time, events.dead))
+    npho, time, dead = (values[rows] for values in (decided(events.npho, module.facts), events.time, events.dead))
     if module.inputs == (NORMALIZED_INPUT,):
         yield {NORMALIZED_INPUT: normalize(npho, time, module.facts.normalization, dead).sensors}
         return
@@ -96,6 +98,17 @@ def _feeds(module: ExportModule | SensorInput, events: GateEvents, size: int) ->
     yield raw
     if EARLIEST in module.inputs:
         yield {**raw, EARLIEST: np.linspace(-7e-7, 1e-6, size)}
+
+
+def decided(npho: NDArray[np.float32], facts: ModelFacts) -> NDArray[np.float32]:
+    """Photons moved off the threshold of usable times: a sensor within rounding of it may have a time in one runtime
+    and none in the other, which is no fault of the graph."""
+    norm = facts.normalization
+    if facts.npho_threshold <= norm.domain_minimum:
+        return npho
+    with np.errstate(invalid="ignore"):
+        near = np.abs(npho - facts.npho_threshold) < UNDECIDED * facts.npho_threshold
+    return np.where(near, np.float32((1 + 2 * UNDECIDED) * facts.npho_threshold), npho)
 
 
 def _relative_to(output: str, module: ExportModule | SensorInput, expected: NDArray[Any]) -> NDArray[Any] | float:

@@ -20,7 +20,7 @@ from xectrain import exporting
 from xectrain.checkpoint import find_checkpoint, read_checkpoint
 from xectrain.cli.export import app
 from xectrain.exporting import GateEvents
-from xectrain.exporting.gate import _largest_difference
+from xectrain.exporting.gate import _largest_difference, decided
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.load import load, load_mode
 from xectrain.inference.model import IN_RANGE
@@ -185,6 +185,14 @@ def test_differences_of_nan_and_shape_are_infinite():
     assert _largest_difference(nan, np.array([1.0, 2.0])) == np.inf
     assert _largest_difference(nan, np.array([1.0])) == np.inf
     assert _largest_difference(np.array([True, False]), np.array([True, True])) == 1
+
+
+def test_photons_on_the_threshold_are_decided_before_runtimes_are_compared(run):
+    facts = load(run, device="cpu").facts
+    npho = np.array([[99.99552, 100.0, 98.0, 101.0, np.nan, 1e10]], np.float32)
+    moved = decided(npho, facts)
+    assert (np.abs(moved[0, :2] - facts.npho_threshold) > 0.1).all()
+    np.testing.assert_array_equal(moved[0, 2:], npho[0, 2:])
 
 
 def test_spoiled_events_have_every_kind_of_bad_value():
