@@ -108,6 +108,7 @@ class RestReader(nn.Module):
         self.pool = config.inner_resolution
         first, second = config.rest_channels
         grid = geo.face_grid("inner")
+        self.grid_shape = tuple(grid.shape)
         rows, columns = (-(-size // self.pool) for size in grid.shape)
         self.padding = (rows * self.pool - grid.shape[0], columns * self.pool - grid.shape[1])
         small = ((rows + 1) // 2) * ((columns + 1) // 2)
@@ -148,7 +149,7 @@ class RestReader(nn.Module):
         weight_BP = timed_BP * photons_BP.clamp(min=0)
         keep_BP, time_BP = light.keep_BN[:, inner], light.time_BN[:, inner]
         maps = (photons_BP, keep_BP, weight_BP, weight_BP * time_BP, timed_BP)
-        sensors_BCHW = torch.stack(maps, dim=1).unflatten(2, geo.face_grid("inner").shape)
+        sensors_BCHW = torch.stack(maps, dim=1).unflatten(2, self.grid_shape)
         padded_BCHW = F.pad(sensors_BCHW, (0, self.padding[1], 0, self.padding[0]))
         photons, keep, weight, moment, timed = F.avg_pool2d(padded_BCHW, self.pool).unbind(dim=1)
         path = (self.cells_PX3 - point_B3[:, None]).square().sum(dim=-1).clamp(min=1e-4).sqrt() / geo.LIGHT_SPEED_XENON

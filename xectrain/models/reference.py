@@ -69,6 +69,7 @@ class LightReference(nn.Module):
     def __init__(self, window: int, geometry: geo.Geometry | None = None) -> None:
         super().__init__()
         self.spotter = Spotter(window)
+        self.cell_area = float(geo.cell_area()[0])  # here: compiled code must not look into NumPy's tables
         nowhere = np.zeros((1, 3))
         positions = (geometry or geo.nominal()).positions
         distance = np.abs(np.arange(window) - window // 2)
@@ -97,7 +98,7 @@ class LightReference(nn.Module):
         uv_B2 = self._centre(spot, photons_BS, keep_BS)
         filled_BN = self._filled(light, spot)
         inner_BP = filled_BN[:, : geo.N_SIPM].clamp(min=0)
-        uvw_B3 = torch.cat([uv_B2, _depth(inner_BP)[:, None]], dim=1)
+        uvw_B3 = torch.cat([uv_B2, _depth(inner_BP, self.cell_area)[:, None]], dim=1)
         faces_B6 = (filled_BN * self.coverage_N) @ self.face_N6
         total_B = faces_B6.sum(dim=1).clamp(min=1)
         time_B, late_BK, weight_BK, distance_BK = self._times(light, spot, uvw_B3)
@@ -193,15 +194,17 @@ def xyz(uvw_B3: Tensor) -> Tensor:
     return torch.stack((-r_B * phi_B.cos(), r_B * phi_B.sin(), u_B), dim=1)
 
 
-def _depth(inner_BP: Tensor) -> Tensor:
+def _depth(inner_BP: Tensor, area: float) -> Tensor:
     """Depth [cm] of a point source from the width of its light on the inner face.
 
     A point at depth w lights a plane as w/(r² + w²)^{3/2}, for which (∫f)²/∫f² = 8πw²; the sums over sensors stand for
     the integrals.
+
+    Args:
+        area: of an inner sensor's cell, cm².
     """
-    area = geo.cell_area()[0]
     ratio_B = inner_BP.sum(dim=1).square() / inner_BP.square().sum(dim=1).clamp(min=1)
-    return (ratio_B * (float(area) / (8 * math.pi))).clamp(min=0.05).sqrt()
+    return (ratio_B * (area / (8 * math.pi))).clamp(min=0.05).sqrt()
 
 
 def _median(values_BX: Tensor, keep_BX: Tensor) -> Tensor:
