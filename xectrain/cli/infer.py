@@ -81,7 +81,7 @@ def infer(
     from xectrain.inference.load import load
     from xectrain.inference.sources import ReadOptions, open_parts
 
-    if per_file:
+    if per_file or (task_count is not None and join is None):
         output_folder(output, "folder of predictions", lambda path: True)
     else:
         output_file(output, "file of predictions", lambda path: True, inputs=data)  # what is there is looked at later
