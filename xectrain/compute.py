@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from shards.base import ConfigError, keep_freed_memory
+from shards.base import ConfigError, free_cores, keep_freed_memory
+from xectrain.workers import workers_for
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,12 @@ class Compute:
     bf16: bool
     compile_mode: str | None
     """Mode for `torch.compile`; None: eager."""
+
+    @property
+    def workers(self) -> int:
+        """Batches that are best computed side by side without gradients. Compiled code spreads each one over the cores
+        by itself."""
+        return 1 if self.compile_mode else workers_for(str(self.device))
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -64,6 +71,7 @@ def choose_compute(
     bf16, why_bf16 = _precision(precision, place, compiled is not None, deterministic)
     if place.type == "cpu":
         keep_freed_memory()
+        torch.set_num_threads(min(torch.get_num_threads(), free_cores()))  # torch knows nothing of quotas
     elif not deterministic:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -4,6 +4,7 @@ Kept free of heavy imports, so that `xec --help` stays instant: `documents`, whi
 imported by name. It imports nothing of ours; what is added here must be wanted by three packages at least.
 """
 
+from shards.base.cores import free_cores
 from shards.base.errors import ConfigError, CorruptError, InputError, LockedError, OutputError, XecError, nearest
 from shards.base.lock import locked
 from shards.base.log import duration_text, printable, progress, setup_logging, size_text
@@ -21,6 +22,7 @@ __all__ = [
     "XecError",
     "code_version",
     "duration_text",
+    "free_cores",
     "keep_freed_memory",
     "local_path",
     "locked",

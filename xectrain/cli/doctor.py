@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+
+from shards.base import free_cores
 
 app = typer.Typer(add_completion=False)
 
@@ -71,7 +72,7 @@ def examine() -> list[Finding]:
 def _processor() -> Finding:
     from xectrain.compute import cpu_has_bf16
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = free_cores()
     bf16 = cpu_has_bf16()
     meaning = "long trainings run compiled in bf16" if bf16 else "trainings run in float32"
     return Finding("processor", f"{cores} cores, {platform.machine()}, bf16 {'yes' if bf16 else 'no'}", meaning)

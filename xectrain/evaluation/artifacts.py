@@ -94,7 +94,7 @@ def _look_inside(model: Predictor, parts: Sequence[Part], place: Path, settings:
 def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, settings: ReadOptions) -> None:
     """`worst_events/worst_01.pdf` …: the five events with the largest residuals of all parts."""
     worst = WorstEvents(spreads(model))
-    wanted = Wanted(model.batch_size, model.device, model.facts.normalization)
+    wanted = Wanted.of(model)
     for part in parts:
         for events in part.read(wanted, settings):
             truth = truth_columns(model.facts, events.columns)

@@ -18,16 +18,17 @@ from xectrain.data import located, open_training_data
 from xectrain.evaluation.results import CALIBRATION_EVENTS
 from xectrain.evaluation.tables import BASELINE
 from xectrain.inference.events import Columns, Events
-from xectrain.inference.model import ModelFacts, config_of
+from xectrain.inference.model import IN_RANGE, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.tasks import TASKS, absolute_time, required_columns, targets
+from xectrain.workers import in_order
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 512
-"""Events that the classical methods work on at a time."""
+"""Events that the classical methods are calibrated on at a time."""
 
 
 def calibrated_baselines(facts: ModelFacts, data: Path | None = None, events: int = CALIBRATION_EVENTS) -> Baselines:
@@ -121,26 +122,30 @@ def predict_part(
     """
     tables: list[Columns] = []
     inputs: list[Columns] = []
-    classical = _Classical(predictor.facts, baselines)
-    wanted = Wanted(predictor.batch_size, predictor.device, predictor.facts.normalization)
-    part.check(predictor.facts.normalization)
-    comparable = _times_compare(predictor.facts, part)
+    facts = predictor.facts
+    part.check(facts.normalization)
+    comparable = _times_compare(facts, part)
+
+    def predict(chunk: Events) -> tuple[Columns, Columns]:
+        truth = truth_columns(facts, chunk.columns)
+        if not comparable:
+            truth["timing"] = np.full(len(chunk), np.nan)
+        table: Columns = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
+        table.update({f"true_{n}": v for n, v in truth.items() if _is_truth(part, n)})
+        table.update({n: v for n, v in chunk.columns.items() if n not in table and not _is_truth(part, n)})
+        table.update(predictor.predict_events(chunk))
+        if baselines is not None:
+            table.update(_classical(facts, baselines, chunk))
+        return table, dict(chunk.columns)
+
     with progress(part.name, part.events) as bar:
-        for chunk in part.read(wanted, settings):
-            truth = truth_columns(predictor.facts, chunk.columns)
-            if not comparable:
-                truth["timing"] = np.full(len(chunk), np.nan)
-            table: Columns = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
-            table.update({f"true_{n}": v for n, v in truth.items() if _is_truth(part, n)})
-            table.update({n: v for n, v in chunk.columns.items() if n not in table and not _is_truth(part, n)})
-            table.update(predictor.predict_events(chunk))
-            classical.add(chunk)
+        for table, columns in in_order(predict, part.read(Wanted.of(predictor), settings), predictor.workers):
             tables.append(table)
-            inputs.append(dict(chunk.columns))
-            bar.advance(len(chunk))
+            inputs.append(columns)
+            bar.advance(len(table[IN_RANGE]))
     if not tables:
         raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
-    return {**_joined(tables), **classical.finish()}, _joined(inputs)
+    return _joined(tables), _joined(inputs)
 
 
 def _times_compare(facts: ModelFacts, part: Part) -> bool:
@@ -164,39 +169,14 @@ def _is_truth(part: Part, column: str) -> bool:
     return column in part.columns and part.columns[column].role == "truth"
 
 
-class _Classical:
-    """Runs the classical methods on batches large enough for them, whatever the network's are."""
-
-    def __init__(self, facts: ModelFacts, baselines: Baselines | None) -> None:
-        self.facts, self.baselines = facts, baselines
-        self.wanted = {c for task in facts.tasks for c in TASKS[task].columns}
-        self.waiting: list[RawEvents] = []
-        self.tables: list[Columns] = []
-
-    def add(self, events: Events) -> None:
-        """Take up a chunk."""
-        if self.baselines is not None:
-            self.waiting.append(events.photons(self.facts.normalization))
-            if sum(len(events) for events in self.waiting) >= CHUNK:
-                self._run()
-
-    def finish(self) -> Columns:
-        """The predictions of the model's tasks by every method, times made absolute as the network's are."""
-        if self.waiting:
-            self._run()
-        return _joined(self.tables) if self.tables else {}
-
-    def _run(self) -> None:
-        assert self.baselines is not None
-        npho, time = (np.concatenate([getattr(e, name) for e in self.waiting]) for name in ("npho", "time"))
-        columns = {n: np.concatenate([e.columns[n] for e in self.waiting]) for n in self.waiting[0].columns}
-        self.waiting = []
-        earliest = columns.get("time_min_used")
-        table: Columns = {}
-        for method, found in self.baselines.predict(RawEvents(npho, time, columns)).items():
-            for column in (c for c in found if c in self.wanted):
-                values = found[column]
-                if column == "timing" and self.facts.targets.relative_time and earliest is not None:
-                    values = absolute_time(values, earliest)
-                table[f"{BASELINE}{method}_{column}"] = values
-        self.tables.append(table)
+def _classical(facts: ModelFacts, baselines: Baselines, events: Events) -> Columns:
+    """The predictions of the model's tasks by every classical method, times made absolute as the network's are."""
+    wanted = {c for task in facts.tasks for c in TASKS[task].columns}
+    table: Columns = {}
+    for method, found in baselines.predict(events.photons(facts.normalization)).items():
+        for column in (c for c in found if c in wanted):
+            values = found[column]
+            if column == "timing" and facts.targets.relative_time and events.earliest is not None:
+                values = absolute_time(values, events.earliest)
+            table[f"{BASELINE}{method}_{column}"] = values
+    return table

@@ -46,7 +46,6 @@ CLASSICAL = {
     "local-fit": "local_fit",
 }
 """Strategies that need no model → filling."""
-BATCH = 256
 LOST = "light_lost"
 SEED, STREAM = 0, 9
 
@@ -174,7 +173,7 @@ def _predicted(
     max_events: int,
 ) -> dict[str, NDArray[Any]]:
     """A row per event: truth, the share of the light that was taken away, and every strategy's predictions."""
-    wanted = Wanted(max(predictor.batch_size, BATCH), predictor.device, predictor.facts.normalization)
+    wanted = Wanted.of(predictor)
     tables: list[dict[str, NDArray[Any]]] = []
     done = 0
     with progress("dead channels", min(max_events, sum(part.events for part in parts))) as bar:

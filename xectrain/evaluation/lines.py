@@ -37,8 +37,6 @@ Array = NDArray[np.float64]
 CONVENTIONAL = "energyReco"
 CLASSICAL = ("photon_sum", "face_weights")
 GEV_TO_MEV = 1e3
-BATCH = 256
-"""Events at a time: enough for the classical methods to be quick."""
 
 
 def study_line(
@@ -89,7 +87,7 @@ def _events(
     inpainter: Filler | None,
 ) -> dict[str, Array]:
     """A row per event: `run`, `event` where known, `group`, and the energy [MeV] of every estimator."""
-    wanted = Wanted(max(predictor.batch_size, BATCH), predictor.device, predictor.facts.normalization)
+    wanted = Wanted.of(predictor)
     tables: list[dict[str, Array]] = []
     with progress("line", sum(part.events for part in parts)) as bar:
         for part in parts:

@@ -13,7 +13,8 @@ from shards.base import InputError, locked, progress, publish_json
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import TorchPredictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted
-from xectrain.modes.base import EventBatch
+from xectrain.modes.base import EventBatch, StepResult
+from xectrain.workers import in_order
 
 
 def evaluate_own(
@@ -32,17 +33,23 @@ def evaluate_own(
 
 def _of_part(predictor: TorchPredictor, part: Part, settings: ReadOptions) -> dict[str, float]:
     part.check(predictor.facts.normalization)
-    wanted = Wanted(predictor.batch_size, predictor.device, predictor.facts.normalization)
+    wanted = Wanted.of(predictor)
     losses: list[NDArray[np.float64]] = []
     outputs: dict[str, list[NDArray[np.float64]]] = {}
-    with progress(part.name, part.events) as bar, torch.inference_mode():
-        for events in part.read(wanted, settings):
-            with predictor.compute.autocast():
-                result = predictor.mode(_batch(predictor, events))
+    batches = (batch for chunk in part.read(wanted, settings) for batch in chunk.batches(predictor.batch_size))
+
+    @torch.inference_mode()
+    def judged(events: Events) -> StepResult:
+        with predictor.compute.autocast():
+            result: StepResult = predictor.mode(_batch(predictor, events))
+        return result
+
+    with progress(part.name, part.events) as bar:
+        for result in in_order(judged, batches, predictor.workers):
             losses.append(result.loss_B.double().cpu().numpy())
             for name, values in result.outputs.items():
                 outputs.setdefault(name, []).append(values.double().cpu().numpy())
-            bar.advance(len(events))
+            bar.advance(len(result.loss_B))
     if not losses:
         raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
     summary = predictor.mode.summarize({name: np.concatenate(values) for name, values in outputs.items()})

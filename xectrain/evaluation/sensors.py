@@ -42,7 +42,7 @@ def predict_hidden(
         The rows, the number of events, and the fraction of valid sensors hidden.
     """
     (_, main), *others = models.items()
-    wanted = Wanted(main.batch_size, main.device, main.facts.normalization)
+    wanted = Wanted.of(main)
     tables: list[Columns] = []
     events_done = valid = 0
     with progress(part.name, min(part.events, max_events)) as bar:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress
 from shards.columns import COLUMNS
+from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import RootOutput, read_metadata, read_rows, root_output
@@ -25,6 +26,7 @@ from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted, share
 from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
+from xectrain.workers import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -179,17 +181,37 @@ def _stream(
     model: Model, parts: Sequence[tuple[int, Part]], settings: ReadOptions, maker: RowMaker, out: RootOutput
 ) -> tuple[int, int]:
     """Predict all (number, part); the numbers of events, and of those outside the training range."""
-    wanted = Wanted(model.batch_size, model.device, model.facts.normalization)
     done = outside = 0
+
+    def make(batch: _Batch) -> tuple[int, Columns]:
+        return len(batch.events), maker.make(batch.events, batch.part, batch.first)
+
     with progress(out.path.name, sum(part.events for _, part in parts)) as bar:
-        for number, part in parts:
-            for events in part.read(wanted, settings):
-                rows = maker.make(events, number)
-                out.extend(rows)
-                outside += maker.outside(rows)
-                done += len(events)
-                bar.advance(len(events))
+        for count, rows in in_order(make, _batches(model, parts, settings), model.workers):
+            out.extend(rows)
+            outside += maker.outside(rows)
+            done += count
+            bar.advance(count)
     return done, outside
+
+
+class _Batch(NamedTuple):
+    """What a worker is given."""
+
+    events: Events
+    part: int
+    """Number of the part."""
+    first: int
+    """Events before it in all parts."""
+
+
+def _batches(model: Model, parts: Sequence[tuple[int, Part]], settings: ReadOptions) -> Iterator[_Batch]:
+    first, wanted = 0, Wanted.of(model)
+    for number, part in parts:
+        for chunk in part.read(wanted, settings):
+            for events in chunk.batches(model.batch_size):
+                yield _Batch(events, number, first)
+                first += len(events)
 
 
 def _check_times(facts: ModelFacts, parts: Iterable[Part]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,6 +16,10 @@ from xectrain.checkpoint import DIGEST
 from xectrain.config.tree import Config, completed
 from xectrain.modes.base import EventMode, Mode
 from xectrain.tasks import TargetOptions
+from xectrain.workers import in_order
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 IN_RANGE = "in_training_range"
 CPU_BATCH, GPU_BATCH = 64, 1024
@@ -59,6 +63,13 @@ class Model:
     """Events per forward pass."""
     device: str
     """Where stored sensors had best be."""
+
+    workers: int = 1
+    """Batches that are computed side by side."""
+
+    def side_by_side(self, function: Callable[[T], R], batches: Sequence[T]) -> list[R]:
+        """What `function` says to each of the batches, in order."""
+        return list(in_order(function, batches, max(1, min(self.workers, len(batches)))))
 
 
 def checked_config(state: Mapping[str, Any], path: Path) -> Config:

@@ -21,6 +21,7 @@ from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import Filled, Filler, filled
 from xectrain.tasks import ALIASES, TASKS, TargetOptions
+from xectrain.workers import workers_for
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class OnnxPredictor(Predictor):
     ) -> None:
         self.session, self.facts, self.raw, self.outputs, self.batch_size = session, facts, raw, outputs, batch_size
         self.device = "cpu"  # sensors go in from the host's memory
+        self.workers = _workers(session)
 
     def _run(self, events: Events) -> Columns:
         if self.raw:
@@ -75,9 +77,10 @@ class OnnxFiller(Filler):
         if "filled" not in {output.name for output in session.get_outputs()}:
             raise ConfigError("fills no sensors", file=facts.file, found=facts.mode, remedy="use the checkpoint")
         self.session, self.facts, self.batch_size, self.device = session, facts, batch_size, "cpu"
+        self.workers = _workers(session)
 
     def fill_events(self, events: Events) -> Filled:
-        parts = [self._fill(batch) for batch in events.batches(self.batch_size)]
+        parts = self.side_by_side(self._fill, events.batches(self.batch_size))
         if not parts:
             raise InputError("no events to predict")
         return Filled(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("npho", "time", "filled")))
@@ -105,13 +108,13 @@ def load_onnx(
         device: `auto` (CUDA where onnxruntime has it), `cpu`, `cuda` or `cuda:N`.
         normalization: for a bare network that is not ours: the preset that its input is normalized with.
         allow_cpu: accept the CPU where CUDA was asked for and cannot be had.
-        threads: of onnxruntime on the CPU; None: its own choice.
+        threads: of onnxruntime on the CPU; None: one, since batches are computed side by side.
 
     Raises:
         CorruptError: onnxruntime cannot read it. ConfigError: the device cannot be had, or an output is not understood.
     """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    session = open_session(path, device, allow_cpu, threads)
+    session = open_session(path, device, allow_cpu, threads or 1)
     properties = session.get_modelmeta().custom_metadata_map
     if FACTS_KEY in properties:
         if normalization is not None:
@@ -160,6 +163,10 @@ def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int 
             )
         logger.warning("%s: onnxruntime gives no CUDA here; running on the CPU, as allowed", path)
     return session
+
+
+def _workers(session: Any) -> int:
+    return workers_for("cuda" if CUDA in session.get_providers() else "cpu")
 
 
 def _cuda_works() -> bool:

@@ -69,7 +69,7 @@ class Predictor(Model, ABC):
         """Predictions of at most `batch_size` events; times as the sensors have them."""
 
     def _with_time(self, events: Events, earliest: ArrayLike | None) -> Columns:
-        parts = [self._run(batch) for batch in events.batches(self.batch_size)]
+        parts = self.side_by_side(self._run, events.batches(self.batch_size))
         if not parts:
             empty: Columns = {name: np.empty(0) for name in self.facts.columns}
             return {**empty, IN_RANGE: np.empty(0, dtype=bool)}
@@ -87,7 +87,7 @@ class TorchPredictor(Predictor):
 
     def __init__(self, mode: EventMode, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
         self.mode, self.facts, self.compute, self.batch_size = mode, facts, compute, batch_size
-        self.device = str(compute.device)
+        self.device, self.workers = str(compute.device), compute.workers
 
     def model_input(self, events: Events) -> tuple[Tensor, Tensor]:
         """(x_BN2, mask_BN) of some events, on the model's device."""

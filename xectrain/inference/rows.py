@@ -28,15 +28,20 @@ ORIGIN = ("source", "entry")
 
 
 class RowMaker(Protocol):
-    """Turns chunks into rows of the output tree."""
+    """Turns events into rows of the output tree; used by several threads at a time."""
 
     @property
     def branches(self) -> dict[str, OutputBranch]:
         """Of the tree, in order."""
         ...
 
-    def make(self, events: Events, part: int) -> Columns:
-        """The rows of one chunk of the part of this number."""
+    def make(self, events: Events, part: int, first: int) -> Columns:
+        """The rows of some events.
+
+        Args:
+            part: number of the part they are of.
+            first: events before them, in all parts.
+        """
         ...
 
     def outside(self, rows: Columns) -> int:
@@ -121,8 +126,8 @@ class EventRows:
         predicted = {name: OutputBranch("float64") for name in predictor.facts.columns}
         return cls(predictor, carried, carried.around({**predicted, IN_RANGE: OutputBranch("bool")}))
 
-    def make(self, events: Events, part: int) -> Columns:
-        """The rows of one chunk."""
+    def make(self, events: Events, part: int, first: int) -> Columns:
+        """One row per event."""
         rows = {**self.carried.make(events, part), **self.predictor.predict_events(events)}
         return {name: rows[name] for name in self.branches}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class HiddenEventRows:
         named = {f"{kind}_{channel}": SENSORS for channel in predictor.facts.channels for kind in kinds}
         return cls(predictor, carried, carried.around({"mask": FLAGS, **named}))
 
-    def make(self, events: Events, part: int) -> Columns:
-        """The rows of one chunk."""
+    def make(self, events: Events, part: int, first: int) -> Columns:
+        """One row per event."""
         found = self.predictor.hide_and_predict(events)
         rows = {**self.carried.make(events, part), "mask": found.hidden}
         for channel, truth in found.truth.items():
@@ -68,8 +69,8 @@ class FilledRows:
         """npho and time of every sensor, whichever of them the model predicts."""
         return cls(predictor, carried, carried.around({"npho": SENSORS, "time": SENSORS, "filled": FLAGS}))
 
-    def make(self, events: Events, part: int) -> Columns:
-        """The rows of one chunk."""
+    def make(self, events: Events, part: int, first: int) -> Columns:
+        """One row per event."""
         found = self.predictor.fill_events(events)
         rows = {**self.carried.make(events, part), "npho": found.npho, "time": found.time, "filled": found.filled}
         return {name: rows[name] for name in self.branches}
@@ -79,16 +80,16 @@ class FilledRows:
         return 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class HiddenSensorRows:
     """Inpainter, validation: one row per hidden sensor, with what the classical fillings say of it."""
 
     predictor: SensorPredictor
     baselines: Sequence[str] = FILLS
-    events_done: int = 0
-    branches: dict[str, OutputBranch] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def branches(self) -> dict[str, OutputBranch]:
+        """Where the sensor is, and what every method says of it."""
         integers = {name: OutputBranch("int64") for name in ("event_idx", *IDENTITY)}
         small = {"sensor_id": OutputBranch("int32"), "face": OutputBranch("int32"), "mask_type": OutputBranch("int32")}
         kinds = ("truth", "pred", "error")
@@ -99,14 +100,13 @@ class HiddenSensorRows:
         fills = {
             f"baseline_{name}_{channel}": OutputBranch("float32") for name in self.baselines for channel in channels
         }
-        self.branches = {**integers, **small, **values, **fills}
+        return {**integers, **small, **values, **fills}
 
-    def make(self, events: Events, part: int) -> Columns:
-        """The rows of one chunk, as many as sensors were hidden."""
+    def make(self, events: Events, part: int, first: int) -> Columns:
+        """One row per hidden sensor."""
         found = self.predictor.hide_and_predict(events)
         rows = hidden_sensors(found, events)
-        rows["event_idx"] = rows["event_idx"] + self.events_done
-        self.events_done += len(events)
+        rows["event_idx"] = rows["event_idx"] + first
         if self.baselines:
             physical = events.photons(self.predictor.facts.normalization)
             rows.update(fill_columns(physical, found.hidden, self.predictor.facts.channels, self.baselines))

@@ -94,10 +94,10 @@ class SensorPredictor(Filler):
 
     def __init__(self, mode: SensorMode, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
         self.mode, self.facts, self.compute, self.batch_size = mode, facts, compute, batch_size
-        self.device = str(compute.device)
+        self.device, self.workers = str(compute.device), compute.workers
 
     def fill_events(self, events: Events) -> Filled:
-        parts = [self._fill(part) for part in self._batches(events)]
+        parts = self.side_by_side(self._fill, self._batches(events))
         return Filled(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("npho", "time", "filled")))
 
     def _fill(self, events: Events) -> Filled:
@@ -116,10 +116,11 @@ class SensorPredictor(Filler):
             ConfigError: the events have no run and event numbers, from which masks are drawn.
         """
         size = self.batch_size
-        parts = [
-            self._hidden(part, None if hidden is None else hidden[i * size : (i + 1) * size])
-            for i, part in enumerate(self._batches(events))
+        batches = [
+            (batch, None if hidden is None else hidden[i * size : (i + 1) * size])
+            for i, batch in enumerate(self._batches(events))
         ]
+        parts = self.side_by_side(lambda batch: self._hidden(*batch), batches)
 
         def joined(name: str) -> dict[str, Floats]:
             return {c: np.concatenate([getattr(p, name)[c] for p in parts]) for c in getattr(parts[0], name)}

@@ -32,12 +32,13 @@ from shards.opening import open_dataset
 from shards.plan import View, epoch_order, rank_plan
 from shards.sidecar import SUMMARY_COLUMNS, summarize
 from xectrain.inference.events import Events
+from xectrain.inference.model import Model
 from xectrain.inference.readahead import read_source
 
 logger = logging.getLogger(__name__)
 
-ROOT_STEP = 512
-"""Events per chunk read from ROOT: 20 MB of sensors."""
+CHUNK = 512
+"""Events read together: 20 MB of sensors."""
 SHARDS_PER_PLAN = 16
 """Shards read by one plan: a plan holds its rows in memory, a dataset may have any number."""
 
@@ -58,12 +59,18 @@ class ReadOptions:
 class Wanted:
     """How a model would like its events."""
 
-    batch_size: int
+    chunk: int
     """Events per chunk from shards."""
     device: str
     """Where stored sensors go."""
     normalization: Normalization
     """Of the model: decides what counts as bad in raw sensors when a selection asks for it."""
+
+    @classmethod
+    def of(cls, model: Model) -> Wanted:
+        """Whole batches of the model, for a CPU as many as its workers can do side by side."""
+        batches = 1 if model.workers == 1 else -(-CHUNK // model.batch_size)
+        return cls(batches * model.batch_size, model.device, model.facts.normalization)
 
 
 class Part(Protocol):
@@ -193,7 +200,7 @@ class ShardPart:
     def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
         names = self.dataset.columns
         views = [View(self.dataset, rows)]
-        plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.batch_size, len(rows)))
+        plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.chunk, len(rows)))
         with open_loader(
             views, plan, device=wanted.device, backend=settings.backend, threads=settings.threads
         ) as loader:
@@ -253,7 +260,7 @@ class RootPart:
         """Raw sensors suit every model."""
 
     def read(self, wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
-        for chunk in read_source(self.source, ROOT_STEP, settings.threads):
+        for chunk in read_source(self.source, CHUNK, settings.threads):
             columns = {**chunk.columns, "entry": _entries(chunk)}
             npho, time, dead = chunk.npho, chunk.time, _united(chunk, columns, settings.dead)
             if settings.select is not None:

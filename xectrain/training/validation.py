@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from xectrain.modes.base import Mode
+from pipelines import Batch
+from xectrain.modes.base import Mode, StepResult
 from xectrain.training.batches import Batches
 from xectrain.training.records import Sums, means_of
+from xectrain.workers import in_order
 
 SHOWN_ROWS = 8
 
@@ -46,14 +49,17 @@ class Validation:
         return said
 
 
-@torch.no_grad()
 def validate(module: Mode, batches: Batches) -> Validation:
     """Compare a mode's predictions with the validation set; every rank gets the same answer."""
     module.eval()
     sums, columns, odd = Sums(), list[dict[str, np.ndarray[Any, Any]]](), list[int]()
+
+    @torch.no_grad()  # a setting of each thread
+    def compare(batch: Batch) -> tuple[Batch, StepResult, Tensor]:
+        return batch, *batches.forward(module, batch, None)
+
     with batches.validation() as loader:
-        for batch in loader:
-            result, weight_B = batches.forward(module, batch, None)
+        for batch, result, weight_B in in_order(compare, loader, batches.compute.workers):
             sums.add(result, weight_B)
             real = batch.weight.numpy() > 0
             columns.append({k: v.double().cpu().numpy()[real] for k, v in result.outputs.items()})

@@ -19,7 +19,7 @@ from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.opening import open_dataset
 from xectrain.baselines import STRONG
 from xectrain.cli.evaluate import app
-from xectrain.evaluation.classical import calibrated_baselines, training_views
+from xectrain.evaluation.classical import calibrated_baselines, predict_part, training_views
 from xectrain.evaluation.evaluate import evaluate
 from xectrain.evaluation.report import render
 from xectrain.evaluation.results import Evaluation, EvaluationOptions
@@ -27,7 +27,7 @@ from xectrain.evaluation.tables import TaskTable, read_table, task_table
 from xectrain.evaluation.wording import compact, headline_label
 from xectrain.inference.load import load
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.sources import open_parts
+from xectrain.inference.sources import ReadOptions, open_parts
 from xectrain.metrics import task_metrics
 
 FAST = {"baseline_events": 200, "resamples": 5}
@@ -55,6 +55,17 @@ def result(place: Path, predictor: Predictor) -> Evaluation:
     found = evaluate(predictor, parts, place / "report", options)
     assert found is not None
     return found
+
+
+def test_the_number_of_workers_changes_no_bit(place, trained):
+    model, part = load(trained.regress, device="cpu", precision="fp32", batch_size=8), open_parts([place / "other"])[0]
+    baselines = calibrated_baselines(model.facts, events=200)
+    tables = []
+    for model.workers in (1, 3):
+        tables.append(predict_part(model, part, ReadOptions(), baselines)[0])
+    assert any(name.startswith("base_") for name in tables[0])
+    for name, values in tables[0].items():
+        np.testing.assert_array_equal(tables[1][name], values, err_msg=name)
 
 
 def test_everything_is_written(place, result):

@@ -82,6 +82,20 @@ def test_root_and_shards_give_the_same_predictions(place, predictor, tmp_path):
             np.testing.assert_array_equal(direct[name], values, err_msg=name)
 
 
+@pytest.mark.parametrize("data", [("data",), ("a.root", "b.root")])
+@pytest.mark.parametrize(("run", "hide"), [("regress", False), ("mae", False), ("inpaint", False), ("inpaint", True)])
+def test_the_number_of_workers_changes_no_bit(trained, place, run, hide, data, tmp_path):
+    model = load(getattr(trained, run), device="cpu", precision="fp32", batch_size=7)
+    tables = []
+    for model.workers in (1, 3):
+        out = tmp_path / f"{model.workers}.root"
+        infer(model, open_parts([place / name for name in data]), out, Request(hide=hide))
+        tables.append(rows(out))
+    assert tables[0].keys() == tables[1].keys()
+    for name, values in tables[0].items():
+        np.testing.assert_array_equal(tables[1][name], values, err_msg=name)
+
+
 def test_the_time_is_absolute_and_its_truth_is_the_conversion_time(place, predictor, tmp_path):
     infer(predictor, open_parts([place / "a.root"]), tmp_path / "r.root", Request())
     table = rows(tmp_path / "r.root")
