@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shards.base import ConfigError, nearest
 from shards.geometry import LIGHT_SPEED
+from shards.normalization import HUGE
 from xectrain.config.networks import TaskConfig
 
 N_GAMMA_CLASSES = 5
@@ -280,8 +281,12 @@ def _flight_time(point_B3: Tensor, vertex_B3: Tensor) -> Tensor:
 def absolute_time(
     relative_B: npt.NDArray[np.float64], time_min_used_B: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """A predicted relative time (ns) as an absolute one (ns), given `time_min_used` (s); float64."""
-    return np.asarray(relative_B, np.float64) + 1e9 * np.asarray(time_min_used_B, np.float64)
+    """A predicted relative time (ns) as an absolute one (ns), given `time_min_used` (s); float64. NaN where that is
+    not finite or beyond ±9e9, which means unknown.
+    """
+    earliest = np.asarray(time_min_used_B, np.float64)
+    known = np.abs(earliest) <= HUGE
+    return np.asarray(relative_B, np.float64) + 1e9 * np.where(known, earliest, np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Schemas: which branches of an input tree mean what, in which unit, and what else to carry along.
 
-A schema is a YAML file. Four ship with the package (`PRESETS`); a user's own may start from one with `extends:`.
+A schema is a YAML file. Five ship with the package (`PRESETS`); a user's own may start from one with `extends:`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shards.base import ConfigError, InputError, nearest
 from shards.base.documents import checked, read_yaml
 from shards.columns import COLUMNS
 
-PRESETS = ("mc", "real", "cex", "sensors-only")
+PRESETS = ("mc", "real", "cex", "sensors-only", "filled")
 _FOLDER = Path(__file__).parent / "schemas"
 
 Name = Annotated[StrictStr, Field(min_length=1)]

@@ -16,7 +16,7 @@ from ingest.reading.binding import Binding, bind
 from ingest.reading.branches import Branch, Where, list_branches, open_reader
 from ingest.reading.inputs import InputFile, expand
 from ingest.reading.rootfile import COPY_AGAIN, file_uuid, find_tree, opened, tree_paths
-from ingest.reading.schema import Schema, load_schema
+from ingest.reading.schema import PRESETS, Schema, load_schema
 from shards.base import CorruptError, InputError
 from shards.manifest import N_SENSORS
 
@@ -105,7 +105,9 @@ def open_sources(
             else:
                 _skip(error, skipped)
     if not sources:
-        raise InputError("no usable input file is left", found=f"{len(skipped or [])} skipped")
+        found = f"{len(skipped)} skipped" if skipped else "predictions only"
+        remedy = None if skipped else "name the files themselves to read what an inpainter has filled"
+        raise InputError("no usable input file is left", found=found, remedy=remedy)
     sources = _identified(sources, skipped)
     _say_about_times(sources)
     return sources
@@ -126,6 +128,19 @@ def is_prediction(path: Path) -> bool:
             return {"predictions", "metadata"} <= tree_paths(directory).keys()
     except InputError:
         return False
+
+
+def _is_filled(directory: Any) -> bool:
+    """Whether an open file holds events that an inpainter of ours has filled: it is read as what it is."""
+    trees = tree_paths(directory)
+    return {"predictions", "metadata"} <= trees.keys() and {"npho", "filled"} <= set(directory["predictions"].keys())
+
+
+def _filled_note(schema: Schema, binding: Binding) -> tuple[str, ...]:
+    if schema.name != "filled" or binding.time is None:
+        return ()
+    kind = "relative to time_min_used" if binding.relative else "absolute"
+    return (f"its dead sensors were filled by an inpainter; its times ({binding.time.branch}) are {kind}",)
 
 
 def _say_about_times(sources: Sequence[Source]) -> None:
@@ -149,9 +164,11 @@ def _has(sources: Sequence[Source]) -> str:
 def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None) -> Source:
     """Look into one file; see `open_sources`. The id is preliminary: repeated UUIDs show only among several files."""
     file = file if isinstance(file, InputFile) else InputFile(file)
-    wanted = tree or schema.tree
     with opened(file.path) as directory:
         status = file.path.stat()
+        if schema.name in PRESETS and not file.found and _is_filled(directory):
+            schema = load_schema("filled").model_copy(update={"split_by": schema.split_by})
+        wanted = tree or schema.tree
         path, found, cycles = find_tree(directory, file.path, wanted)
         if directory.file.fEND > status.st_size:
             raise CorruptError(
@@ -179,7 +196,7 @@ def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None)
             run=file.run,
             binding=binding,
             cuts=_checked_cuts(found, branches, binding, Where(file.path, path, ""), entries),
-            notes=_notes(path, cycles, cycle[1:]),
+            notes=(*_notes(path, cycles, cycle[1:]), *_filled_note(schema, binding)),
         )
     for note in source.notes:
         logger.info("%s: %s", file.path, note)

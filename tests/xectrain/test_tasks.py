@@ -59,6 +59,12 @@ def test_the_time_is_relative_and_at_the_conversion_point_in_full_precision() ->
     assert float(unsubtracted) == pytest.approx(float(absolute), abs=1e-3)
 
 
+def test_an_unknown_earliest_time_leaves_no_number() -> None:
+    """The mark for "missing" is 1e10, which would become 1e19 ns."""
+    marks = np.array([1e10, np.nan, np.inf, -np.inf, -1e10, 2e-7])
+    np.testing.assert_allclose(absolute_time(np.full(6, 3.0), marks), [*[np.nan] * 5, 203.0])
+
+
 def test_an_event_with_any_missing_value_has_no_target() -> None:
     row = truth(u=1.0, v=float("nan"), w=2.0, energy=0.05)
     assert targets(TASKS["uvwFI"], row, COLUMNS, TargetOptions()).isnan().all()

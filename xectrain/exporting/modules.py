@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.base import ConfigError
-from shards.normalization import normalize
+from shards.normalization import HUGE, normalize
 from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.model_input import InputRules
@@ -76,7 +76,9 @@ class RawInput(ExportModule):
 
 
 class RawInputRelativeTime(RawInput):
-    """As `RawInput`, and the earliest time, which makes the predicted time absolute; that output is float64."""
+    """As `RawInput`, and the earliest time, which makes the predicted time absolute; that output is float64, and NaN
+    where the earliest time is unknown.
+    """
 
     inputs = (*RAW_INPUTS, EARLIEST)
 
@@ -86,7 +88,8 @@ class RawInputRelativeTime(RawInput):
     def forward(  # type: ignore[override]  # one input more
         self, npho_BN: Tensor, time_BN: Tensor, dead_BN: Tensor, earliest_B: Tensor
     ) -> tuple[Tensor, ...]:
-        shift_B = 1e9 * earliest_B
+        known_B = earliest_B.abs() <= HUGE  # false for NaN; what is unknown stays so, as in `tasks.absolute_time`
+        shift_B = 1e9 * torch.where(known_B, earliest_B, torch.nan)
         found = self.from_raw(npho_BN, time_BN, dead_BN)
         return tuple(v.double() + shift_B if n.startswith("pred_timing") else v for n, v in found.items())
 

@@ -20,7 +20,7 @@ from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import RootOutput, read_metadata, read_rows, root_output
-from xectrain.inference.rows import Carried, EventRows, RowMaker
+from xectrain.inference.rows import Carried, EventRows, RowMaker, predicts_relative_times
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted, share
@@ -79,6 +79,7 @@ def infer(
         if output.exists():
             return _existing(output, digest)
         warn_geometry(facts, parts)
+        _say_times(facts, parts)
         with root_output(output, maker.branches) as out:
             events, outside = _stream(model, mine, request.settings, maker, out)
             out.metadata(_metadata(facts, parts, request, digest, (events, outside)))
@@ -166,7 +167,7 @@ def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker
     if isinstance(model, Predictor):
         if request.hide:
             raise ConfigError("hiding sensors belongs to the inpainter", found=model.facts.mode)
-        return EventRows.of(model, carried)
+        return EventRows.of(model, carried, parts)
     assert isinstance(model, Filler)
     if not isinstance(model, SensorPredictor):  # an exported inpainter
         if request.hide:
@@ -225,6 +226,26 @@ def _check_times(facts: ModelFacts, parts: Iterable[Part]) -> None:
                 expected=words[facts.targets.relative_time],
                 remedy="a schema (--schema) chooses the branch",
             )
+
+
+def _say_times(facts: ModelFacts, parts: Sequence[Part]) -> None:
+    """Say what the times in the output are: the input's names are the same for other times."""
+    if "timing" not in facts.tasks:
+        return
+    if facts.targets.timing_at == "conversion":
+        logger.info(
+            "true_timing and the predicted time are at the conversion point: emission and flight from the vertex"
+        )
+    lacking = [part.name for part in parts if "time_min_used" not in part.columns]
+    if facts.targets.relative_time and lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        alone = predicts_relative_times(facts, parts)
+        what = (
+            "the time is predicted relative to it; it is called pred_relative_timing"
+            if alone
+            else "pred_timing is NaN there"
+        )
+        logger.warning("%s%s: no time_min_used: %s", lacking[0], more, what)
 
 
 def warn_geometry(facts: ModelFacts, parts: Iterable[Part]) -> None:
@@ -291,6 +312,7 @@ def _metadata(
         "npho_threshold": facts.npho_threshold,
         "time_reference": "relative" if facts.targets.relative_time else "absolute",
         "timing_at": facts.targets.timing_at,
+        "predicted_times": "relative" if predicts_relative_times(facts, parts) else "absolute",
         "units": ",".join(f"{c}:{COLUMNS[c].unit}" for t in facts.tasks for c in TASKS[t].columns),
         "face_names": FACES,
         "mask_types": ",".join(f"{code} {kind}" for code, kind in enumerate(MASK_KINDS)),

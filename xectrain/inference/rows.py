@@ -119,21 +119,43 @@ class EventRows:
     predictor: Predictor
     carried: Carried
     branches: dict[str, OutputBranch]
+    names: dict[str, str]
+    """Branch of each predicted column."""
 
     @classmethod
-    def of(cls, predictor: Predictor, carried: Carried) -> EventRows:
-        """The branches that this model's predictions need."""
-        predicted = {name: OutputBranch("float64") for name in predictor.facts.columns}
-        return cls(predictor, carried, carried.around({**predicted, IN_RANGE: OutputBranch("bool")}))
+    def of(cls, predictor: Predictor, carried: Carried, parts: Sequence[Part]) -> EventRows:
+        """The branches that this model's predictions need; the name of a time says whether it is absolute."""
+        columns = predictor.facts.columns
+        relative = predicts_relative_times(predictor.facts, parts)
+        names = {
+            name: f"pred_relative_{name.removeprefix('pred_')}" if _is_time(name) and relative else name
+            for name in columns
+        }
+        predicted = {name: OutputBranch("float64") for name in names.values()}
+        return cls(predictor, carried, carried.around({**predicted, IN_RANGE: OutputBranch("bool")}), names)
 
     def make(self, events: Events, part: int, first: int) -> Columns:
-        """One row per event."""
-        rows = {**self.carried.make(events, part), **self.predictor.predict_events(events)}
+        """The rows of one chunk; an absolute time is NaN where `time_min_used` is unknown."""
+        found = self.predictor.predict_events(events)
+        if self.predictor.facts.targets.relative_time and events.earliest is None:
+            unknown = np.full(len(events), np.nan)
+            found |= {name: unknown for name in self.names if _is_time(name) and self.names[name] == name}
+        predicted = {self.names.get(name, name): values for name, values in found.items()}
+        rows = {**self.carried.make(events, part), **predicted}
         return {name: rows[name] for name in self.branches}
 
     def outside(self, rows: Columns) -> int:
         """How many rows lie outside the training range."""
         return int(np.count_nonzero(~rows[IN_RANGE]))
+
+
+def predicts_relative_times(facts: ModelFacts, parts: Sequence[Part]) -> bool:
+    """Whether the times that a model predicts for these parts stay relative: none of them has `time_min_used`."""
+    return facts.targets.relative_time and not any("time_min_used" in part.columns for part in parts)
+
+
+def _is_time(column: str) -> bool:
+    return column.startswith("pred_timing")
 
 
 def truth_columns(facts: ModelFacts, columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

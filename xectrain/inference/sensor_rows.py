@@ -63,16 +63,19 @@ class FilledRows:
     predictor: Filler
     carried: Carried
     branches: dict[str, OutputBranch]
+    time: str
+    """Name of the branch of times: it says what they are relative to."""
 
     @classmethod
     def of(cls, predictor: Filler, carried: Carried) -> FilledRows:
-        """npho and time of every sensor, whichever of them the model predicts."""
-        return cls(predictor, carried, carried.around({"npho": SENSORS, "time": SENSORS, "filled": FLAGS}))
+        """npho and time of every sensor, whichever of them the model predicts; the schema `filled` reads them back."""
+        time = "relative_time" if predictor.facts.targets.relative_time else "time"
+        return cls(predictor, carried, carried.around({"npho": SENSORS, time: SENSORS, "filled": FLAGS}), time)
 
     def make(self, events: Events, part: int, first: int) -> Columns:
         """One row per event."""
         found = self.predictor.fill_events(events)
-        rows = {**self.carried.make(events, part), "npho": found.npho, "time": found.time, "filled": found.filled}
+        rows = {**self.carried.make(events, part), "npho": found.npho, self.time: found.time, "filled": found.filled}
         return {name: rows[name] for name in self.branches}
 
     def outside(self, rows: Columns) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.base import ConfigError, OutputError
+from shards.base import ConfigError, OutputError, locked
 from xectrain.config.merge import leaves
 from xectrain.config.tree import Config
 from xectrain.training.background import Background
@@ -182,13 +182,13 @@ class MlflowMirror(Mirror):
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=tracking_uri(self._config, self._run.path))
-        experiment = self._experiment()
         name = self._config.tracking.run_name or self._run.path.resolve().name
-        found = self._find(experiment)
-        if found is None:
-            self.run_id = self._create(experiment, name)
-        else:
-            self.run_id = found
+        # Looking and making is one step: a mirror that still waits for a locked store makes its run later.
+        with locked(self._run.path / ".mlflow.lock", "looking for the run in MLflow"):
+            experiment = self._experiment()
+            found = self._find(experiment)
+            self.run_id = self._create(experiment, name) if found is None else found
+        if found is not None:
             self._client.update_run(found, status="RUNNING", name=name)
             self._tag_changes(found)
 

@@ -69,9 +69,12 @@ def test_raw_sensors_in_physical_units_out(run, exported):
         zeroed = np.where(dead, 0, npho).astype(np.float32)
         earliest = truth[:, COLUMNS.index("time_min_used")]
         feed = {"npho": zeroed, "time": time, "dead": dead}
+        marked = np.resize([1e10, np.nan, np.inf, -1e10], count)
+        assert np.isnan(reference.predict(npho, time, dead, marked)["pred_timing"]).all()
         for extra, expected in (
             ({}, reference.predict(npho, time, dead)),
             ({"time_min_used": earliest}, reference.predict(npho, time, dead, earliest)),
+            ({"time_min_used": marked}, reference.predict(npho, time, dead, marked)),
         ):
             names = [o.name for o in session.get_outputs()]
             found = dict(zip(names, session.run(names, {**feed, **extra}), strict=True))

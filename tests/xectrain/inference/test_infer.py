@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -96,8 +97,10 @@ def test_the_number_of_workers_changes_no_bit(trained, place, run, hide, data, t
         np.testing.assert_array_equal(tables[1][name], values, err_msg=name)
 
 
-def test_the_time_is_absolute_and_its_truth_is_the_conversion_time(place, predictor, tmp_path):
-    infer(predictor, open_parts([place / "a.root"]), tmp_path / "r.root", Request())
+def test_the_time_is_absolute_and_its_truth_is_the_conversion_time(place, predictor, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        infer(predictor, open_parts([place / "a.root"]), tmp_path / "r.root", Request())
+    assert "true_timing and the predicted time are at the conversion point" in caplog.text
     table = rows(tmp_path / "r.root")
     truth = dict(zip(COLUMNS, make_events(20, 0, COLUMNS)[2].T, strict=True))
     flight = np.sqrt(sum((truth[a] - truth[f"vtx_{a}"]) ** 2 for a in "xyz")) / 29.9792458
@@ -105,6 +108,31 @@ def test_the_time_is_absolute_and_its_truth_is_the_conversion_time(place, predic
     npho, time, _ = make_events(20, 0, COLUMNS)
     relative = predictor.predict(npho, time)["pred_timing"]
     np.testing.assert_allclose(table["pred_timing"], relative + 1e9 * truth["time_min_used"], rtol=1e-12, atol=1e-3)
+
+
+def test_a_time_without_reference_is_not_called_an_absolute_one(place, predictor, tmp_path, caplog):
+    """`pred_timing` beside `true_timing` has one meaning in every row, whichever files are read together."""
+    with uproot.open(place / "b.root") as file:
+        arrays = dict(file["tree"].arrays(library="np"))
+    del arrays["time_min_used"]
+    with uproot.recreate(tmp_path / "without.root") as file:
+        types = {n: np.dtype((a.dtype, a.shape[1:])) if a.ndim > 1 else a.dtype for n, a in arrays.items()}
+        file.mktree("tree", types).extend(arrays)
+    infer(predictor, open_parts([place / "a.root", tmp_path / "without.root"]), tmp_path / "both.root", Request())
+    both = rows(tmp_path / "both.root")["pred_timing"]
+    assert np.isfinite(both[:20]).all()
+    assert np.isnan(both[20:]).all()
+    assert "without.root: no time_min_used: pred_timing is NaN there" in caplog.text
+    infer(predictor, open_parts([tmp_path / "without.root"]), tmp_path / "alone.root", Request())
+    alone = rows(tmp_path / "alone.root")
+    assert "pred_timing" not in alone
+    expected = predictor.predict(arrays["npho"], arrays["relative_time"])["pred_timing"]
+    np.testing.assert_allclose(alone["pred_relative_timing"], expected, atol=1e-3)
+    assert "it is called pred_relative_timing" in caplog.text
+    assert [read_metadata(tmp_path / f"{n}.root")["predicted_times"] for n in ("both", "alone")] == [
+        "absolute",
+        "relative",
+    ]
 
 
 def test_batch_size_changes_nothing(place, predictor):
