@@ -97,7 +97,8 @@ class Folder:
     @classmethod
     def of_output(cls, out: Path) -> Folder:
         """The folder of the campaign that makes `out`: another campaign with the same output is the same folder."""
-        return cls(out.with_name(out.name + SUFFIX))
+        whole = out.absolute()
+        return cls(whole.parent / (whole.name + SUFFIX))
 
     @classmethod
     def find(cls, given: Path) -> Folder:
@@ -106,9 +107,9 @@ class Folder:
         Raises:
             InputError: there is none.
         """
-        for path in (given, given.with_name(given.name + SUFFIX)):
-            if (path / "campaign.json").exists():
-                return cls(path)
+        for folder in (cls(given), cls.of_output(given)):
+            if folder.record.exists():
+                return folder
         raise InputError(
             "is no campaign", file=given, expected=f"a folder NAME{SUFFIX} of `xec cluster submit`, or its NAME"
         )

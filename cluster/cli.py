@@ -10,7 +10,8 @@ import typer
 from typer import Argument, Option
 
 from cluster.cli_kinds import kinds_app
-from shards.base import XecError
+from cluster.options import Asked
+from shards.base import ConfigError, XecError
 
 if TYPE_CHECKING:
     from cluster.kinds import Work
@@ -30,10 +31,12 @@ SHOWN = 5
 """Elements of a step that are shown with their log."""
 
 
-def _submit(work: Work, again: bool) -> None:
+def _submit(work: Work, asked: Asked) -> None:
     from cluster.submit import submit
 
-    sent = submit(work, again)
+    if asked.no_check and not work.input_checks:
+        raise ConfigError(f"does not apply to {work.kind}", item="--no-check")
+    sent = submit(work, again=asked.again, look=not asked.no_check)
     if sent.existed:
         typer.echo(f"Nothing to do: {work.out} is done.")
         return
@@ -42,7 +45,7 @@ def _submit(work: Work, again: bool) -> None:
     typer.echo(f"Watch it with:  xec cluster status {work.out}")
 
 
-def _render(work: Work, again: bool) -> None:
+def _render(work: Work, asked: Asked) -> None:
     from cluster.submit import scripts
 
     for name, text in scripts(work).items():
@@ -139,9 +142,9 @@ def sites(
     """List the site profiles, or show what one offers."""
     from cluster.profile import load_profile, shipped
 
-    for name in [site] if site else shipped():
+    for name in shipped() if site is None else [site]:
         profile = load_profile(name)
         typer.echo(f"{profile.name}: {profile.description}")
-        for partition, has in profile.partitions.items() if site else ():
+        for partition, has in () if site is None else profile.partitions.items():
             gpus = f", {has.gpus_per_node} GPUs a node" if has.gpus_per_node else ""
             typer.echo(f"  {partition:<18} {has.arch}{gpus}, at most {has.max_time or 'any time'}")

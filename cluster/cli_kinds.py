@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cluster.profile import Kind
     from cluster.script import Place
 
-Deed = Callable[["Work", bool], None]
-"""What is done with a campaign: submitting (again?) or printing it."""
+Deed = Callable[["Work", Asked], None]
+"""What is done with a campaign: submitting or printing it."""
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 Throttle = Annotated[int | None, Option("--throttle", min=1, help="Elements that run at a time, at most.")]
 
@@ -46,7 +46,7 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         """Convert ROOT files: an array over inputs, an array over shards, then the manifest."""
         from cluster import kinds
 
-        deed(kinds.ingest(_place("ingest", asked), out, ctx.args, tasks, throttle), asked.again)
+        deed(kinds.ingest(_place("ingest", asked), out, ctx.args, tasks, throttle), asked)
 
     def train(
         ctx: typer.Context,
@@ -56,7 +56,7 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         """Train on one node or several, over as many time limits as it takes."""
         from cluster import kinds
 
-        deed(kinds.train(_place("train", asked), out, ctx.args), asked.again)
+        deed(kinds.train(_place("train", asked), out, ctx.args), asked)
 
     def scan(
         ctx: typer.Context,
@@ -72,7 +72,7 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         from cluster.grid import points
 
         found = points(grid or [], point or [], seeds)
-        deed(kinds.scan(_place("scan", asked), out, ctx.args, found, throttle), asked.again)
+        deed(kinds.scan(_place("scan", asked), out, ctx.args, found, throttle), asked)
 
     def infer(
         ctx: typer.Context,
@@ -85,7 +85,7 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         """Predict: each element its own range of shards or files."""
         from cluster import kinds
 
-        deed(kinds.infer(_place("infer", asked), out, ctx.args, tasks, throttle, merge), asked.again)
+        deed(kinds.infer(_place("infer", asked), out, ctx.args, tasks, throttle, merge), asked)
 
     def evaluate(
         ctx: typer.Context,
@@ -97,7 +97,7 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         """Evaluate runs on the same data, a report each."""
         from cluster import kinds
 
-        deed(kinds.evaluate(_place("evaluate", asked), out, run, ctx.args, throttle), asked.again)
+        deed(kinds.evaluate(_place("evaluate", asked), out, run, ctx.args, throttle), asked)
 
     def notebook(
         ctx: typer.Context,
@@ -107,7 +107,7 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         """Start a Jupyter server on a node; its log says how to reach it."""
         from cluster import kinds
 
-        deed(kinds.notebook(_place("notebook", asked), out, ctx.args), asked.again)
+        deed(kinds.notebook(_place("notebook", asked), out, ctx.args), asked)
 
     add(ingest, "ingest 'mc/*.root' --out data/mc --tasks 50 --split train=0.9,val=0.1 --site merlin7")
     add(

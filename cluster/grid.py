@@ -23,6 +23,8 @@ class Point:
     """Of its run folder: `lr=1e-4,seed=0`."""
     words: tuple[str, ...]
     """Its options of `xec train`."""
+    config: Path | None = None
+    """The configuration file in them."""
 
 
 def points(grid: Sequence[str], configs: Sequence[Path], seeds: int | None) -> list[Point]:
@@ -58,7 +60,7 @@ def points(grid: Sequence[str], configs: Sequence[Path], seeds: int | None) -> l
             for key, name, value in zip(keys, short, values, strict=True):
                 parts.append(f"{name}={_plain(value)}")
                 words += ["--set", f"{key}={value}"]
-            found.append(Point(",".join(parts), tuple(words)))
+            found.append(Point(",".join(parts), tuple(words), config))
     names = [point.name for point in found]
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:

@@ -29,6 +29,8 @@ class Work:
     """What was asked, as far as the work depends on it: the same request again is the same campaign."""
     checks: tuple[tuple[str, ...], ...] = ()
     """`xec` commands that must succeed before anything is submitted."""
+    input_checks: tuple[tuple[str, ...], ...] = ()
+    """Further ones that need the inputs: `--no-check` leaves them out."""
     judge: Callable[[str], None] = field(default=lambda _: None)
     """Looks at what the last check printed; raises ConfigError when the work is not to be done so."""
 
@@ -54,7 +56,7 @@ def ingest(place: Place, out: Path, arguments: Sequence[str], tasks: int, thrott
             )
 
     request = {"arguments": list(arguments), "out": str(out), "tasks": tasks}
-    return Work("ingest", out, tuple(steps), request, ((*convert, "--step", "plan"),), judge)
+    return Work("ingest", out, tuple(steps), request, ((*convert, "--step", "plan"),), judge=judge)
 
 
 def train(place: Place, out: Path, arguments: Sequence[str]) -> Work:
@@ -62,7 +64,8 @@ def train(place: Place, out: Path, arguments: Sequence[str]) -> Work:
     words = ("xec", "train", *arguments, "--out", str(out), *_own_database(arguments, Shell(shlex.quote(str(out)))))
     step = _training("train", f"Train {out}", place, words, {"choices": (), "run": shlex.quote(str(out))})
     request = {"arguments": list(arguments), "out": str(out)}
-    return Work("train", out, (step,), request, (("train", *arguments, "--out", str(out), "--print-config"),))
+    options, look = _training_checks(place, arguments, out)
+    return Work("train", out, (step,), request, checks=(options,), input_checks=(look,))
 
 
 def scan(place: Place, out: Path, arguments: Sequence[str], found: Sequence[Point], throttle: int | None) -> Work:
@@ -77,8 +80,9 @@ def scan(place: Place, out: Path, arguments: Sequence[str], found: Sequence[Poin
     title = f"MLflow's view of {out}, by one writer"
     collect = _command("collect", title, place.light(), sync, after="scan", after_any=True)
     request = {"arguments": list(arguments), "out": str(out), "points": [point.name for point in found]}
-    checks = tuple(("train", *arguments, *point.words, "--print-config") for point in found)
-    return Work("scan", out, (step, collect), request, checks)
+    checks = [_training_checks(place, (*arguments, *point.words), out / point.name) for point in found]
+    first = {point.config: look for point, (_, look) in zip(reversed(found), reversed(checks), strict=True)}
+    return Work("scan", out, (step, collect), request, tuple(options for options, _ in checks), tuple(first.values()))
 
 
 def infer(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttle: int | None, merge: bool) -> Work:
@@ -99,7 +103,8 @@ def infer(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttl
             )
 
     request = {"arguments": list(arguments), "out": str(out), "tasks": tasks, "merge": merge}
-    return Work("infer", out, tuple(steps), request, ((*base, "--output", str(out), "--check"),), judge)
+    look = (*base, "--output", str(out), "--task-count", str(tasks), "--check")
+    return Work("infer", out, tuple(steps), request, input_checks=(look,), judge=judge)
 
 
 def evaluate(place: Place, out: Path, runs: Sequence[Path], arguments: Sequence[str], throttle: int | None) -> Work:
@@ -112,7 +117,8 @@ def evaluate(place: Place, out: Path, runs: Sequence[Path], arguments: Sequence[
     values = {"command": command(place, words), "choices": choices}
     step = Step("evaluate", f"Reports in {out}", place, "choices", values, len(runs), throttle)
     request = {"arguments": list(arguments), "out": str(out), "runs": [str(run) for run in runs]}
-    return Work("evaluate", out, (step,), request)
+    looks = tuple(("evaluate", str(run), *arguments, "--out", str(out / run.name), "--check") for run in runs)
+    return Work("evaluate", out, (step,), request, input_checks=looks)
 
 
 def notebook(place: Place, out: Path, arguments: Sequence[str]) -> Work:
@@ -153,9 +159,16 @@ def _training(
         "command": command(bare, words),
         "ranks": ask.ranks or max(1, ask.gpus),
         "max_requeues": profile.max_requeues,
+        "signal_seconds": profile.signal_seconds,
     }
     directives = ("--requeue", f"--signal=B:USR1@{profile.signal_seconds}")
     return Step(name, title, place, "train", values | more, elements, throttle, directives=directives)
+
+
+def _training_checks(place: Place, arguments: Sequence[str], out: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(of the options alone, of the inputs, too)."""
+    words = ("train", *arguments, "--out", str(out))
+    return (*words, "--print-config"), (*words, "--check", "gpu" if place.ask.gpus else "cpu")
 
 
 def _own_database(arguments: Sequence[str], run: Shell) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ class Asked:
     cpus: Annotated[int | None, Option("--cpus", min=1, help="Cores per node.")] = None
     mem: Annotated[str | None, Option("--mem", help="Memory per node, like 64G.")] = None
     sbatch: Annotated[list[str] | None, Option("--sbatch", help="Another `#SBATCH` option; repeat.")] = None
+    no_check: Annotated[
+        bool, Option("--no-check", help="Do not look at the inputs first: another campaign still makes them.")
+    ] = False
     again: Annotated[bool, Option("--again", help="Replace the record of a campaign with this output.")] = False
 
     def resources(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +53,12 @@ def scripts(work: Work, directory: Path | None = None) -> dict[str, str]:
     return {step.name: render(step, folder.path, here) for step in work.steps}
 
 
-def submit(work: Work, again: bool = False) -> Submission:
+def submit(work: Work, *, again: bool = False, look: bool = True) -> Submission:
     """Check a campaign, write its scripts and send its jobs.
 
     Args:
         again: replace the record of an earlier campaign with this output, if nothing of it is active.
+        look: whether its inputs are looked at, too; they may not be there yet.
 
     Raises:
         ConfigError: no SLURM here, or a command that would fail at once.
@@ -71,7 +72,7 @@ def submit(work: Work, again: bool = False) -> Submission:
         done = _known(folder, work, again)
         if done is not None:
             return Submission(folder, done, 0, existed=True)
-        _check(work)
+        _check((*work.checks, *(work.input_checks if look else ())), work.judge)
         for name in ("state", "logs"):
             (folder.path / name).mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder.path / "state")
@@ -178,15 +179,15 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else text[:197] + "…"
 
 
-def _check(work: Work) -> None:
-    """Run the campaign's checks; the first that fails is the error."""
+def _check(checks: Sequence[Sequence[str]], judge: Callable[[str], None]) -> None:
+    """Run commands that check; the first that fails is the error. `judge` looks at what the last printed."""
     printed = ""
-    for words in work.checks:
+    for words in checks:
         done = subprocess.run([sys.executable, "-m", "xec", *words], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ConfigError(f"`xec {words[0]}` would refuse this: {_complaint(done.stderr)}")
         printed = done.stdout
-    work.judge(printed)
+    judge(printed)
 
 
 def _complaint(text: str) -> str:

@@ -70,6 +70,13 @@ COMMANDS = {
     "plots": Command("plots {wrong} --out {out}", (RUN,)),
     "display": Command("display {wrong} --entry 0 --output {out}.png", (DATASET, ROOT)),
     "model describe": Command("model describe {wrong}", (RUN,)),
+    "train --check": Command("train --check cpu --preset tiny --data {wrong} --out {out}", (DATASET,)),
+    "infer --check": Command("infer --check {wrong} {root} --output {out}.root", (RUN,)),
+    "evaluate --check": Command("evaluate --check {run} {wrong} --out {out}", (DATASET, ROOT)),
+    "cluster status": Command("cluster status {wrong}", ()),
+    "cluster --site": Command("cluster render train --site {wrong} --out {out}", ()),
+    "cluster sites": Command("cluster sites {wrong}", ()),
+    "track collect": Command("track collect {wrong}", ()),
     "track sync": Command("track sync {wrong} --uri sqlite:///{out}.db", (RUN,)),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def place(kind: str = "evaluate") -> Place:
 
 def work(out: str = "reports", count: int = 3) -> Work:
     """An array without checks."""
-    return kinds.evaluate(place(), Path(out), [Path(f"runs/{i}") for i in range(count)], ["data"], None)
+    found = kinds.evaluate(place(), Path(out), [Path(f"runs/{i}") for i in range(count)], ["data"], None)
+    return replace(found, input_checks=())
 
 
 def chain(tasks: int = 4) -> Work:
@@ -278,6 +280,30 @@ def test_a_check_that_fails_sends_nothing(answers: Answers) -> None:
         submit(wrong)
     assert not answers.sent("sbatch")
     assert not Path("run.jobs").exists()
+
+
+def test_inputs_that_are_not_there_send_nothing_unless_they_are_still_being_made(answers: Answers) -> None:
+    training = kinds.train(place("train"), Path("run"), ["--preset", "tiny", "--data", "nowhere"])
+    with pytest.raises(ConfigError, match=r"`xec train` would refuse this: .*nowhere: there is no such dataset"):
+        submit(training)
+    assert not answers.sent("sbatch")
+    submit(training, look=False)
+    assert len(answers.sent("sbatch")) == 1
+
+
+def test_predictions_and_reports_look_at_their_inputs_first() -> None:
+    predictions = kinds.infer(place("infer"), Path("p"), ["run", "data"], 3, None, True)
+    assert predictions.input_checks == (("infer", "run", "data", "--output", "p", "--task-count", "3", "--check"),)
+    reports = kinds.evaluate(place(), Path("r"), [Path("a"), Path("b")], ["data"], None)
+    assert reports.input_checks == tuple(("evaluate", r, "data", "--out", f"r/{r}", "--check") for r in "ab")
+
+
+def test_a_scan_checks_every_point_and_the_data_of_every_configuration() -> None:
+    grid = points(["optim.lr=1,2"], [Path("a.yaml"), Path("b.yaml")], None)
+    found = kinds.scan(place("scan"), Path("scan"), ["--data", "d"], grid, None)
+    assert len(found.checks) == 4
+    assert [check[check.index("--config") + 1] for check in found.input_checks] == ["b.yaml", "a.yaml"]
+    assert all(check[-2:] == ("--check", "cpu") for check in found.input_checks)
 
 
 @pytest.mark.parametrize("numbers", [[0], [0, 1, 2, 7], [3, 5, 6, 7, 9]])

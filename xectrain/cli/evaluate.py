@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,10 @@ from shards.base import ConfigError
 from xectrain.cli import options as o
 
 if TYPE_CHECKING:
-    from xectrain.evaluation.results import Evaluation
+    from xectrain.evaluation.results import Evaluation, EvaluationOptions
+    from xectrain.inference.model import Model
     from xectrain.inference.sensors import SensorPredictor
+    from xectrain.inference.sources import Part
 
 app = typer.Typer(add_completion=False)
 
@@ -62,6 +65,7 @@ def evaluate(
     precision: o.Precision = "auto",
     normalization: o.InputNormalization = None,
     backend: o.Backend = "auto",
+    check: o.Check = False,
     line: Annotated[float | None, Option("--line", hidden=True)] = None,
 ) -> None:
     """Metrics with uncertainties, plots and a report: the network against classical methods on the same events."""
@@ -84,7 +88,8 @@ def evaluate(
         raise ConfigError("is needed when data are given", item="--out", remedy="name the folder to write")
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
-    predictor = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
+    place = "cpu" if check else device
+    predictor = load(model, device=place, precision=precision, batch_size=batch_size, normalization=normalization)
     if isinstance(predictor, Predictor):
         o.refuse(context, SENSORS, "to a regressor, from which no sensors are hidden")
     elif isinstance(predictor, SensorPredictor):
@@ -100,6 +105,9 @@ def evaluate(
         baseline_events,
         toy_limit=toy_limit,
     )
+    if check:
+        _say_checked(predictor, options, open_parts(data, schema) if data else None)
+        return
     if masks is not None and isinstance(predictor, SensorPredictor):
         _hide(predictor, masks)
     if isinstance(predictor, TorchPredictor) and not predictor.facts.tasks and out is not None and data:
@@ -128,6 +136,27 @@ def evaluate(
     typer.echo(
         f"Wrote {out / 'report.html'} with metrics, tables and plots of {', '.join(d.name for d in found.data)}."
     )
+
+
+def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part] | None) -> None:
+    """Open what an evaluation would read, and see that the selections can be evaluated on it.
+
+    Args:
+        given: the data; None: the validation set.
+    """
+    from shards.opening import open_dataset
+    from xectrain.evaluation.artifacts import validation_parts
+    from xectrain.inference.infer import Request
+    from xectrain.inference.infer import check as check_request
+    from xectrain.inference.sources import check_selection
+
+    parts = validation_parts(model.facts) if given is None else given
+    check_request(model, parts, Request(options.settings))
+    for expression in options.samples.values():
+        check_selection(parts, expression)
+    if options.baseline_data is not None:
+        open_dataset(options.baseline_data)
+    typer.echo(f"{sum(part.events for part in parts)} events to evaluate {model.facts.file} on")
 
 
 def _hide(model: SensorPredictor, masks: str) -> None:

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from shards.base import ConfigError, output_file, output_folder
+from xectrain.cli import options as o
 
 if TYPE_CHECKING:
     from ingest.reading.rootio import Skipped
@@ -73,10 +74,11 @@ def infer(
     join: Annotated[
         Path | None, Option("--join", help="Join the outputs of all shares in this folder; predict nothing.")
     ] = None,
-    check: Annotated[bool, Option("--check", help="Only look into the inputs, and say how many there are.")] = False,
+    check: o.Check = False,
 ) -> None:
     """Predict every event of shards or ROOT files into a ROOT file, in constant memory."""
     from xectrain.inference.infer import Request, infer, share_name
+    from xectrain.inference.infer import check as check_request
     from xectrain.inference.infer import join as join_shares
     from xectrain.inference.load import load
     from xectrain.inference.sources import ReadOptions, open_parts
@@ -87,9 +89,6 @@ def infer(
         output_file(output, "file of predictions", lambda path: True, inputs=data)  # what is there is looked at later
     skipped: list[Skipped] = []
     parts = open_parts(data, schema, tree, skipped if skip_bad_files else None)
-    if check:
-        _say_extent(model, parts)
-        return
     if (join is not None or task_count is not None) and per_file:
         raise ConfigError(
             "excludes --task-count and --join", item="--per-file", remedy="shares have files of their own"
@@ -102,13 +101,17 @@ def infer(
         )
     predictor = load(
         model,
-        device=device,
+        device="cpu" if check else device,
         precision=precision,
         batch_size=batch_size,
         normalization=normalization,
         allow_cpu=allow_cpu,
     )
     request = Request(ReadOptions(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
+    if check:
+        check_request(predictor, parts, request)
+        _say_extent(parts)
+        return
     if join is not None and task_count is not None:
         _say(join_shares(predictor, parts, output, request, join, task_count))
         return
@@ -128,11 +131,9 @@ def infer(
     _say_skipped(skipped)
 
 
-def _say_extent(model: Path, parts: list[Part]) -> None:
+def _say_extent(parts: list[Part]) -> None:
     from xectrain.inference.sources import count_pieces
 
-    if not model.exists():
-        raise ConfigError("does not exist", file=model, expected="a run folder, checkpoint or ONNX file")
     typer.echo(f"{sum(part.events for part in parts)} events in {count_pieces(parts)} pieces (shards and files)")
 
 

@@ -35,6 +35,7 @@ Masks = Annotated[
     str | None,
     Option("--masks", help="Sensors to hide: random:0.05, flat:0.05, fixed:N (a face), pattern:FILE, sensor-front."),
 ]
+Check = Annotated[bool, Option("--check", help="Only see whether model, data and options go together.")]
 Inpainter = Annotated[Path | None, Option("--inpainter", help="Also fill dead sensors by this model.")]
 
 

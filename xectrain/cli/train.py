@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False)
+
+
+class Machine(StrEnum):
+    """What a run is checked for."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
 
 EPILOG = """
 Examples:
@@ -59,6 +68,10 @@ def train(
     assignments: Annotated[list[str] | None, Option("--set", help="key.path=value, over all else.")] = None,
     profile: Annotated[bool, Option("--profile", help="Profile a few steps: a trace and a summary.")] = False,
     print_config: Annotated[bool, Option("--print-config", help="Print the effective options and stop.")] = False,
+    check: Annotated[
+        Machine | None,
+        Option("--check", help="Only see whether it would begin, on a machine with a GPU (`gpu`) or without (`cpu`)."),
+    ] = None,
 ) -> None:
     """Train a network on shards, or continue a run."""
     from xectrain.config.files import to_yaml
@@ -84,8 +97,12 @@ def train(
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
+    from xectrain.training.session import check as check_training
     from xectrain.training.session import train as run_training
 
+    if check is not None:
+        typer.echo(check_training(settings, out, gpu=check == Machine.GPU))
+        return
     run_training(settings, out, profile)
     if os.environ.get("RANK", "0") != "0":  # one rank speaks for all
         return

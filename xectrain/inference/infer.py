@@ -23,7 +23,7 @@ from xectrain.inference.root_output import RootOutput, read_metadata, read_rows,
 from xectrain.inference.rows import Carried, EventRows, RowMaker, predicts_relative_times
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import Filler, SensorPredictor
-from xectrain.inference.sources import Part, ReadOptions, Wanted, share
+from xectrain.inference.sources import Part, ReadOptions, Wanted, check_selection, share
 from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
 from xectrain.workers import in_order
@@ -91,6 +91,13 @@ def infer(
                 events,
             )
         return Result(output, events, outside, existed=False)
+
+
+def check(model: Model, parts: Sequence[Part], request: Request) -> None:
+    """Refuse what `infer` would refuse before its first event; raises as it does."""
+    _checked_maker(model, parts, request)
+    if request.settings.select is not None:
+        check_selection(parts, request.settings.select)
 
 
 def join(model: Model, parts: Sequence[Part], output: Path, request: Request, folder: Path, count: int) -> Result:

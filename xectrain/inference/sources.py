@@ -321,6 +321,21 @@ def open_parts(
     return [RootPart(source) for source in open_sources(list(data), tree, schema, skipped)]
 
 
+def check_selection(parts: Sequence[Part], expression: str) -> None:
+    """Refuse an expression that cannot be evaluated on every part.
+
+    Raises:
+        ConfigError: it is none, or names a column that a part does not have.
+    """
+    for part in parts:
+        if not isinstance(part, ShardPart):
+            columns_of(expression, [*part.columns, "entry", *SUMMARY_COLUMNS])
+        elif expression.endswith(".json"):
+            part.dataset.rows(expression)
+        else:
+            columns_of(expression, part.dataset.table_columns)
+
+
 def count_pieces(parts: Sequence[Part]) -> int:
     """Into how many shares `share` can divide parts: their shards and ROOT files."""
     return sum(len(part.dataset.manifest.shards) if isinstance(part, ShardPart) else 1 for part in parts)

@@ -1,26 +1,84 @@
-"""What a run does with its data before it trains: resampling, a look at the sensors, the rules of its input."""
+"""A run before its first step: what it continues or begins with, checked against the data, on the CPU."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from shards.base import ConfigError
+from shards.base import ConfigError, code_version
 from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset, valid
+from xectrain.checkpoint import find_checkpoint, newest_valid, read_checkpoint
 from xectrain.config.tree import Config
-from xectrain.data import TrainingData
+from xectrain.data import TrainingData, open_training_data
 from xectrain.model_input import InputRules
+from xectrain.modes import find_mode
+from xectrain.modes.base import Mode
 from xectrain.modes.regress import target_options, training_targets
 from xectrain.modes.reweight import fit_weights
 from xectrain.tasks import find_task
+from xectrain.training.changes import (
+    PATHS,
+    SAME_STEPS,
+    SAME_WEIGHTS,
+    Change,
+    changes,
+    completed,
+    refuse,
+    refuse_of_finished,
+)
+from xectrain.training.runfolder import RunFolder
+from xectrain.training.state import check_facts
 
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = 64
 """Events of each dataset whose sensors are looked at before training."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step, on the CPU."""
+
+    data: TrainingData
+    rules: InputRules
+    mode: Mode
+    facts: dict[str, Any]
+    """As of `_facts`."""
+    found: tuple[Path, dict[str, Any]] | None
+    """The checkpoint that it goes on from."""
+    differences: list[Change]
+    """What is asked for now and was not then."""
+    begin_anew: bool
+    """Whether only its weights are taken."""
+
+
+def prepare(config: Config, run: RunFolder) -> Prepared | None:
+    """Everything that can be refused without a device; None: the run is trained already."""
+    found = _find_checkpoint(config, run)
+    differences = changes(found[1]["config"], config) if found is not None else []
+    differences = [change for change in differences if change.option != "checkpoint.resume"]
+    begin_anew = found is not None and acts_now(config, found[1], "reset_epoch")
+    if found is not None and not begin_anew and _is_finished(run, config):
+        refuse_of_finished(differences, run.path)
+        return None
+    if found is not None:
+        refuse(differences, SAME_WEIGHTS if begin_anew else SAME_WEIGHTS + SAME_STEPS, run.path)
+    data = sampled(config, open_training_data(config.data, config.train.seed))
+    look_at_sensors(data)
+    rules = input_rules(config, data)
+    torch.manual_seed(config.train.seed)
+    mode = find_mode(config.mode).load().build(config, data, rules, None if found is None else found[1])
+    if config.checkpoint.init_from is not None and found is None:
+        _initialize(mode, Path(config.checkpoint.init_from), config.checkpoint.init_parts)
+    facts = _facts(config, data, rules, mode)
+    if found is not None:
+        check_facts(found[1], facts, run.path)
+    return Prepared(data, rules, mode, facts, found, differences, begin_anew)
 
 
 def sampled(config: Config, data: TrainingData) -> TrainingData:
@@ -77,3 +135,86 @@ def default_threshold(norm: Normalization) -> float:
     """The npho threshold [photons] of the preset that `norm` is, or of `standard`."""
     names = [name for name, values in PRESETS.items() if values == norm]
     return float(NPHO_THRESHOLD[names[0] if names else "standard"])
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with absolute paths: what it names is found again from any folder."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+
+    def absolute(group: str, key: str) -> None:
+        value = tree.get(group, {}).get(key)
+        if isinstance(value, str):
+            tree[group][key] = str(Path(value).absolute())
+        elif value:
+            entries = [{"path": entry} if isinstance(entry, str) else entry for entry in value]
+            with_absolute_paths = [{**entry, "path": str(Path(entry["path"]).absolute())} for entry in entries]
+            tree[group][key] = (
+                with_absolute_paths if isinstance(value[0], dict) else [entry["path"] for entry in with_absolute_paths]
+            )
+
+    for path in PATHS:
+        absolute(*path.split("."))
+    return Config.model_validate(tree)
+
+
+def _is_finished(run: RunFolder, config: Config) -> bool:
+    """Whether the run was trained to its end already, or longer."""
+    before = run.read_state()
+    return before.state == "done" and (before.epochs, before.minutes) == (config.train.epochs, config.train.minutes)
+
+
+def acts_now(config: Config, stored: dict[str, Any], option: str) -> bool:
+    """Whether an option of `checkpoint` that acts once on resume has not acted on this checkpoint yet."""
+    before = stored["config"]["train"]
+    same_length = (before["epochs"], before.get("minutes")) == (config.train.epochs, config.train.minutes)
+    acted = stored["config"]["checkpoint"].get(option, False) and same_length
+    return bool(getattr(config.checkpoint, option)) and not acted
+
+
+def _find_checkpoint(config: Config, run: RunFolder) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to continue, by `checkpoint.resume`; its configuration has every option."""
+    wanted = config.checkpoint.resume
+    named = wanted not in ("auto", "off")
+    found = (Path(wanted), read_checkpoint(Path(wanted))) if named else newest_valid(run.path)
+    if found is None:
+        return None
+    if wanted == "off":
+        raise ConfigError(
+            "holds a run already and checkpoint.resume is off", file=run.path, remedy="give another --out"
+        )
+    path, stored = found
+    return path, {**stored, "config": completed(stored["config"])}
+
+
+def _facts(config: Config, data: TrainingData, rules: InputRules, mode: Mode) -> dict[str, Any]:
+    """What a checkpoint records besides weights and position."""
+    return {
+        **data.facts(),
+        "normalization": rules.model.to_dict(),
+        "npho_threshold": rules.npho_threshold,
+        "parameters": sum(p.numel() for p in mode.parameters()),
+        "geometry": data.first.manifest.settings.channel_map,
+        "relative_time": data.first.manifest.settings.time_reference == "relative",
+        "code_version": code_version(),
+    }
+
+
+def _initialize(mode: Mode, source: Path, parts: str) -> None:
+    """Take weights from another run's checkpoint, the averaged ones if it has them; say which tensors were taken."""
+    state = read_checkpoint(find_checkpoint(source))
+    weights: dict[str, torch.Tensor] = state["ema"] or state["model"]
+    prefix = "model.encoder." if parts == "encoder" else ""
+    own = mode.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix) and name in own and own[name].shape == tensor.shape
+    }
+    wanted = {name for name in own if name.startswith(prefix)}
+    if not taken:
+        raise ConfigError("has no tensor that fits this network", file=source, remedy="use the same model options")
+    missing = sorted(wanted - taken.keys())
+    mode.load_state_dict({**own, **taken})
+    logger.info("%s: %d of %d tensors taken (%s)", source, len(taken), len(wanted), parts)
+    if missing:
+        logger.warning("%s: not taken, for want of the same name and shape: %s", source, ", ".join(missing[:10]))

@@ -258,6 +258,7 @@ class Trainer:
             Stopped: always.
         """
         self._save()
+        self.ranks.sums([0])  # a rank that ended before the checkpoint is there could have the others killed
         at, number = self.state.at, stop.requested or signal.SIGTERM
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {at.step} of epoch {at.epoch + 1}",
