@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
 
 from cluster.profile import Ask, Environment, Kind, Partition, Profile, seconds
 from shards.base import ConfigError, nearest
-
-if TYPE_CHECKING:
-    import jinja2
 
 
 class Shell(str):
@@ -162,8 +161,6 @@ def render(step: Step, folder: Path, directory: Path) -> str:
 
 @lru_cache
 def _templates() -> jinja2.Environment:
-    import jinja2
-
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,

@@ -92,7 +92,7 @@ def compile_in_place(module: nn.Module, mode: str = "default") -> None:
     Its scheduler moves reads of a buffer before the scatter that fills it when it reorders for peak memory: compiled,
     the masked autoencoder's decoders got gradients of exactly zero (see `test_models_precision.py`).
     """
-    import torch._inductor.config as inductor  # takes seconds, and few runs compile
+    import torch._inductor.config as inductor  # noqa: PLC0415  takes seconds, and few runs compile
 
     inductor.reorder_for_peak_memory = False
     module.compile(mode=mode)

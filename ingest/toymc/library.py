@@ -7,6 +7,7 @@ compressed arrays without pickled objects; the same command, NumPy and CPU type 
 from __future__ import annotations
 
 import logging
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.toymc import cascade
 from ingest.toymc import constants as c
 from shards.base import CorruptError, InputError, progress, published
 
@@ -47,8 +49,6 @@ class ShowerLibrary:
 
 def make_showers(seed: int = 1, count: int = N_SHOWERS) -> ShowerLibrary:
     """Simulate and reduce `count` showers (about 1.2 ms each)."""
-    from ingest.toymc import cascade
-
     rng = np.random.default_rng(seed)
     energies = [np.exp(rng.uniform(np.log(low), np.log(high), round(share * count))) for share, low, high in _MIXTURE]
     energy = np.sort(np.concatenate(energies))
@@ -106,8 +106,6 @@ def read_showers(path: Path = SHOWERS) -> ShowerLibrary:
 
 def read_arrays(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` file, which must be just these."""
-    import zipfile
-
     if not path.exists():
         raise InputError("is missing", file=path, remedy="make it with: xec toymc library")
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uproot
 
 from ingest.processes import Processes
 from ingest.reading.rootfile import opened
@@ -165,8 +166,6 @@ def _difference(found: str, expected: str) -> str:
 
 
 def _write_one(path: Path, blocks: list[Block], options: Options, compression: str, processes: int) -> None:
-    import uproot
-
     algorithm = {"zstd": uproot.ZSTD(1), "zlib": uproot.ZLIB(1), "lz4": uproot.LZ4(1), "none": None}[compression]
     total = sum(block.count for block in blocks)
     # The same events are the same source: shards made of them come out in the same order.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from shards.base import free_cores
+from shards.base import code_version, free_cores
 
 app = typer.Typer(add_completion=False)
 
@@ -58,7 +58,7 @@ def doctor() -> None:
 def examine() -> list[Finding]:
     """Everything `xec doctor` reports; importing the heavy libraries is part of the examination."""
     return [
-        Finding("xec", importlib.metadata.version("xec")),
+        Finding("xec", code_version()),
         Finding("python", platform.python_version()),
         _processor(),
         _gpu(),

@@ -172,8 +172,6 @@ def read_rows(path: Path) -> Iterator[dict[str, NDArray[Any]]]:
     Raises:
         CorruptError: the file is damaged.
     """
-    import uproot
-
     try:
         with uproot.open(path) as file:
             tree = file[PREDICTIONS]

@@ -14,6 +14,7 @@ from ingest.toymc.direct import DirectLight
 from ingest.toymc.fresnel import into_quartz, into_silicon
 from ingest.toymc.library import N_DEPOSITS
 from ingest.toymc.light import LightModel, light_model
+from ingest.toymc.likelihood import expectation
 from ingest.toymc.response import Response, detect, per_kind
 from ingest.toymc.shower import Deposits
 from ingest.toymc.source import mean_free_path
@@ -245,8 +246,6 @@ def _light_of(model: LightModel, points: Floats, energy: Floats) -> Floats:
 
 def check_linearity() -> Check:
     """Expected light is proportional to the energy of a given shower."""
-    from ingest.toymc.likelihood import expectation
-
     one = expectation([[3.0, 10.0, 4.0]], 20.0, shower=5000).astype(np.float64)
     three = expectation([[3.0, 10.0, 4.0]], 60.0, shower=5000).astype(np.float64)
     worst = float(np.abs(three / one / 3 - 1).max())

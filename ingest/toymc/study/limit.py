@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ingest.toymc import constants as c
 from ingest.toymc.library import FOLDER, read_showers
 from ingest.toymc.likelihood import Signals, signals
+from shards import geometry as geo
 from shards.base import ConfigError, nearest
 
 Floats = NDArray[np.float64]
@@ -190,8 +191,6 @@ def _around(
     """Signals at a point for some showers, and the measurements (6, showers, S) at + and − `STEP` in u, v, w.
 
     The direction stays that of the central point."""
-    from shards import geometry as geo
-
     n = 1 if picks is None else len(picks)
     shifts = np.concatenate([np.zeros((1, 3)), STEP * np.eye(3), -STEP * np.eye(3)])
     places = np.repeat(uvw + shifts, n, axis=0)

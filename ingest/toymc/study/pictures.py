@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ingest.toymc import cascade
@@ -19,17 +21,12 @@ from ingest.toymc.study.limit import CASES, Limit
 from shards import geometry as geo
 from shards.base import published
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 DPI = 80
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f6fb4", "#d95f02", "#1b7f4d", "#777777"
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
     """A figure that needs no display, and its axes as an array."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -202,8 +199,6 @@ def times(path: Path, charge: NDArray[np.float64], residual: NDArray[np.float64]
 
 def event(path: Path, events: ToyEvents, index: int) -> None:
     """One event unrolled: photons and time."""
-    from matplotlib.colors import LogNorm, Normalize
-
     figure, axes = new_figure(12, 5.4, 2)
     flat, grid = geo.unrolled(), geo.face_grid("inner")
     npho, time = events.npho[index], 1e9 * events.relative_time[index].astype(float)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,8 +50,6 @@ def write_report(folder: Path, events: int) -> tuple[Path, list[str]]:
     Returns:
         The page, and the names of the checks that failed.
     """
-    import jinja2
-
     rng = np.random.default_rng(11)
     rows, traced = checks.all_checks(photons=TRACED_PHOTONS)
     rate = measured_rate()
