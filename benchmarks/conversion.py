@@ -48,9 +48,9 @@ REPEATS = 3
 
 def write_file(path: Path, events: int, compression: uproot.compression.Compression) -> None:
     from ingest.toymc import (
-        Options as ToyOptions,  # here, so that workers, which import this module, do without
+        ToyOptions,  # here, so that workers, which import this module, do without
+        generate,
     )
-    from ingest.toymc import generate
 
     block = generate(DISTINCT, ToyOptions(seed=1)).branches()
     del block["event"]

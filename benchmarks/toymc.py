@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ingest.toymc import Options, iterate, write
+from ingest.toymc import ToyOptions, iterate, write
 from ingest.toymc import constants as c
 from ingest.toymc.light import light_model
 from ingest.toymc.response import detect, draw_response
@@ -30,7 +30,7 @@ from ingest.toymc.source import draw_gammas
 
 def main(events: int) -> None:
     """Print the table."""
-    options = Options()
+    options = ToyOptions()
     rng = np.random.Generator(np.random.SFC64(1))
     gammas = draw_gammas(rng, np.full(512, c.SIGNAL_ENERGY), options)
     deposits = draw_deposits(rng, gammas)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ingest.reading.branches import Branch, list_branches
+from ingest.reading.branches import InputBranch, list_branches
 from ingest.reading.implausible import implausible_lines
 from ingest.reading.rootfile import find_tree, opened, tree_paths
 from ingest.reading.rootio import Source, SourceReader
@@ -37,7 +37,7 @@ class TreeInfo:
     """Newest first."""
     kind: str
     entries: int
-    branches: tuple[Branch, ...]
+    branches: tuple[InputBranch, ...]
 
 
 @dataclass(frozen=True)

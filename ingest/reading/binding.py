@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest.reading.branches import Branch
+from ingest.reading.branches import InputBranch
 from ingest.reading.schema import ColumnField, Schema, SensorField
 from ingest.reading.units import factor
 from shards.base import ConfigError, InputError, nearest
@@ -60,7 +60,7 @@ class Binding:
     """Columns of the schema that no branch of the tree stands for."""
 
 
-def bind(schema: Schema, branches: Mapping[str, Branch], path: Path, tree: str, run_given: bool) -> Binding:
+def bind(schema: Schema, branches: Mapping[str, InputBranch], path: Path, tree: str, run_given: bool) -> Binding:
     """Match `schema` with the branches of a tree.
 
     Raises:
@@ -98,7 +98,7 @@ def bind(schema: Schema, branches: Mapping[str, Branch], path: Path, tree: str, 
 
 
 def _sensors(
-    field: SensorField, branches: Mapping[str, Branch], path: Path, tree: str, unit: str, what: str
+    field: SensorField, branches: Mapping[str, InputBranch], path: Path, tree: str, unit: str, what: str
 ) -> BoundSensors | None:
     name = _first(field.branches, branches)
     if name is None:
@@ -109,7 +109,7 @@ def _sensors(
 
 
 def _columns(
-    field: ColumnField, branches: Mapping[str, Branch], used: set[str], path: Path, tree: str, run_given: bool
+    field: ColumnField, branches: Mapping[str, InputBranch], used: set[str], path: Path, tree: str, run_given: bool
 ) -> list[BoundColumn]:
     if not field.names:
         return _matching(field, branches, used)
@@ -138,7 +138,7 @@ def _columns(
     ]
 
 
-def _matching(field: ColumnField, branches: Mapping[str, Branch], used: set[str]) -> list[BoundColumn]:
+def _matching(field: ColumnField, branches: Mapping[str, InputBranch], used: set[str]) -> list[BoundColumn]:
     """Single-valued numeric branches that a carried pattern matches and nothing else has taken."""
     names = sorted({b.name for b in branches.values() if b.numeric and b.length == 1} - used)
     return [
@@ -152,13 +152,13 @@ def _filled(name: str) -> BoundColumn:
     return BoundColumn(name, "", 0, 1, 1.0, "")
 
 
-def _first(candidates: tuple[str, ...], branches: Mapping[str, Branch]) -> str | None:
+def _first(candidates: tuple[str, ...], branches: Mapping[str, InputBranch]) -> str | None:
     """The full name of the first candidate that is there."""
     return next((branches[name].name for name in candidates if name in branches), None)
 
 
 def _absent(
-    what: str, candidates: tuple[str, ...], branches: Mapping[str, Branch], path: Path, tree: str
+    what: str, candidates: tuple[str, ...], branches: Mapping[str, InputBranch], path: Path, tree: str
 ) -> InputError:
     return InputError(
         f"has no branch for {what}",

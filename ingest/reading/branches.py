@@ -27,7 +27,7 @@ PACKED = (uproot.interpretation.numerical.AsDouble32, uproot.interpretation.nume
 
 
 @dataclass(frozen=True)
-class Branch:
+class InputBranch:
     """What a branch holds, or a leaf of a branch that has several."""
 
     name: str
@@ -82,7 +82,7 @@ class Where:
         return f"{self.tree}/{self.branch}"
 
 
-def list_branches(tree: Any) -> dict[str, Branch]:
+def list_branches(tree: Any) -> dict[str, InputBranch]:
     """All branches of a TTree, with the leaves of those that have several, or fields of an RNTuple, by full name.
 
     Nested ones come by their last part too if that is unique. What uproot cannot interpret is listed without numbers.
@@ -99,7 +99,7 @@ def list_branches(tree: Any) -> dict[str, Branch]:
     return found
 
 
-def describe(tree: Any, name: str) -> Branch:
+def describe(tree: Any, name: str) -> InputBranch:
     """What the branch, leaf or field of that full name holds."""
     for key in (name, name.rpartition(".")[0]):
         if key in tree.keys(recursive=True):
@@ -107,45 +107,45 @@ def describe(tree: Any, name: str) -> Branch:
     raise KeyError(name)
 
 
-def _described(tree: Any, key: str, value: Any) -> list[Branch]:
+def _described(tree: Any, key: str, value: Any) -> list[InputBranch]:
     if isinstance(tree, uproot.behaviors.RNTuple.HasFields):
         return [_field(key, value)]
     try:
         return _branches(key, value)
     except DECODE_ERRORS:  # of a type that uproot does not know: it may disturb nothing
-        return [Branch(key, "unknown", None, None)]
+        return [InputBranch(key, "unknown", None, None)]
 
 
-def _branches(key: str, branch: Any) -> list[Branch]:
+def _branches(key: str, branch: Any) -> list[InputBranch]:
     """A branch, or what its leaves are where it has several: a structure as of `Branch("id", &id, "run/I:event/I")`."""
     interpretation, typename = branch.interpretation, str(branch.typename)
     if isinstance(interpretation, PACKED):
         length = int(np.prod(interpretation.to_dims, dtype=int))
-        return [Branch(key, typename, interpretation.to_dtype.base, length)]
+        return [InputBranch(key, typename, interpretation.to_dtype.base, length)]
     if isinstance(interpretation, uproot.interpretation.numerical.AsDtype):
         base, shape = _base(interpretation.to_dtype)
         length = int(np.prod(shape, dtype=int))
         if base.names is None:
-            return [Branch(key, typename, base.newbyteorder("="), length)]
+            return [InputBranch(key, typename, base.newbyteorder("="), length)]
         leaves = []
         for leaf in base.names:
             kind, inside = _base(base[leaf])
             if kind.names is None and length == 1:
                 size = int(np.prod(inside, dtype=int))
-                leaves.append(Branch(f"{key}.{leaf}", str(kind), kind.newbyteorder("="), size, leaf))
-        return [Branch(key, typename, None, None), *leaves]
+                leaves.append(InputBranch(f"{key}.{leaf}", str(kind), kind.newbyteorder("="), size, leaf))
+        return [InputBranch(key, typename, None, None), *leaves]
     if isinstance(interpretation, uproot.interpretation.jagged.AsJagged):
         content = interpretation.content
         if type(content) is uproot.interpretation.numerical.AsDtype and content.to_dtype.subdtype is None:
-            return [Branch(key, typename, content.to_dtype.newbyteorder("="), None)]
-    return [Branch(key, typename, None, None)]
+            return [InputBranch(key, typename, content.to_dtype.newbyteorder("="), None)]
+    return [InputBranch(key, typename, None, None)]
 
 
 def _base(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     return (dtype.base, dtype.shape) if dtype.subdtype else (dtype, ())
 
 
-def _field(key: str, field: Any) -> Branch:
+def _field(key: str, field: Any) -> InputBranch:
     # an empty slice has the type of the whole
     kind = ak.type(field.array(entry_start=0, entry_stop=0)) if field.ntuple.num_entries else None
     content = getattr(kind, "content", None)
@@ -158,10 +158,10 @@ def _field(key: str, field: Any) -> Branch:
     dtype = None
     if isinstance(content, ak.types.NumpyType) and not is_text:
         dtype = np.dtype(content.primitive)
-    return Branch(key, str(field.typename), dtype, length)
+    return InputBranch(key, str(field.typename), dtype, length)
 
 
-def open_reader(tree: Any, branch: Branch, length: int, where: Where) -> Reader:
+def open_reader(tree: Any, branch: InputBranch, length: int, where: Where) -> Reader:
     """A reader for `branch`, every entry of which must hold `length` numbers.
 
     Raises:
@@ -273,7 +273,7 @@ class _Blocks:
 class _BranchReader(_Blocks):
     """Baskets of a TTree branch, decoded from their bytes: an entry of a vector is 10 bytes of header, then numbers."""
 
-    def __init__(self, branch: Any, kind: Branch, length: int, where: Where) -> None:
+    def __init__(self, branch: Any, kind: InputBranch, length: int, where: Where) -> None:
         super().__init__(np.asarray(branch.entry_offsets, dtype=np.int64), length, where)
         self._branch = branch
         interpretation = branch.interpretation
@@ -335,7 +335,7 @@ def _columns_of(ntuple: Any, field_id: int) -> list[int]:
 class _FieldReader(_Blocks):
     """Clusters of an RNTuple field."""
 
-    def __init__(self, ntuple: Any, kind: Branch, length: int, where: Where) -> None:
+    def __init__(self, ntuple: Any, kind: InputBranch, length: int, where: Where) -> None:
         starts = [int(cluster.num_first_entry) for cluster in ntuple.ntuple.cluster_summaries]
         super().__init__(np.array([*starts, int(ntuple.num_entries)], dtype=np.int64), length, where)
         self._field = ntuple[kind.name]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.reading.binding import BoundColumn
-from ingest.reading.branches import Branch, Reader, Where, describe, open_reader
+from ingest.reading.branches import InputBranch, Reader, Where, describe, open_reader
 from ingest.reading.rootfile import find_tree, open_file
 from ingest.reading.sources import Skipped, Source, open_source, open_sources
 from shards.base import InputError
@@ -68,7 +68,7 @@ class SourceReader:
             self._directory.close()
             raise
         self._readers: dict[tuple[str, int], Reader] = {}
-        self._kinds: dict[str, Branch] = {}
+        self._kinds: dict[str, InputBranch] = {}
         self._empty: npt.NDArray[np.bool_] | None = None
 
     def __enter__(self) -> SourceReader:

@@ -25,11 +25,11 @@ Name = Annotated[StrictStr, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 
 
-class _Part(BaseModel):
+class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SensorField(_Part):
+class SensorField(_Group):
     """A per-sensor quantity: 4760 values an event."""
 
     branches: Names
@@ -43,7 +43,7 @@ class SensorField(_Part):
     """Those of `branches` that hold times relative to `time_min_used` (times only)."""
 
 
-class ColumnField(_Part):
+class ColumnField(_Group):
     """One branch of one or a few values an event, becoming as many columns."""
 
     names: tuple[Name, ...]
@@ -66,7 +66,7 @@ class ColumnField(_Part):
         return COLUMNS[name].unit if name in COLUMNS else self.unit
 
 
-class Schema(_Part):
+class Schema(_Group):
     """What an input tree holds."""
 
     name: str
@@ -87,7 +87,7 @@ class Schema(_Part):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-class _Column(_Part):
+class _Column(_Group):
     """A column as it is written in a file; a carried one may leave out its names."""
 
     names: tuple[Name, ...] | None = None
@@ -99,13 +99,13 @@ class _Column(_Part):
     meaning: StrictStr = ""
 
 
-class _Sensors(_Part):
+class _Sensors(_Group):
     npho: SensorField
     time: SensorField
     dead: SensorField | None = None
 
 
-class _File(_Part):
+class _File(_Group):
     """A schema file, with what it extends already in it."""
 
     name: StrictStr | None = None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.reading.binding import Binding, bind
-from ingest.reading.branches import Branch, Where, list_branches, open_reader
+from ingest.reading.branches import InputBranch, Where, list_branches, open_reader
 from ingest.reading.inputs import InputFile, expand
 from ingest.reading.rootfile import COPY_AGAIN, file_uuid, find_tree, opened, tree_paths
 from ingest.reading.schema import PRESETS, Schema, load_schema
@@ -204,7 +204,7 @@ def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None)
 
 
 def _checked_cuts(
-    tree: Any, branches: Mapping[str, Branch], binding: Binding, where: Where, entries: int
+    tree: Any, branches: Mapping[str, InputBranch], binding: Binding, where: Where, entries: int
 ) -> tuple[int, ...]:
     """Where reading can be divided, after checking that every branch that is read covers the tree."""
     cuts: tuple[int, ...] = ()

@@ -1,7 +1,7 @@
 """Toy Monte Carlo: a fast, seeded, physically honest generator of events whose likelihood is known.
 
-    from ingest.toymc import Options, generate
-    events = generate(1000, Options(energy="flat", seed=7))      # arrays in memory
+    from ingest.toymc import ToyOptions, generate
+    events = generate(1000, ToyOptions(energy="flat", seed=7))      # arrays in memory
 
 `generate` returns arrays; `xec toymc` writes ROOT files; `expectation` gives the expected photoelectrons of known
 parameters. Names are imported on use, so that the command line stays light.
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ingest.toymc.events import ToyEvents, generate, iterate
     from ingest.toymc.likelihood import expectation
-    from ingest.toymc.options import Options
+    from ingest.toymc.options import ToyOptions
     from ingest.toymc.rootfile import write
 
-__all__ = ["Options", "ToyEvents", "expectation", "generate", "iterate", "write"]
+__all__ = ["ToyEvents", "ToyOptions", "expectation", "generate", "iterate", "write"]
 
 _HOME = {
-    "Options": "options",
+    "ToyOptions": "options",
     "ToyEvents": "events",
     "expectation": "likelihood",
     "generate": "events",

@@ -77,10 +77,10 @@ def toymc(
         return
     if out is None:
         raise ConfigError("is missing", item="--out", remedy="name the ROOT file to write")
-    from ingest.toymc.options import Options
+    from ingest.toymc.options import ToyOptions
     from ingest.toymc.rootfile import write
 
-    options = Options(
+    options = ToyOptions(
         energy=energy,
         energy_range=energy_range,
         source=source,

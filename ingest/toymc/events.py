@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ingest.toymc import constants as c
 from ingest.toymc.light import LightModel, light_model
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from ingest.toymc.response import Response, detect, draw_response
 from ingest.toymc.shower import Deposits, draw_deposits
 from ingest.toymc.source import (
@@ -82,7 +82,7 @@ class Block:
     """Events of the whole run."""
 
 
-def plan(n: int, options: Options) -> list[Block]:
+def plan(n: int, options: ToyOptions) -> list[Block]:
     """The blocks of `n` events spread evenly over the runs."""
     blocks = []
     for position in range(options.runs):
@@ -94,18 +94,18 @@ def plan(n: int, options: Options) -> list[Block]:
     return blocks
 
 
-def generate(n: int, options: Options | None = None) -> ToyEvents:
+def generate(n: int, options: ToyOptions | None = None) -> ToyEvents:
     """Simulate `n` events in memory (some 60 kB each).
 
     Args:
         n: number of events.
         options: what to simulate; signal events if not given.
     """
-    options = options or Options()
+    options = options or ToyOptions()
     return join([generate_block(block, options) for block in plan(n, options)] or [_empty(options)])
 
 
-def iterate(n: int, options: Options) -> Iterator[ToyEvents]:
+def iterate(n: int, options: ToyOptions) -> Iterator[ToyEvents]:
     """The same events as `generate`, block by block in bounded memory."""
     for block in plan(n, options):
         yield generate_block(block, options)
@@ -126,7 +126,7 @@ def join(parts: list[ToyEvents]) -> ToyEvents:
     )
 
 
-def generate_block(block: Block, options: Options) -> ToyEvents:
+def generate_block(block: Block, options: ToyOptions) -> ToyEvents:
     """Simulate one block; a function of its arguments alone."""
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([options.seed, block.run, 1, block.index])))
     response = draw_response(block.run, options)
@@ -150,7 +150,7 @@ def generate_block(block: Block, options: Options) -> ToyEvents:
 
 
 def _add_pileup(
-    rng: np.random.Generator, light: Floats, arrival: Floats, options: Options, model: LightModel
+    rng: np.random.Generator, light: Floats, arrival: Floats, options: ToyOptions, model: LightModel
 ) -> NDArray[np.int64]:
     """Add the light of further gammas in place and return how many each event got, int64 (n,).
 
@@ -219,7 +219,7 @@ def _measure(
     arrival: Floats,
     response: Response,
     columns: dict[str, NDArray[np.generic]],
-    options: Options,
+    options: ToyOptions,
 ) -> ToyEvents:
     """What the sensors and the files make of the light."""
     n = len(light)
@@ -248,7 +248,7 @@ def _measure(
 
 
 def _spoil(
-    rng: np.random.Generator, npho: Floats, time: Floats, relative: Floats, dead: NDArray[np.bool_], options: Options
+    rng: np.random.Generator, npho: Floats, time: Floats, relative: Floats, dead: NDArray[np.bool_], options: ToyOptions
 ) -> None:
     """Mark dead channels and, where asked for, single bad values."""
     mark = np.float32(c.MISSING if options.dead_mark == "missing" else np.nan)
@@ -262,7 +262,7 @@ def _spoil(
                     array[bad] = value
 
 
-def _empty(options: Options) -> ToyEvents:
+def _empty(options: ToyOptions) -> ToyEvents:
     """No events, with every column."""
     one = generate_block(Block(options.first_run, 0, 0, 1, 1), options)
     return ToyEvents(

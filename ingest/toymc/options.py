@@ -18,7 +18,7 @@ ENERGY_LIMITS = (10.0, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ToyOptions:
     """What to simulate. Equal options (and code) give equal arrays, whatever the chunks or the number of processes."""
 
     energy: str = "signal"
@@ -109,7 +109,7 @@ class Options:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Options:
+    def from_dict(cls, values: dict[str, Any]) -> ToyOptions:
         """Inverse of `json.loads(options.to_json())`.
 
         Raises:

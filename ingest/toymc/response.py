@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ingest.toymc import constants as c
 from ingest.toymc.counts import poisson
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from shards import geometry as geo
 
 Floats = NDArray[np.float32]
@@ -42,7 +42,7 @@ class Response:
     """Channels that give nothing."""
 
 
-def draw_response(run: int, options: Options) -> Response:
+def draw_response(run: int, options: ToyOptions) -> Response:
     """The response of run `run`: a function of (seed, run) alone."""
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([options.seed, run, 0])))
     n = geo.N_SENSORS

@@ -20,7 +20,7 @@ import uproot
 from ingest.processes import Processes
 from ingest.reading.rootfile import opened
 from ingest.toymc.events import Block, ToyEvents, generate_block, join, plan
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from shards import geometry as geo
 from shards.base import (
     ConfigError,
@@ -57,7 +57,7 @@ class Written:
 
 
 def write(
-    path: Path | str, n: int, options: Options, *, files: int = 1, compression: str = "zstd", processes: int = 1
+    path: Path | str, n: int, options: ToyOptions, *, files: int = 1, compression: str = "zstd", processes: int = 1
 ) -> list[Written]:
     """Simulate `n` events into one or several ROOT files, each complete or absent.
 
@@ -93,7 +93,7 @@ def stamp(path: Path | str) -> dict[str, Any] | None:
         return None if STAMP not in file.keys(cycle=False) else dict(json.loads(str(file[STAMP])))
 
 
-def _check(path: Path, n: int, options: Options, files: int, compression: str, processes: int) -> None:
+def _check(path: Path, n: int, options: ToyOptions, files: int, compression: str, processes: int) -> None:
     if n < 1:
         raise ConfigError("is too small", item="events", found=n, expected="at least 1")
     if not 1 <= files <= options.runs:
@@ -112,13 +112,13 @@ def _check(path: Path, n: int, options: Options, files: int, compression: str, p
         raise ConfigError("does not end in .root", item="out", found=path.name)
 
 
-def _groups(blocks: list[Block], options: Options, files: int) -> list[list[Block]]:
+def _groups(blocks: list[Block], options: ToyOptions, files: int) -> list[list[Block]]:
     """The blocks of each file: consecutive whole runs, as evenly as they go."""
     file_of_run = {options.first_run + i: i * files // options.runs for i in range(options.runs)}
     return [[b for b in blocks if file_of_run[b.run] == index] for index in range(files)]
 
 
-def _stamp(blocks: list[Block], options: Options) -> str:
+def _stamp(blocks: list[Block], options: ToyOptions) -> str:
     """What identifies a file's contents, as canonical JSON. A geometry counts by its content, not by its name."""
     geometry = geo.nominal() if options.geometry is None else geo.load(options.geometry)
     runs: dict[int, int] = {}
@@ -165,7 +165,7 @@ def _difference(found: str, expected: str) -> str:
     return "; ".join(part[:120] for part in parts[:3])
 
 
-def _write_one(path: Path, blocks: list[Block], options: Options, compression: str, processes: int) -> None:
+def _write_one(path: Path, blocks: list[Block], options: ToyOptions, compression: str, processes: int) -> None:
     algorithm = {"zstd": uproot.ZSTD(1), "zlib": uproot.ZLIB(1), "lz4": uproot.LZ4(1), "none": None}[compression]
     total = sum(block.count for block in blocks)
     # The same events are the same source: shards made of them come out in the same order.
@@ -200,7 +200,7 @@ def _chunks(events: Iterable[ToyEvents]) -> Iterator[ToyEvents]:
         yield join(waiting)
 
 
-def _simulated(blocks: list[Block], options: Options, processes: int) -> Iterator[ToyEvents]:
+def _simulated(blocks: list[Block], options: ToyOptions, processes: int) -> Iterator[ToyEvents]:
     """The blocks in order, a few of them in flight at a time."""
     if processes == 1 or len(blocks) == 1:
         for block in blocks:

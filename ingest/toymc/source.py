@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.toymc import constants as c
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from shards import geometry as geo
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ def mean_free_path(energy: Floats) -> Floats:
     return np.asarray(np.interp(np.log(energy), np.log(_MFP_ENERGY), _MFP_LENGTH))
 
 
-def draw_energy(rng: np.random.Generator, n: int, options: Options) -> Floats:
+def draw_energy(rng: np.random.Generator, n: int, options: ToyOptions) -> Floats:
     """Incident energies of `n` gammas, MeV, float64 (n,). For `cex` the XEC side of each π⁰, lines mixed evenly."""
     if options.energy == "flat":
         return rng.uniform(*options.energy_range, size=n)
@@ -84,7 +84,7 @@ def opening_angle(energy: Floats) -> Floats:
 
 
 def draw_gammas(
-    rng: np.random.Generator, energy: Floats, options: Options, patch: NDArray[np.int64] | None = None
+    rng: np.random.Generator, energy: Floats, options: ToyOptions, patch: NDArray[np.int64] | None = None
 ) -> Gammas:
     """Gammas of the given energies; those that miss the detector or cross it without interacting are drawn again.
 

@@ -12,7 +12,7 @@ from ingest.conversion.convert import convert
 from ingest.conversion.options import ConversionOptions
 from ingest.reading.rootio import open_sources, read_chunks
 from ingest.reading.schema import load_schema
-from ingest.toymc.options import Options as ToyOptions
+from ingest.toymc.options import ToyOptions
 from ingest.toymc.rootfile import write as write_toy
 from shards.opening import open_dataset
 

@@ -88,8 +88,8 @@ def evaluate(
         raise ConfigError("is needed when data are given", item="--out", remedy="name the folder to write")
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
-    place = "cpu" if check else device
-    predictor = load(model, device=place, precision=precision, batch_size=batch_size, normalization=normalization)
+    device = "cpu" if check else device
+    predictor = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
     if isinstance(predictor, Predictor):
         o.refuse(context, SENSORS, "to a regressor, from which no sensors are hidden")
     elif isinstance(predictor, SensorPredictor):

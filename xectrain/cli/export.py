@@ -120,9 +120,9 @@ def _gate_events(facts: ModelFacts, data: Path | None) -> GateEvents:
         if data is not None:
             raise
         logger.info("the training data cannot be read (%s); comparing on simulated events", error)
-    from ingest.toymc import Options, generate
+    from ingest.toymc import ToyOptions, generate
 
-    toy = generate(GATE_EVENTS, Options(energy="flat"))
+    toy = generate(GATE_EVENTS, ToyOptions(energy="flat"))
     return GateEvents.spoiled(toy.npho, toy.relative_time if facts.targets.relative_time else toy.time)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import repeat, takewhile
+from typing import TypeVar
 
 from ingest.reading.rootio import Chunk, Source, SourceReader, read_chunks
 
+S = TypeVar("S")
 T = TypeVar("T")
 AHEAD = 3
 """Items read while the consumer works on another."""
@@ -19,54 +19,29 @@ LARGEST_BLOCK = 4096
 """Storage blocks of more events are read by one thread, a piece at a time: whole ones would take too much memory."""
 
 
-@dataclass
-class _Failure:
-    error: BaseException
-
-
-@dataclass
-class _Feed:
-    """Hand-over between the reading thread and its consumer."""
-
-    items: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(AHEAD))
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    def put(self, item: Any) -> bool:
-        while not self.stopped.is_set():
-            try:
-                self.items.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-
-_END = object()
+def buffered_map(
+    pool: ThreadPoolExecutor, function: Callable[[S], T], items: Iterable[S], buffersize: int
+) -> Iterator[T]:
+    """`pool.map(function, items, buffersize=buffersize)` of Python 3.14: results in order, so many items in advance."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= buffersize:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, produced by a thread up to `AHEAD` in advance; an exception comes out where it belongs."""
-    feed = _Feed()
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not feed.put(item):
-                    return
-            feed.put(_END)
-        except BaseException as error:  # noqa: BLE001  handed to the consumer, which raises it
-            feed.put(_Failure(error))
-
-    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := feed.items.get()) is not _END:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        feed.stopped.set()
-        thread.join()
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        produced = buffered_map(pool, lambda _: next(items, end), repeat(None), AHEAD)
+        yield from takewhile(lambda item: item is not end, produced)  # type: ignore[arg-type]
 
 
 def read_source(source: Source, step: int, threads: int) -> Iterator[Chunk]:
@@ -80,18 +55,8 @@ def read_source(source: Source, step: int, threads: int) -> Iterator[Chunk]:
     if threads == 1 or max(stop - start for start, stop in ranges) > max(LARGEST_BLOCK, step):
         yield from ahead(read_chunks(source, step=step))
         return
-    waiting: deque[Future[Chunk]] = deque()
     with _Readers(source) as readers, ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
-        try:
-            for start, stop in ranges:
-                waiting.append(pool.submit(readers.read, start, stop))
-                if len(waiting) >= threads + AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from buffered_map(pool, readers.read, ranges, threads + AHEAD)
 
 
 def _ranges(boundaries: list[int], step: int) -> list[tuple[int, int]]:
@@ -112,12 +77,12 @@ class _Readers:
         self.local = threading.local()
         self.opened: list[SourceReader] = []
 
-    def read(self, start: int, stop: int) -> Chunk:
+    def read(self, entries: tuple[int, int]) -> Chunk:
         """Entries [start, stop), by this thread's reader."""
         if not hasattr(self.local, "reader"):
             self.local.reader = SourceReader(self.source)
             self.opened.append(self.local.reader)
-        chunk: Chunk = self.local.reader.read(start, stop)
+        chunk: Chunk = self.local.reader.read(*entries)
         return chunk
 
     def __enter__(self) -> _Readers:

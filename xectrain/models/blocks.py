@@ -69,17 +69,26 @@ class PointwiseBranch(nn.Module):
             keep_BP1: float, 1 at visible positions.
         """
         survival_BP1 = self._survival(keep_BP1)
-        if self._fits_cache_path(x_BPC):
-            return pointwise_branch(
-                x_BPC.contiguous(), keep_BP1.contiguous(), survival_BP1.contiguous(), self._weights()
-            )
+        path = self.chunked if self.prefers_chunks(x_BPC) else self.plain
+        return path(x_BPC, keep_BP1, survival_BP1)
+
+    def chunked(self, x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor) -> Tensor:
+        """The branch a few events at a time, which stay in the cache (`fused`); arguments as of `plain`."""
+        return pointwise_branch(x_BPC.contiguous(), keep_BP1.contiguous(), survival_BP1.contiguous(), self._weights())
+
+    def plain(self, x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor) -> Tensor:
+        """The branch, all events at once.
+
+        Args:
+            survival_BP1: float, factor on the result: `keep`, 0 for events that stochastic depth drops.
+        """
         h_BPF = F.gelu(self.expand(self.norm(x_BPC)))
         energy_BF = (keep_BP1.to(h_BPF.dtype).transpose(1, 2) @ h_BPF.square()).squeeze(1)
         weight_BFC, bias_C = event_weights(response(energy_BF)[1], self._weights())
         branch_BPC = h_BPF @ weight_BFC.to(h_BPF.dtype) + bias_C.to(h_BPF.dtype)
         return branch_BPC * survival_BP1.to(branch_BPC.dtype)
 
-    def _fits_cache_path(self, x_BPC: Tensor) -> bool:
+    def prefers_chunks(self, x_BPC: Tensor) -> bool:
         """Eager on a CPU, in float32 or without gradients: elsewhere the compiler, or the GPU's bandwidth, does better
         than our own chunks."""
         busy = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()

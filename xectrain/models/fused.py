@@ -62,7 +62,7 @@ def pointwise_branch(x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor, weig
         (B, P, C) in the type of matrix products: autocast's, else that of `x_BPC`.
     """
     if torch.is_grad_enabled():
-        out: Tensor = _Branch.apply(x_BPC, keep_BP1, survival_BP1, *weights)
+        out: Tensor = _FusedBranch.apply(x_BPC, keep_BP1, survival_BP1, *weights)
         return out
     return _forward(x_BPC, keep_BP1, survival_BP1, weights)
 
@@ -116,7 +116,7 @@ def event_weights(response_BF: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
     return (1 + w.gamma_F * response_BF)[:, :, None] * weight_FC, w.beta_F @ weight_FC + w.contract_bias_C
 
 
-class _Branch(torch.autograd.Function):
+class _FusedBranch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BPC: Tensor, keep_BP1: Tensor, survival_BP1: Tensor, *parameters: Tensor) -> Tensor:
         out_BPC = _forward(x_BPC, keep_BP1, survival_BP1, Weights(*parameters))

@@ -15,7 +15,7 @@ from ingest.toymc.direct import DirectLight
 from ingest.toymc.events import Block, ToyEvents, generate, generate_block
 from ingest.toymc.library import N_DEPOSITS, SHOWERS
 from ingest.toymc.light import light_model
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from ingest.toymc.response import EFFICIENCY, detect, draw_response
 from ingest.toymc.scattered import TABLE
 from ingest.toymc.shower import draw_deposits
@@ -53,13 +53,13 @@ def write_report(folder: Path, events: int) -> tuple[Path, list[str]]:
     rng = np.random.default_rng(11)
     rows, traced = checks.all_checks(photons=TRACED_PHOTONS)
     rate = measured_rate()
-    signal = generate(events, Options(seed=11, runs=6))
+    signal = generate(events, ToyOptions(seed=11, runs=6))
     bounds = [row for case in CASES for row in limits(DEPTHS, case=case)]
     first_depth, centre_depth = depths(rng, 6000)
     samples = {
         "signal": signal,
-        "flat": generate(events // 2, Options(seed=12, energy="flat")),
-        "cex": generate(events // 2, Options(seed=13, energy="cex")),
+        "flat": generate(events // 2, ToyOptions(seed=12, energy="flat")),
+        "cex": generate(events // 2, ToyOptions(seed=13, energy="cex")),
     }
     pictures.light_map(folder / "light_map.png", traced, TRACED_PHOTONS)
     pictures.scattered(folder / "scattered.png", traced)
@@ -114,7 +114,7 @@ def orders_of_magnitude(
 
 def depths(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """w of the first interaction and of the centre of the light, signal events in the fiducial volume, cm."""
-    gammas = draw_gammas(rng, np.full(n, c.SIGNAL_ENERGY), Options())
+    gammas = draw_gammas(rng, np.full(n, c.SIGNAL_ENERGY), ToyOptions())
     deposits = draw_deposits(rng, gammas)
     uvw = geo.uvw_from_xyz(gammas.first)
     inside = (np.abs(uvw[:, 0]) < _FIDUCIAL_U) & (np.abs(uvw[:, 1]) < _FIDUCIAL_V) & (deposits.contained > 0)
@@ -124,7 +124,7 @@ def depths(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], NDArr
 
 def scattered_share(rng: np.random.Generator, n: int) -> float:
     """Part of all expected photons that were scattered, signal events in the fiducial volume."""
-    gammas = draw_gammas(rng, np.full(2 * n, c.SIGNAL_ENERGY), Options())
+    gammas = draw_gammas(rng, np.full(2 * n, c.SIGNAL_ENERGY), ToyOptions())
     uvw = geo.uvw_from_xyz(gammas.first)
     inside = (np.abs(uvw[:, 0]) < _FIDUCIAL_U) & (np.abs(uvw[:, 1]) < _FIDUCIAL_V)
     deposits = draw_deposits(rng, gammas)
@@ -139,16 +139,16 @@ def scattered_share(rng: np.random.Generator, n: int) -> float:
 
 def time_residuals(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Charge [photoelectrons] and time minus arrival of the light [ns] of all sensors of `n` signal events, flat."""
-    deposits = draw_deposits(rng, draw_gammas(rng, np.full(n, c.SIGNAL_ENERGY), Options()))
+    deposits = draw_deposits(rng, draw_gammas(rng, np.full(n, c.SIGNAL_ENERGY), ToyOptions()))
     light, arrival = light_model(None).light(deposits, np.full(n, c.PHOTONS_PER_MEV))
-    charge, when = detect(rng, light, arrival, draw_response(1, Options()), saturation=False)
+    charge, when = detect(rng, light, arrival, draw_response(1, ToyOptions()), saturation=False)
     timed = ~np.isnan(when)
     return charge[timed].astype(np.float64), (when - arrival)[timed].astype(np.float64)
 
 
 def measured_rate() -> float:
     """Signal events per second of processor time on one core, without writing."""
-    options = Options(seed=5)
+    options = ToyOptions(seed=5)
     generate_block(Block(1, 0, 0, 128, 1280), options)
     started = time.process_time()
     for index in range(1, 6):

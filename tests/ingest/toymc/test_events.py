@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.toymc import Options, generate, iterate
+from ingest.toymc import ToyOptions, generate, iterate
 from ingest.toymc.events import BLOCK, generate_block, plan
 from ingest.toymc.response import EFFICIENCY
 from shards import geometry as geo
@@ -24,7 +24,7 @@ SURVEY = Path(__file__).parents[4] / "shared" / "data" / "sensor_directions.txt"
 
 
 def digest(seed: int = 5) -> str:
-    events = generate(140, Options(seed=seed, runs=2, pileup=0.5, nan_fraction=0.01, saturation=True))
+    events = generate(140, ToyOptions(seed=seed, runs=2, pileup=0.5, nan_fraction=0.01, saturation=True))
     return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in events.branches().values())).hexdigest()
 
 
@@ -51,7 +51,7 @@ def test_arrays_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_blocks_make_up_the_events() -> None:
-    options = Options(runs=2, seed=2)
+    options = ToyOptions(runs=2, seed=2)
     whole = generate(BLOCK + 30, options)
     parts = list(iterate(BLOCK + 30, options))
     np.testing.assert_array_equal(np.concatenate([p.npho for p in parts]), whole.npho)
@@ -61,14 +61,14 @@ def test_blocks_make_up_the_events() -> None:
 
 
 def test_runs_do_not_depend_on_each_other() -> None:
-    both, second = generate(40, Options(runs=2, first_run=7)), generate(20, Options(first_run=8))
+    both, second = generate(40, ToyOptions(runs=2, first_run=7)), generate(20, ToyOptions(first_run=8))
     np.testing.assert_array_equal(both.npho[20:], second.npho)
     assert set(both.columns["run"]) == {7, 8}
 
 
 @given(st.integers(0, 2000), st.integers(1, 9), st.integers(0, 5))
 def test_plan_numbers_every_event_once(n: int, runs: int, first_run: int) -> None:
-    blocks = plan(n, Options(runs=runs, first_run=first_run))
+    blocks = plan(n, ToyOptions(runs=runs, first_run=first_run))
     events = [(b.run, e) for b in blocks for e in range(b.first_event, b.first_event + b.count)]
     assert len(events) == len(set(events)) == n
     sizes = {run: sum(b.count for b in blocks if b.run == run) for run in range(first_run, first_run + runs)}
@@ -77,7 +77,7 @@ def test_plan_numbers_every_event_once(n: int, runs: int, first_run: int) -> Non
 
 
 def test_relative_time_is_time_minus_the_earliest_usable_one() -> None:
-    events = generate(30, Options(dead_fraction=0.05))
+    events = generate(30, ToyOptions(dead_fraction=0.05))
     charge = events.npho * EFFICIENCY
     valid = events.time < 1e9
     earliest = events.columns["time_min_used"]
@@ -91,7 +91,7 @@ def test_relative_time_is_time_minus_the_earliest_usable_one() -> None:
 
 
 def test_times_follow_the_gamma() -> None:
-    events = generate(200, Options(seed=4))
+    events = generate(200, ToyOptions(seed=4))
     flight = np.linalg.norm(events.columns["xyzTruth"] - events.columns["xyzVTX"], axis=1) / 29.979
     late = 1e9 * events.columns["time_min_used"] - events.columns["timeTruth"] - flight
     assert 0 < np.median(late) < 3
@@ -99,7 +99,7 @@ def test_times_follow_the_gamma() -> None:
 
 
 def test_dead_channels_and_bad_values() -> None:
-    base = Options(seed=3)
+    base = ToyOptions(seed=3)
     clean = generate(20, base)
     for mark, value in (("missing", 1e10), ("nan", np.nan)):
         events = generate(20, replace(base, dead_channels=(3, 4700), dead_mark=mark, dead_branch=True))
@@ -117,7 +117,7 @@ def test_dead_channels_and_bad_values() -> None:
 
 
 def test_expectation_is_what_counts_fluctuate_about() -> None:
-    events = generate(60, Options(expected=True, seed=8))
+    events = generate(60, ToyOptions(expected=True, seed=8))
     assert events.expected is not None
     full = events.columns["energyDep"] > 0.045
     ratio = events.npho[full].sum(axis=1, dtype=float) / events.expected[full].sum(axis=1, dtype=float)
@@ -127,7 +127,7 @@ def test_expectation_is_what_counts_fluctuate_about() -> None:
 
 
 def test_energy_smear_and_pileup() -> None:
-    base = Options(seed=9, expected=True)
+    base = ToyOptions(seed=9, expected=True)
     sharp, smeared = generate(150, base), generate(150, replace(base, energy_smear=0.05))
     assert sharp.expected is not None
     assert smeared.expected is not None
@@ -144,7 +144,7 @@ def test_energy_smear_and_pileup() -> None:
 
 
 def test_orders_of_magnitude() -> None:
-    events = generate(500, Options(seed=10))
+    events = generate(500, ToyOptions(seed=10))
     uvw = events.columns["uvwTruth"]
     inside = (np.abs(uvw[:, 0]) < 23.9) & (np.abs(uvw[:, 1]) < 67.9)
     npho = events.npho[inside].astype(float)
@@ -159,7 +159,7 @@ def test_orders_of_magnitude() -> None:
 
 @pytest.mark.skipif(not SURVEY.exists(), reason="the table of surveyed positions is not part of the repository")
 def test_surveyed_geometry_changes_the_light_a_little() -> None:
-    nominal, surveyed = (generate(10, Options(geometry=g, expected=True)) for g in (None, str(SURVEY)))
+    nominal, surveyed = (generate(10, ToyOptions(geometry=g, expected=True)) for g in (None, str(SURVEY)))
     assert nominal.expected is not None
     assert surveyed.expected is not None
     ratio = surveyed.expected.sum(axis=1) / nominal.expected.sum(axis=1)
@@ -196,18 +196,18 @@ def test_nothing_asked_for_nothing_made() -> None:
 )
 def test_wrong_options_are_named(arguments: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        Options(**arguments)  # type: ignore[arg-type]
+        ToyOptions(**arguments)  # type: ignore[arg-type]
 
 
 def test_options_survive_json() -> None:
     import json
 
-    options = Options(energy="flat", energy_range=(15, 65), dead_channels=(1, 2), geometry="a.txt", pileup=0.1)
-    assert Options.from_dict(json.loads(options.to_json())) == options
+    options = ToyOptions(energy="flat", energy_range=(15, 65), dead_channels=(1, 2), geometry="a.txt", pileup=0.1)
+    assert ToyOptions.from_dict(json.loads(options.to_json())) == options
     with pytest.raises(ConfigError, match="sead: is not an option; did you mean 'seed'"):
-        Options.from_dict({"sead": 1})
+        ToyOptions.from_dict({"sead": 1})
 
 
 def test_missing_geometry_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no.txt: cannot be read as a geometry table"):
-        generate(1, Options(geometry=str(tmp_path / "no.txt")))
+        generate(1, ToyOptions(geometry=str(tmp_path / "no.txt")))

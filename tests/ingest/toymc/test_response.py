@@ -11,7 +11,7 @@ from scipy.stats import chi2, poisson
 from ingest.toymc import constants as c
 from ingest.toymc import counts
 from ingest.toymc.likelihood import emission_time, time_variance
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from ingest.toymc.response import Response, detect, draw_response, per_kind
 from ingest.toymc.study import checks
 from shards import geometry as geo
@@ -89,7 +89,7 @@ def test_pixels_saturate() -> None:
 
 
 def test_response_of_a_run() -> None:
-    options = Options(dead_fraction=0.05, dead_channels=(7, 4759))
+    options = ToyOptions(dead_fraction=0.05, dead_channels=(7, 4759))
     one, again, other = draw_response(3, options), draw_response(3, options), draw_response(4, options)
     np.testing.assert_array_equal(one.efficiency, again.efficiency)
     assert (one.efficiency != other.efficiency).mean() > 0.99

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import uproot
 
-from ingest.toymc import Options, generate, rootfile
+from ingest.toymc import ToyOptions, generate, rootfile
 from ingest.toymc.rootfile import write
 from shards.base import ConfigError, OutputError
 
@@ -37,7 +37,7 @@ CEX_TYPES = {"Ebgo": "double", "Angle": "double", "gstatus": "int32_t", "patch":
 
 @pytest.mark.parametrize("compression", ["zstd", "zlib", "lz4", "none"])
 def test_file_holds_the_generated_events_in_a_ttree(tmp_path: Path, compression: str) -> None:
-    options = Options(energy="cex", seed=3)
+    options = ToyOptions(energy="cex", seed=3)
     (written,) = write(tmp_path / "toy.root", 30, options, compression=compression)
     assert (written.events, written.runs, written.existed) == (30, (1, 1), False)
     expected = generate(30, options).branches()
@@ -53,7 +53,7 @@ def test_file_holds_the_generated_events_in_a_ttree(tmp_path: Path, compression:
 
 def test_chunks_and_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rootfile, "CHUNK", 100)
-    options = Options(runs=2)
+    options = ToyOptions(runs=2)
     write(tmp_path / "toy.root", 300, options)
     expected = generate(300, options)
     with uproot.open(tmp_path / "toy.root") as file:
@@ -62,7 +62,7 @@ def test_chunks_and_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_several_files_hold_whole_runs_and_the_events_of_one(tmp_path: Path) -> None:
-    options = Options(runs=5, first_run=40)
+    options = ToyOptions(runs=5, first_run=40)
     one = write(tmp_path / "one.root", 33, options)
     three = write(tmp_path / "three.root", 33, options, files=3, processes=2)
     assert [w.path.name for w in three] == ["three_000.root", "three_001.root", "three_002.root"]
@@ -75,16 +75,16 @@ def test_several_files_hold_whole_runs_and_the_events_of_one(tmp_path: Path) -> 
 
 def test_same_command_again_leaves_the_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "toy.root"
-    write(path, 5, Options())
+    write(path, 5, ToyOptions())
     before = path.stat().st_mtime_ns
-    (again,) = write(path, 5, Options())
+    (again,) = write(path, 5, ToyOptions())
     assert again.existed
     assert path.stat().st_mtime_ns == before
 
 
 def test_the_same_events_are_the_same_source(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write(tmp_path / f"{name}.root", 5, Options(seed=seed))
+        write(tmp_path / f"{name}.root", 5, ToyOptions(seed=seed))
     one, same, other = (uproot.open(tmp_path / f"{name}.root").file.uuid for name in "abc")
     assert one == same != other
 
@@ -92,12 +92,12 @@ def test_the_same_events_are_the_same_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("n", "options", "text"),
     [
-        (5, Options(seed=2), r"toy.root: exists with other contents \(found seed 1 instead of 2\)"),
-        (6, Options(), r"found runs \[\[1, 5\]\] instead of \[\[1, 6\]\]"),
+        (5, ToyOptions(seed=2), r"toy.root: exists with other contents \(found seed 1 instead of 2\)"),
+        (6, ToyOptions(), r"found runs \[\[1, 5\]\] instead of \[\[1, 6\]\]"),
     ],
 )
-def test_other_options_are_refused(tmp_path: Path, n: int, options: Options, text: str) -> None:
-    write(tmp_path / "toy.root", 5, Options())
+def test_other_options_are_refused(tmp_path: Path, n: int, options: ToyOptions, text: str) -> None:
+    write(tmp_path / "toy.root", 5, ToyOptions())
     with pytest.raises(OutputError, match=text):
         write(tmp_path / "toy.root", n, options)
 
@@ -106,17 +106,17 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "toy.root"
     path.write_text("not a ROOT file")
     with pytest.raises(OutputError, match="exists and is no readable ROOT file"):
-        write(path, 5, Options())
+        write(path, 5, ToyOptions())
     with uproot.recreate(path) as file:
         file.mktree("tree", {"npho": "float32"})
     with pytest.raises(OutputError, match="found no stamp of this command"):
-        write(path, 5, Options())
+        write(path, 5, ToyOptions())
 
 
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
 
-    def failing(block: rootfile.Block, options: Options) -> object:
+    def failing(block: rootfile.Block, options: ToyOptions) -> object:
         done.append(block)
         if len(done) > 1:
             raise MemoryError
@@ -125,7 +125,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(rootfile, "generate_block", failing)
     monkeypatch.setattr(rootfile, "CHUNK", 1)
     with pytest.raises(MemoryError):
-        write(tmp_path / "toy.root", 200, Options())
+        write(tmp_path / "toy.root", 200, ToyOptions())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,7 +140,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_wrong_arguments_are_named(tmp_path: Path, arguments: dict[str, int], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        write(tmp_path / "toy.root", **{"options": Options(), **arguments})  # type: ignore[arg-type]
+        write(tmp_path / "toy.root", **{"options": ToyOptions(), **arguments})  # type: ignore[arg-type]
 
 
 def test_killed_while_writing_and_run_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ingest.toymc import cascade, crosssections, library
 from ingest.toymc import constants as c
-from ingest.toymc.options import Options
+from ingest.toymc.options import ToyOptions
 from ingest.toymc.shower import draw_deposits, place
 from ingest.toymc.source import Gammas, draw_gammas
 from shards import geometry as geo
@@ -142,7 +142,7 @@ def test_damaged_and_missing_libraries_are_named(tmp_path: Path) -> None:
 
 def test_placing_is_a_rotation_and_cuts_at_the_walls() -> None:
     rng = np.random.default_rng(5)
-    gammas = draw_gammas(rng, np.full(200, 52.83), Options())
+    gammas = draw_gammas(rng, np.full(200, 52.83), ToyOptions())
     local = rng.normal(size=(200, 8, 3)) * 5
     energy = rng.exponential(size=(200, 8))
     deposits = place(gammas, local, energy, np.zeros((200, 8)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingest.toymc import Options, generate
+from ingest.toymc import ToyOptions, generate
 from ingest.toymc import constants as c
 from ingest.toymc.source import draw_energy, draw_gammas, emission_angles, mean_free_path, opening_angle
 from shards import geometry as geo
@@ -13,7 +13,7 @@ from shards import geometry as geo
 
 @pytest.fixture(scope="module", params=["signal", "uniform", "cex"])
 def columns(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
-    options = Options(energy="cex") if request.param == "cex" else Options(source=request.param, energy="flat")
+    options = ToyOptions(energy="cex") if request.param == "cex" else ToyOptions(source=request.param, energy="flat")
     return dict(generate(200, options).columns)
 
 
@@ -33,7 +33,7 @@ def test_truth_is_consistent(columns: dict[str, np.ndarray]) -> None:
 
 def test_signal_comes_from_the_target_into_the_window() -> None:
     rng = np.random.default_rng(1)
-    gammas = draw_gammas(rng, np.full(20000, 52.83), Options())
+    gammas = draw_gammas(rng, np.full(20000, 52.83), ToyOptions())
     x, y, z = gammas.vertex.T
     np.testing.assert_allclose(x, z * np.tan(np.radians(15)), atol=1e-9)
     assert abs(z.std() / 4 - 1) < 0.03
@@ -48,7 +48,7 @@ def test_signal_comes_from_the_target_into_the_window() -> None:
 
 def test_depth_is_exponential_along_the_flight() -> None:
     rng = np.random.default_rng(2)
-    gammas = draw_gammas(rng, np.full(20000, 52.8), Options(source="uniform"))
+    gammas = draw_gammas(rng, np.full(20000, 52.8), ToyOptions(source="uniform"))
     # keep gammas that could have flown 20 cm inside the detector, and look at the path up to there
     path = _path_inside(gammas.vertex, gammas.direction, gammas.first)
     exit_point = gammas.first + (20 - path)[:, None] * gammas.direction
@@ -71,7 +71,7 @@ def _path_inside(vertex: np.ndarray, direction: np.ndarray, first: np.ndarray) -
 
 def test_uniform_source_is_flat_over_the_face_and_the_cone() -> None:
     rng = np.random.default_rng(3)
-    gammas = draw_gammas(rng, np.full(20000, 52.8), Options(source="uniform"))
+    gammas = draw_gammas(rng, np.full(20000, 52.8), ToyOptions(source="uniform"))
     path = _path_inside(gammas.vertex, gammas.direction, gammas.first)
     entry = gammas.first - path[:, None] * gammas.direction
     uvw = geo.uvw_from_xyz(entry)
@@ -86,7 +86,7 @@ def test_uniform_source_is_flat_over_the_face_and_the_cone() -> None:
 
 def test_charge_exchange_has_two_lines_and_back_to_back_gammas() -> None:
     rng = np.random.default_rng(4)
-    energy = draw_energy(rng, 20000, Options(energy="cex"))
+    energy = draw_energy(rng, 20000, ToyOptions(energy="cex"))
     low = energy < 70
     assert low.mean() == pytest.approx(0.5, abs=0.02)
     assert energy[low].min() == pytest.approx(54.9, abs=0.1)
@@ -102,7 +102,7 @@ def test_charge_exchange_has_two_lines_and_back_to_back_gammas() -> None:
 
 
 def test_charge_exchange_columns_and_patches() -> None:
-    events = generate(480, Options(energy="cex", dead_fraction=0.02, seed=9))
+    events = generate(480, ToyOptions(energy="cex", dead_fraction=0.02, seed=9))
     patch = events.columns["patch"]
     assert np.array_equal(np.unique(patch), np.arange(24))
     assert (np.diff(patch) >= 0).all()
@@ -120,12 +120,12 @@ def test_charge_exchange_columns_and_patches() -> None:
 
 def test_spectra() -> None:
     rng = np.random.default_rng(5)
-    flat = draw_energy(rng, 10000, Options(energy="flat", energy_range=(15, 65)))
+    flat = draw_energy(rng, 10000, ToyOptions(energy="flat", energy_range=(15, 65)))
     assert flat.min() >= 15
     assert flat.max() <= 65
     assert flat.mean() == pytest.approx(40, abs=0.5)
-    assert (draw_energy(rng, 3, Options(energy="17.6")) == 17.6).all()
-    assert (draw_energy(rng, 3, Options()) == c.SIGNAL_ENERGY).all()
+    assert (draw_energy(rng, 3, ToyOptions(energy="17.6")) == 17.6).all()
+    assert (draw_energy(rng, 3, ToyOptions()) == c.SIGNAL_ENERGY).all()
 
 
 @pytest.mark.parametrize(("energy", "length"), [(15, 7.5), (30, 6.2), (52.8, 5.5), (83, 5.0)])

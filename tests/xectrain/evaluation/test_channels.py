@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from ingest.toymc import Options, generate, write
+from ingest.toymc import ToyOptions, generate, write
 from ingest.toymc.response import draw_response
 from shards import geometry as geo
 from shards.base import InputError
@@ -19,8 +19,8 @@ from xectrain.cli.channels import app
 from xectrain.evaluation.channels import solve, sums_of
 
 
-def events(count: int, **options: object) -> tuple[RawEvents, Options]:
-    chosen = Options(energy="signal", **options)  # type: ignore[arg-type]
+def events(count: int, **options: object) -> tuple[RawEvents, ToyOptions]:
+    chosen = ToyOptions(energy="signal", **options)  # type: ignore[arg-type]
     toy = generate(count, chosen)
     return RawEvents(toy.npho, toy.relative_time, {}), chosen
 
@@ -50,8 +50,10 @@ def test_a_perfect_detector_shows_nothing():
 
 def test_remarkable_channels_are_named(tmp_path: Path):
     hot, weak = 2000, 1000
-    write(tmp_path / "reference.root", 150, Options(energy="signal", seed=3, calibration_spread=0.0))
-    write(tmp_path / "data.root", 150, Options(energy="signal", seed=4, calibration_spread=0.0, dead_channels=(1500,)))
+    write(tmp_path / "reference.root", 150, ToyOptions(energy="signal", seed=3, calibration_spread=0.0))
+    write(
+        tmp_path / "data.root", 150, ToyOptions(energy="signal", seed=4, calibration_spread=0.0, dead_channels=(1500,))
+    )
     import uproot
 
     with uproot.open(tmp_path / "data.root") as file:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ingest.toymc import Options, generate, write
+from ingest.toymc import ToyOptions, generate, write
 from shards.base import InputError
 from xectrain.baselines import RawEvents
 from xectrain.cli.compare_data import app
@@ -19,7 +19,7 @@ from xectrain.evaluation.compare_data import features, two_sample_tests
 @pytest.fixture(scope="module")
 def sets() -> list[RawEvents]:
     """Two samples of the toy, with other seeds."""
-    made = [generate(250, Options(energy="signal", seed=seed)) for seed in (1, 2)]
+    made = [generate(250, ToyOptions(energy="signal", seed=seed)) for seed in (1, 2)]
     return [RawEvents(toy.npho, toy.relative_time, {}) for toy in made]
 
 
@@ -46,8 +46,8 @@ def test_what_was_changed_is_found(sets, change, feature):
 
 
 def test_the_command(tmp_path: Path):
-    write(tmp_path / "a.root", 60, Options(energy="signal", seed=3))
-    write(tmp_path / "b.root", 60, Options(energy="signal", seed=4, dead_channels=(7, 4300)))
+    write(tmp_path / "a.root", 60, ToyOptions(energy="signal", seed=3))
+    write(tmp_path / "b.root", 60, ToyOptions(energy="signal", seed=4, dead_channels=(7, 4300)))
     arguments = [str(tmp_path / "a.root"), "--against", str(tmp_path / "b.root"), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "dead_sensors               distance 1.000" in done.output

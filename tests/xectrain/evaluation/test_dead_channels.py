@@ -13,7 +13,7 @@ from support.synthetic import make_dataset
 from support.trained import COLUMNS, Trained
 from typer.testing import CliRunner
 
-from ingest.toymc import Options, write
+from ingest.toymc import ToyOptions, write
 from shards.base import ConfigError, InputError
 from shards.dead import DeadEntry, DeadList
 from shards.opening import open_dataset
@@ -52,7 +52,7 @@ class PhotonSum(Predictor):
 def place(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`toy.root`, `data`, and the runs `run` and `fill`."""
     folder = tmp_path_factory.mktemp("dead")
-    write(folder / "toy.root", EVENTS, Options(energy="signal"))
+    write(folder / "toy.root", EVENTS, ToyOptions(energy="signal"))
     make_dataset(folder / "data", 24, columns=COLUMNS)
     (folder / "run").symlink_to(trained.regress)
     (folder / "fill").symlink_to(trained.inpaint)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ingest.toymc import Options, write
+from ingest.toymc import ToyOptions, write
 from shards.base import ConfigError, InputError
 from xectrain.evaluation.lines import study_line
 from xectrain.evaluation.peaks import fit_peak
@@ -42,7 +42,7 @@ class PhotonSum(Predictor):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lines")
-    write(folder / "cex.root", 300, Options(energy="cex"))
+    write(folder / "cex.root", 300, ToyOptions(energy="cex"))
     return folder
 
 

@@ -28,18 +28,19 @@ def textbook_branch(branch: PointwiseBranch, x: Tensor, keep: Tensor) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize("path", ["cache", "plain"])
+@pytest.mark.parametrize("path", ["chunked", "plain"])
 def test_the_branch_is_that_of_the_paper_on_visible_positions(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     branch = randomized(PointwiseBranch(6))
     monkeypatch.setattr(fused, "CHUNK_BYTES", 4 * 11 * 24 * 2)  # two events at a time
-    monkeypatch.setattr(branch, "_fits_cache_path", lambda x: path == "cache")
     x = torch.randn(5, 11, 6)
     keep = (torch.rand(5, 11, 1) > 0.3).float()
     keep[2, 1:] = 0
-    torch.testing.assert_close(branch(x, keep), textbook_branch(branch, x, keep), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        getattr(branch, path)(x, keep, keep), textbook_branch(branch, x, keep), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_the_cache_path_has_the_gradients_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunked_path_has_the_gradients_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     branch = randomized(PointwiseBranch(6)).double()
     monkeypatch.setattr(fused, "CHUNK_BYTES", 4 * 11 * 24 * 2)
     x = torch.randn(5, 11, 6, dtype=torch.float64, requires_grad=True)
@@ -47,16 +48,15 @@ def test_the_cache_path_has_the_gradients_of_the_plain_one(monkeypatch: pytest.M
     keep[2] = 0
     weight = torch.randn(5, 11, 6, dtype=torch.float64)
     gradients = []
-    for cache in (True, False):
-        monkeypatch.setattr(branch, "_fits_cache_path", lambda x, cache=cache: cache)
-        gradients.append(torch.autograd.grad((branch(x, keep) * weight).sum(), [x, *branch.parameters()]))
+    for path in (branch.chunked, branch.plain):
+        gradients.append(torch.autograd.grad((path(x, keep, keep) * weight).sum(), [x, *branch.parameters()]))
     for fast, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
     assert (gradients[0][0][keep.expand_as(x) == 0] == 0).all()
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_without_gradients_the_cache_path_takes_bf16_and_is_no_less_exact(
+def test_without_gradients_the_chunked_path_takes_bf16_and_is_no_less_exact(
     stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     branch = randomized(PointwiseBranch(6))
@@ -66,24 +66,23 @@ def test_without_gradients_the_cache_path_takes_bf16_and_is_no_less_exact(
     deviation = {}
     with torch.no_grad():
         exact = textbook_branch(branch, x.float(), keep)
-        for cache in (True, False):
-            monkeypatch.setattr(branch, "_fits_cache_path", lambda x, cache=cache: cache)
+        for path in (branch.chunked, branch.plain):
             with torch.autocast("cpu", torch.bfloat16):
-                out = branch(x, keep)
+                out = path(x, keep, keep)
             assert out.dtype == torch.bfloat16
             assert (out[keep.expand_as(x) == 0] == 0).all()
-            deviation[cache] = float((out - exact).norm() / exact.norm())
-    assert 0 < deviation[True] < 0.02
-    assert deviation[True] < 1.5 * deviation[False]
+            deviation[path] = float((out - exact).norm() / exact.norm())
+    assert 0 < deviation[branch.chunked] < 0.02
+    assert deviation[branch.chunked] < 1.5 * deviation[branch.plain]
 
 
-def test_under_bf16_the_cache_path_is_taken_only_without_gradients() -> None:
+def test_under_bf16_the_chunked_path_is_taken_only_without_gradients() -> None:
     branch, x = PointwiseBranch(6), torch.randn(2, 11, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not branch._fits_cache_path(x)
+        assert not branch.prefers_chunks(x)
         with torch.no_grad():
-            assert branch._fits_cache_path(x)
-    assert branch._fits_cache_path(x)
+            assert branch.prefers_chunks(x)
+    assert branch.prefers_chunks(x)
 
 
 def test_an_event_with_nothing_visible_has_finite_gradients() -> None:

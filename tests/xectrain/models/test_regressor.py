@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from support.networks import STANDARD, events, masks, tiny
 
-from ingest.toymc import Options, generate
+from ingest.toymc import ToyOptions, generate
 from ingest.toymc.events import ToyEvents
 from shards import geometry as geo
 from shards.base import ConfigError
@@ -149,7 +149,7 @@ def test_predictions_beyond_the_training_set_are_flagged() -> None:
 
 @pytest.fixture(scope="module")
 def toy() -> ToyEvents:
-    return generate(700, Options(energy="flat", dead_channels=(17, 4300)))
+    return generate(700, ToyOptions(energy="flat", dead_channels=(17, 4300)))
 
 
 def judged(toy: ToyEvents, change: Callable[[NDArray[Any], NDArray[Any]], None]) -> float:

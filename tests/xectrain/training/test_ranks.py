@@ -44,16 +44,10 @@ def test_two_ranks_follow_the_losses_of_one(dataset: Dataset, undisturbed: Path,
 def test_a_rank_that_dies_takes_the_others_down(dataset: Dataset, tmp_path: Path) -> None:
     settings = write_config(config(dataset, train__epochs=5000), tmp_path / "c.yaml")
     running = launch(settings, tmp_path / "run", ranks=2)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / LAST).exists():
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for((tmp_path / "run" / LAST).exists, running)
     workers = [p for p in psutil.Process(running.pid).children(recursive=True) if "xec" in p.cmdline()]
     workers[-1].kill()
-    started = time.monotonic()
-    running.communicate(timeout=60)
-    assert time.monotonic() - started < 60
+    running.communicate(timeout=300)  # or it hangs
     assert running.returncode != 0
     assert not any(p.is_running() for p in workers)
 

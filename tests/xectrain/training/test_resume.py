@@ -186,13 +186,13 @@ def test_a_checkpoint_written_before_is_continued_exactly(dataset: Dataset, undi
 
 def test_a_budget_of_minutes_ends_a_run_and_more_continue_it(dataset: Dataset, tmp_path: Path) -> None:
     settings = {"train__epochs": 10**6, "train__log_every": 1}
-    session.train(config(dataset, train__minutes=0.05, **settings), tmp_path)
+    session.train(config(dataset, train__minutes=0.02, **settings), tmp_path)
     first = read_checkpoint(tmp_path / LAST)["position"]
     state = RunFolder(tmp_path).read_state()
-    assert (state.state, state.minutes) == ("done", 0.05)
-    assert 2 < first["spent_s"] < 60
-    session.train(config(dataset, train__minutes=0.1 + first["spent_s"] / 60, **settings), tmp_path)
+    assert (state.state, state.minutes) == ("done", 0.02)
+    assert first["spent_s"] > 0.02 * 60 / 2
+    session.train(config(dataset, train__minutes=0.02 + first["spent_s"] / 60, **settings), tmp_path)
     second = read_checkpoint(tmp_path / LAST)["position"]
     assert second["global_step"] > first["global_step"]
-    assert second["spent_s"] > first["spent_s"] + 3
+    assert second["spent_s"] > first["spent_s"]
     assert [r["step"] for r in curve(tmp_path) if r["kind"] == "steps"] == list(range(1, second["global_step"] + 1))
