@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from cluster.cli_kinds import kinds_app
 from cluster.options import Asked
-from shards.base import ConfigError, XecError
+from shards.base import ConfigError, XecError, counted
 
 if TYPE_CHECKING:
     from cluster.kinds import Work
@@ -79,7 +79,7 @@ def status(
     if found.bad:
         step, element = found.bad[0]
         raise XecError(
-            f"{len(found.bad)} elements need attention, {step} {element.element} is {element.standing}",
+            f"{counted(len(found.bad), 'element')} to look at: {step} {element.element} is {element.standing}",
             file=folder.path,
             remedy="`xec cluster resubmit` sends them again",
         )
@@ -122,7 +122,7 @@ def resubmit(campaign: Given) -> None:
     if sent.existed:
         typer.echo(f"Nothing to do: everything of {folder.path.name} is done, runs or waits.")
     else:
-        typer.echo(f"Sent {sent.elements} elements of {folder.path.name} again.")
+        typer.echo(f"Sent {counted(sent.elements, 'element')} of {folder.path.name} again.")
 
 
 @app.command(epilog="Example:  xec cluster cancel runs/scan")
@@ -132,7 +132,7 @@ def cancel(campaign: Given) -> None:
     from cluster.submit import cancel as stop
 
     folder = Folder.find(campaign)
-    typer.echo(f"Cancelled {stop(folder)} elements of {folder.path.name}.")
+    typer.echo(f"Cancelled {counted(stop(folder), 'element')} of {folder.path.name}.")
 
 
 @app.command(epilog="Example:  xec cluster sites merlin7")

@@ -49,7 +49,7 @@ def ingest(place: Place, out: Path, arguments: Sequence[str], tasks: int, thrott
     steps.append(_command("finalize", f"The manifest of {out}", place.light(), last, after="sort"))
 
     def judge(printed: str) -> None:
-        units = _number(printed, "units")
+        units = _number(printed, "unit")
         if units is not None and tasks > units:
             raise ConfigError(
                 "are more than there are units of work", item="--tasks", found=tasks, expected=f"at most {units}"
@@ -96,7 +96,7 @@ def infer(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttl
         steps.append(_command("merge", f"One file of all predictions in {out}", place.light(), words, after="infer"))
 
     def judge(printed: str) -> None:
-        pieces = _number(printed, "pieces")
+        pieces = _number(printed, "piece")
         if pieces is not None and tasks > pieces:
             raise ConfigError(
                 "are more than there are shards and files", item="--tasks", found=tasks, expected=f"at most {pieces}"
@@ -180,5 +180,5 @@ def _own_database(arguments: Sequence[str], run: Shell) -> tuple[str, ...]:
 
 def _number(text: str, unit: str) -> int | None:
     """The number before a word in what a check printed."""
-    found = re.search(rf"(\d+) {unit}\b", text)
+    found = re.search(rf"(\d+) {unit}s?\b", text)
     return int(found.group(1)) if found else None

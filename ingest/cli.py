@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shards.base import ConfigError, duration_text, local_path, size_text
+from shards.base import ConfigError, counted, duration_text, local_path, size_text
 
 if TYPE_CHECKING:
     from ingest.conversion.convert import Conversion
@@ -188,8 +188,9 @@ def _run(
         noted = note_plan(make_plan(sources, skipped, options), out)
         if isinstance(noted, Extent):
             typer.echo(
-                f"planned in {out}: {noted.files} files, {noted.events} events, {noted.units} units of work, "
-                f"at most {noted.shards} shards"
+                f"planned in {out}: {counted(noted.files, 'file')}, {counted(noted.events, 'event')}, "
+                f"{counted(noted.units, 'unit')} of work, "
+                f"at most {counted(noted.shards, 'shard')}"
             )
             return None
         return noted
@@ -230,12 +231,12 @@ def _report(result: Conversion) -> None:
         verb = "is complete already" if result.was_complete else "written"
         size = sum(shard.tar.bytes for shard in manifest.shards) / 1e9
         typer.echo(
-            f"{folder} {verb}: {manifest.n_events} events of {len(manifest.sources)} files in {len(manifest.shards)} "
-            f"shards, {size:.2f} GB, fingerprint {manifest.fingerprint[:12]}"
+            f"{folder} {verb}: {counted(manifest.n_events, 'event')} of {counted(len(manifest.sources), 'file')} in "
+            f"{counted(len(manifest.shards), 'shard')}, {size:.2f} GB, fingerprint {manifest.fingerprint[:12]}"
         )
         skipped = manifest.settings.conversion.get("skipped", [])
         if skipped:
-            typer.echo(f"{len(skipped)} files were skipped: " + ", ".join(entry["name"] for entry in skipped))
+            typer.echo(f"skipped {counted(len(skipped), 'file')}: " + ", ".join(entry["name"] for entry in skipped))
 
 
 @app.command(epilog="Example:  xec ingest inspect run012345.root --schema real")
@@ -263,7 +264,7 @@ def inspect(
     wanted = load_schema(schema)
     sources = open_sources(files, tree, wanted)
     if len(sources) > 1:
-        typer.echo(f"… and {len(sources) - 1} files more; {sum(s.entries for s in sources)} entries in all")
+        typer.echo(f"… and {counted(len(sources) - 1, 'file')} more; {sum(s.entries for s in sources)} entries in all")
     for line in report.mapping_lines(sources[0], wanted.name):
         typer.echo(line)
     for note in report.difference_lines(sources):
@@ -275,8 +276,9 @@ def inspect(
     total = sum(source.entries for source in sources)
     seconds = 1.6 * sample.seconds / sample.events * total
     typer.echo(
-        f"converting all {total} events gives {size_text(look.expected_bytes(sources, dtype.value))} of shards, "
-        f"as much again while it runs, in about {duration_text(seconds)} on one core"
+        f"converting all of it ({counted(total, 'event')}) gives "
+        f"{size_text(look.expected_bytes(sources, dtype.value))} of shards, as much again while it runs, in about "
+        f"{duration_text(seconds)} on one core"
     )
 
 

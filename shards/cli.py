@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shards.base import CorruptError, output_file
+from shards.base import CorruptError, counted, output_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,11 +63,13 @@ def verify(
             typer.echo(f"{problem}")
         if report.ok:
             how = "every byte" if full else "sizes, indexes and a sample of headers; --full reads every byte"
-            typer.echo(f"{path}: {report.events} events in {report.shards} shards are intact ({how})")
+            typer.echo(
+                f"{path}: intact, {counted(report.events, 'event')} in {counted(report.shards, 'shard')} ({how})"
+            )
         damaged += not report.ok
     if damaged:
         raise CorruptError(
-            f"{damaged} of {len(data)} datasets are damaged", remedy="restore the files listed, or convert again"
+            f"{damaged} of {counted(len(data), 'dataset')} damaged", remedy="restore the files listed, or convert again"
         )
 
 
@@ -93,7 +95,7 @@ def select(
     dataset = open_dataset(data)
     view = dataset.view(expression)
     share = 100 * view.count / max(len(dataset), 1)
-    typer.echo(f"{view.count} of {len(dataset)} events ({share:.2f} %) pass {expression!r}")
+    typer.echo(f"{view.count} of {counted(len(dataset), 'event')} ({share:.2f} %) pass {expression!r}")
     if out is not None:
         view.write(out)
         typer.echo(f"view written to {out}")
@@ -121,7 +123,7 @@ def head(
     frame = dataset.table(names, rows)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=4000, fmt_str_lengths=60, tbl_hide_dataframe_shape=True):
         typer.echo(str(frame))
-    typer.echo(f"{len(rows)} of {len(dataset)} events of {data}")
+    typer.echo(f"{len(rows)} of {counted(len(dataset), 'event')} of {data}")
 
 
 @app.command(epilog="Examples:  xec shards merge data/2021 data/2022 --out data/both")
@@ -136,7 +138,8 @@ def merge(
     from shards.operations.merge import merge as join
 
     manifest = join(data, out, allow_duplicates)
-    typer.echo(f"{manifest.n_events} events of {len(data)} datasets are in {out} ({len(manifest.shards)} shards)")
+    events, shards = counted(manifest.n_events, "event"), counted(len(manifest.shards), "shard")
+    typer.echo(f"{out} holds {events} of {counted(len(data), 'dataset')} in {shards}")
 
 
 @app.command(epilog="Examples:  xec shards split data/all --into train=0.9,val=0.1 --by run --out data/parts")

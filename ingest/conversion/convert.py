@@ -48,6 +48,7 @@ from shards.base import (
     InputError,
     LockedError,
     OutputError,
+    counted,
     local_path,
     locked,
     output_folder,
@@ -269,8 +270,9 @@ def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
     shards = events * plan.settings.layout.stride
     free = shutil.disk_usage(out).free
     logger.info(
-        "%d files, %d events: needs up to %s for the shards and %s temporarily in %s; %s are free",
-        len(plan.sources), plan.entries, size_text(shards), size_text(temporary), work.path, size_text(free),
+        "%s, %s: needs up to %s for the shards and %s temporarily in %s; %s are free",
+        counted(len(plan.sources), "file"), counted(plan.entries, "event"),
+        size_text(shards), size_text(temporary), work.path, size_text(free),
     )  # fmt: skip
     if temporary + shards > free and options.select is None:
         work.remove()
@@ -459,7 +461,7 @@ def _say_what_was_lost(manifest: Manifest) -> None:
         logger.warning("%d sensor values%s are beyond %s and stored as its largest number", saturated, part, dtype)
     empty = manifest.summed("dropped").get(WITHOUT_SENSORS)
     if empty:
-        logger.warning("%d events without any sensor value were left out", empty)
+        logger.warning("left out %s without any sensor value", counted(empty, "event"))
 
 
 __all__ = ["Conversion", "convert", "run_step"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shards.base import ConfigError, InputError
+from shards.base import ConfigError, InputError, counted
 
 EXAMPLES = """Examples:
 
@@ -103,14 +103,14 @@ def toymc(
     )
     results = write(out, events, options, files=files, compression=compression, processes=processes)
     fresh = sum(not r.existed for r in results)
-    what = f"{sum(r.events for r in results)} events of runs {results[0].runs[0]}…{results[-1].runs[1]}"
+    what = f"{counted(sum(r.events for r in results), 'event')} of runs {results[0].runs[0]}…{results[-1].runs[1]}"
     where = str(results[0].path) if len(results) == 1 else f"{results[0].path} … {results[-1].path.name}"
     if not fresh:
         typer.echo(f"{where}: exists with the same {what}; nothing to do.")
     elif fresh == len(results):
         typer.echo(f"Wrote {what} to {where}.")
     else:
-        typer.echo(f"Wrote {fresh} of {len(results)} files ({what}) to {where}; the others existed.")
+        typer.echo(f"Wrote {fresh} of {counted(len(results), 'file')} ({what}) to {where}; the others existed.")
 
 
 @app.command()

@@ -7,7 +7,7 @@ imported by name. It imports nothing of ours; what is added here must be wanted 
 from shards.base.cores import free_cores
 from shards.base.errors import ConfigError, CorruptError, InputError, LockedError, OutputError, XecError, nearest
 from shards.base.lock import locked
-from shards.base.log import duration_text, printable, progress, setup_logging, size_text
+from shards.base.log import counted, duration_text, printable, progress, setup_logging, size_text
 from shards.base.memory import keep_freed_memory
 from shards.base.outputs import local_path, output_errors, output_file, output_folder
 from shards.base.publish import publish_json, publish_text, published, remove_abandoned, sync_directory
@@ -21,6 +21,7 @@ __all__ = [
     "OutputError",
     "XecError",
     "code_version",
+    "counted",
     "duration_text",
     "free_cores",
     "keep_freed_memory",

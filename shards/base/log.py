@@ -56,6 +56,11 @@ def size_text(size: float) -> str:
     return f"{size:.4g} TB"
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things for people: "1 shard", "12 shards"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def printable(name: str) -> str:
     """A name that is no UTF-8 (old disks) as text that can be written anywhere: the odd bytes as `\\xf6`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.base import size_text
+from shards.base import counted, size_text
 from shards.dataset import Dataset
 from shards.manifest import N_SENSORS, Manifest
 from shards.normalization import PRESETS, Normalization, RoundingReport, rounding
@@ -58,7 +58,7 @@ def summary(dataset: Dataset, report: RoundingReport | None) -> dict[str, Any]:
 def _overview(dataset: Dataset) -> Iterator[str]:
     manifest, settings = dataset.manifest, dataset.manifest.settings
     sizes = _sizes(manifest)
-    yield f"{dataset.path}: {manifest.n_events} events in {len(manifest.shards)} shards"
+    yield f"{dataset.path}: {counted(manifest.n_events, 'event')} in {counted(len(manifest.shards), 'shard')}"
     yield f"  fingerprint    {manifest.fingerprint}"
     parts = ", ".join(f"{kind} {size_text(size)}" for kind, size in sizes.items())
     yield f"  size           {size_text(sum(sizes.values()))} ({parts})"
@@ -66,7 +66,7 @@ def _overview(dataset: Dataset) -> Iterator[str]:
     yield f"  sensors        {N_SENSORS}, {stored}"
     yield f"  normalization  {_normalization(settings.normalization)}"
     order = f"shuffled with seed {settings.seed}" if settings.shuffle else "as in the sources"
-    yield f"  order          {order}, {settings.events_per_shard} events a shard"
+    yield f"  order          {order}, {counted(settings.events_per_shard, 'event')} a shard"
     if settings.split is not None:
         split = settings.split
         yield f"  split          {split.name!r} of {dict(split.fractions)} by {split.by}"

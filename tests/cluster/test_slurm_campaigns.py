@@ -60,8 +60,8 @@ def test_a_scan_sends_its_failed_points_again_and_is_collected(xec: Xec, slurm: 
         run = xec.folder / "scan" / f"lr={lr}"
         assert (run / "checkpoint_best.pt").exists()
         assert (run / "mlflow.db").exists()
-    assert "of 1 runs are in sqlite:///" in xec.log("scan", "collect*")
-    assert "of 2 runs are in sqlite:///" in xec.log("scan", "collect*")
+    assert "of 1 run to sqlite:///" in xec.log("scan", "collect*")
+    assert "of 2 runs to sqlite:///" in xec.log("scan", "collect*")
     assert (xec.folder / "scan" / "mlflow.db").exists()
 
 

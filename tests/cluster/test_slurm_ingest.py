@@ -42,7 +42,7 @@ def test_elements_that_fail_are_repeated_or_run_twice_leave_the_bytes_of_one_pro
     slurm.call("scontrol", "requeue", f"{bucket}_0")
     slurm.call("sbatch", "--array=0,1", "--output=/dev/null", str(xec.folder / "array.jobs" / "bucket.sbatch"))
     told = xec("cluster", "status", "array", "--wait", fails=True)
-    assert "elements need attention, bucket" in told
+    assert "to look at: bucket" in told
     assert "f0002.root: does not exist" in told or "No such file" in told
     assert not (xec.folder / "array" / "train" / "manifest.json").exists()
     (xec.folder / "aside.root").rename(missing)

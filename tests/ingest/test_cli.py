@@ -39,7 +39,7 @@ def test_options_reach_the_dataset(file: Path, tmp_path: Path, run_command: Run)
     assert (data.n_events, settings.events_per_shard, settings.seed) == (20, 7, 5)
     assert settings.conversion["time_floor"] == 10
     assert {entry["sensor"] for entry in settings.conversion["dead"]} >= {9, 17, 4100}
-    assert f"{tmp_path / 'd'} written: 20 events of 1 files in 3 shards" in out
+    assert f"{tmp_path / 'd'} written: 20 events of 1 file in 3 shards" in out
     again = run_command(
         APP, "root2shards", file, "--out", tmp_path / "d", "--dtype", "float16", "--normalization", "sqrt",
         "--norm-param", "npho_scale=10000", "--events-per-shard", 7, "--seed", 5, "--select", "u > -100",
@@ -57,7 +57,7 @@ def test_after_the_plan_the_steps_need_nothing_but_the_folder(
     run_command(APP, *common, "--out", tmp_path / "whole")
     out = tmp_path / "steps"
     said = run_command(APP, *common, "--out", out, "--step", "plan")
-    assert said == f"planned in {out}: 1 files, 40 events, 1 units of work, at most {6 + len(split) // 2} shards\n"
+    assert said == f"planned in {out}: 1 file, 40 events, 1 unit of work, at most {6 + len(split) // 2} shards\n"
     for name in ("bucket", "sort"):
         for task in range(2):
             said = run_command(APP, "step", name, "--out", out, "--task-index", task, "--task-count", 2)
@@ -115,7 +115,7 @@ def test_steps_as_a_cluster_runs_them(file: Path, tmp_path: Path, run_command: R
 def test_skipped_files_are_named(file: Path, tmp_path: Path, run_command: Run) -> None:
     (tmp_path / "bad.root").write_bytes(b"nothing")
     out = run_command(APP, "root2shards", file, tmp_path / "bad.root", "--skip-bad-files", "--out", tmp_path / "d")
-    assert "1 files were skipped: bad.root" in out
+    assert "skipped 1 file: bad.root" in out
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_inspect_tells_everything_before_converting(file: Path, tmp_path: Path, 
     for part in (
         "TTree 'tree': 40 entries",
         "relative_time  float[4760]",
-        "… and 1 files more; 45 entries in all",
+        "… and 1 file more; 45 entries in all",
         "uvwTruth[1]",
         "absent: theta, phi",
         "dead-channel candidates: 17, 4100",
         "out_of_domain",
         "every (run, event) occurs once",
-        "converting all 45 events gives 1.797 MB",
+        "converting all of it (45 events) gives 1.797 MB",
     ):
         assert part in out
     with pytest.raises(InputError, match="has no branch for npho"):

@@ -64,19 +64,19 @@ def test_info_as_json(data: Path, run_command: Callable[..., str]) -> None:
 
 def test_verify_lists_every_problem_and_fails(tmp_path: Path, run_command: Callable[..., str]) -> None:
     good = make_dataset(tmp_path / "good", events=20, events_per_shard=8)
-    assert "20 events in 3 shards are intact (sizes" in run_command(CLI, "verify", good.path)
-    assert "are intact (every byte)" in run_command(CLI, "verify", "--full", good.path)
+    assert "intact, 20 events in 3 shards (sizes" in run_command(CLI, "verify", good.path)
+    assert "shards (every byte)" in run_command(CLI, "verify", "--full", good.path)
     bad = make_dataset(tmp_path / "bad", events=20, events_per_shard=8)
     bad.file(0, "idx").unlink()
     os.truncate(bad.file(2, "tar"), 512)
-    with pytest.raises(CorruptError, match="1 of 2 datasets are damaged"):
+    with pytest.raises(CorruptError, match="1 of 2 datasets damaged"):
         run_command(CLI, "verify", good.path, bad.path)
     command = [sys.executable, "-c", "import xec; xec.main()", "shards", "verify", str(good.path), str(bad.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "000000.idx: is missing" in done.stdout
     assert "000002.tar: has the wrong size (found 512, expected" in done.stdout
-    assert "good: 20 events in 3 shards are intact" in done.stdout
+    assert "good: intact, 20 events in 3 shards" in done.stdout
     assert done.stderr.strip().endswith("restore the files listed, or convert again")
 
 
@@ -104,7 +104,7 @@ def test_head_prints_the_first_events(data: Path, run_command: Callable[..., str
 def test_merge_says_where_the_events_are(data: Path, tmp_path: Path, run_command: Callable[..., str]) -> None:
     other = make_dataset(tmp_path / "other", events=10, events_per_shard=16, first_source=5).path
     said = run_command(CLI, "merge", data, other, "--out", tmp_path / "both")
-    assert said == f"50 events of 2 datasets are in {tmp_path / 'both'} (4 shards)\n"
+    assert said == f"{tmp_path / 'both'} holds 50 events of 2 datasets in 4 shards\n"
     assert open_dataset(tmp_path / "both").n_events == 50
 
 

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from shards.base import ConfigError
+from shards.base import ConfigError, counted
 from xectrain.cli import options as o
 from xectrain.cli.compare_runs import EPILOG as RUNS_EPILOG
 from xectrain.cli.compare_runs import runs
@@ -80,7 +80,7 @@ def inpainters(
         first.mode.masker = chosen_masks(masks, first.facts.normalization)
     results = evaluate_sensors(loaded, open_parts(data, schema), out, ReadOptions(select), max_events)
     print_sensors(results)
-    typer.echo(f"Wrote report.html, tables, plots and metrics.json of {len(loaded)} models to {out}.")
+    typer.echo(f"Wrote report.html, tables, plots and metrics.json of {counted(len(loaded), 'model')} to {out}.")
 
 
 def _labels(models: list[Path]) -> list[str]:
@@ -115,7 +115,7 @@ def print_sensors(results: Sequence[SensorResult]) -> None:
     from xectrain.metrics.sensors import UNITS
 
     for result in results:
-        title = f"{result.name}: {len(result.rows['event_idx'])} hidden sensors of {result.events} events"
+        title = f"{result.name}: {len(result.rows['event_idx'])} hidden sensors of {counted(result.events, 'event')}"
         table = Table(title=title, title_justify="left")
         table.add_column("method")
         for head in HEADS.values():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import output_folder
+from shards.base import counted, output_folder
 
 if TYPE_CHECKING:
     from xectrain.evaluation.results import Comparison
@@ -43,7 +43,8 @@ def runs(
     found = compare_runs([path for path in paths if path.is_dir()], metric, largest, reports)
     write_comparison(found, out)
     print_runs(found)
-    typer.echo(f"Wrote comparison.json and the curves of {sum(len(s.runs) for s in found.settings)} runs to {out}.")
+    runs = counted(sum(len(s.runs) for s in found.settings), "run")
+    typer.echo(f"Wrote comparison.json and the curves of {runs} to {out}.")
 
 
 def print_runs(comparison: Comparison) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from shards.base import ConfigError
+from shards.base import ConfigError, counted
 from xectrain.cli import options as o
 
 app = typer.Typer(add_completion=False)
@@ -80,9 +80,8 @@ def dead(
         options = DeadOptions(listed)
     settings = ReadOptions(select, None, backend)
     study = study_dead(predictor, open_parts(data, schema), out, strategies, options, settings, max_events)
-    typer.echo(
-        f"{study.events} events, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light taken away"
-    )
+    events = counted(study.events, "event")
+    typer.echo(f"{events}, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light taken away")
     for task, shifts in study.shifts.items():
         for column in shifts[RAW]:
             cells = (f"{strategy_label(m)} {digits(shifts[m][column])}" for m in shifts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from shards.base import code_version, free_cores
+from shards.base import code_version, counted, free_cores
 
 app = typer.Typer(add_completion=False)
 
@@ -75,7 +75,9 @@ def _processor() -> Finding:
     cores = free_cores()
     bf16 = cpu_has_bf16()
     meaning = "long trainings run compiled in bf16" if bf16 else "trainings run in float32"
-    return Finding("processor", f"{cores} cores, {platform.machine()}, bf16 {'yes' if bf16 else 'no'}", meaning)
+    return Finding(
+        "processor", f"{counted(cores, 'core')}, {platform.machine()}, bf16 {'yes' if bf16 else 'no'}", meaning
+    )
 
 
 def _gpu() -> Finding:

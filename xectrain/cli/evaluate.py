@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import ConfigError
+from shards.base import ConfigError, counted
 from xectrain.cli import options as o
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part]
         check_selection(parts, expression)
     if options.baseline_data is not None:
         open_dataset(options.baseline_data)
-    typer.echo(f"{sum(part.events for part in parts)} events to evaluate {model.facts.file} on")
+    typer.echo(f"{counted(sum(part.events for part in parts), 'event')} to evaluate {model.facts.file} on")
 
 
 def _hide(model: SensorPredictor, masks: str) -> None:

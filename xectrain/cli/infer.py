@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import ConfigError, output_file, output_folder
+from shards.base import ConfigError, counted, output_file, output_folder
 from xectrain.cli import options as o
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def infer(
 def _say_extent(parts: list[Part]) -> None:
     from xectrain.inference.sources import count_pieces
 
-    typer.echo(f"{sum(part.events for part in parts)} events in {count_pieces(parts)} pieces (shards and files)")
+    events = counted(sum(part.events for part in parts), "event")
+    typer.echo(f"{events} in {counted(count_pieces(parts), 'piece')} (shards and files)")
 
 
 def _names(columns: str | None) -> tuple[str, ...] | None:
@@ -156,10 +157,10 @@ def _dead(files: list[Path]) -> DeadList | None:
 
 def _say_skipped(skipped: list[Skipped]) -> None:
     if skipped:
-        typer.echo(f"{len(skipped)} files were skipped: {', '.join(item.path.name for item in skipped)}")
+        typer.echo(f"Skipped {counted(len(skipped), 'file')}: {', '.join(item.path.name for item in skipped)}")
 
 
 def _say(result: Result) -> None:
     verb = "Nothing to do: the same predictions are already in" if result.existed else "Wrote predictions to"
     outside = f", {result.outside} of them outside the training range" if result.outside else ""
-    typer.echo(f"{verb} {result.path} ({result.events} events{outside}).")
+    typer.echo(f"{verb} {result.path} ({counted(result.events, 'event')}{outside}).")

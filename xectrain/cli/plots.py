@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import InputError
+from shards.base import InputError, counted
 
 app = typer.Typer(add_completion=False)
 
@@ -51,4 +51,5 @@ def plots(
     for path in logs:
         place = path.parent if out is None else out / path.parent.relative_to(folder)
         written += save_pages(loss_curves(path), place / "loss_curves.pdf")
-    typer.echo(f"Wrote {len(written)} files of plots from {len(tables)} tables and {len(logs)} logs in {folder}.")
+    found = f"{counted(len(tables), 'table')} and {counted(len(logs), 'log')}"
+    typer.echo(f"Wrote {counted(len(written), 'file')} of plots from {found} in {folder}.")

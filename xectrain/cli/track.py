@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shards.base import InputError
+from shards.base import InputError, counted
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -34,7 +34,7 @@ def sync(
 ) -> None:
     """Send everything in a run's metrics.jsonl to MLflow; doing it twice changes nothing."""
     count, where = _send(run, uri)
-    typer.echo(f"{run}: {count} records are in {where}")
+    typer.echo(f"{run}: sent {counted(count, 'record')} to {where}")
 
 
 @app.command(epilog=EPILOG)
@@ -51,7 +51,7 @@ def collect(
     if not runs:
         raise InputError("holds no runs", file=folder, expected="run folders of `xec train`")
     total = sum(_send(run, store)[0] for run in runs)
-    typer.echo(f"{folder}: {total} records of {len(runs)} runs are in {store}")
+    typer.echo(f"{folder}: sent {counted(total, 'record')} of {counted(len(runs), 'run')} to {store}")
 
 
 def _send(run: Path, uri: str | None) -> tuple[int, str]:

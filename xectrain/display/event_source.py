@@ -14,7 +14,7 @@ import polars as pl
 from ingest.reading.rootfile import find_tree, opened
 from ingest.reading.rootio import Chunk, Source, SourceReader, find_event, open_sources
 from shards import geometry as geo
-from shards.base import ConfigError, InputError, printable
+from shards.base import ConfigError, InputError, counted, printable
 from shards.normalization import HUGE, denormalize
 from shards.opening import open_dataset
 
@@ -94,7 +94,7 @@ def _from_root(
     else:
         assert event is not None
         chunk = find_event(sources, run, event)
-        place = f"{printable(sources[0].path.name)}" if len(sources) == 1 else f"{len(sources)} files"
+        place = f"{printable(sources[0].path.name)}" if len(sources) == 1 else counted(len(sources), "file")
         place += f", entry {chunk.entry_start}"
     npho = _cleaned(chunk.npho[0])
     dead = np.isnan(npho)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from shards import geometry as geo
-from shards.base import InputError, locked, progress, publish_json
+from shards.base import InputError, counted, locked, progress, publish_json
 from shards.normalization import Normalization
 from xectrain.baselines import RawEvents
 from xectrain.evaluation.pages import Row, Section, Table, write_page
@@ -212,7 +212,8 @@ def _write_report(found: DataComparison, pages: Sequence[Path], path: Path) -> N
             note=f"Without a value in {100 * DEAD_SHARE:.0f} % of the run's events.",
         ),
     ]
-    lead = f"{found.names[0]} ({found.events[0]} events) against {found.names[1]} ({found.events[1]} events)"
+    one, other = (f"{n} ({counted(e, 'event')})" for n, e in zip(found.names, found.events, strict=True))
+    lead = f"{one} against {other}"
     write_page(path, "Comparison of data", lead, sections)
 
 

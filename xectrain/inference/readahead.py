@@ -41,7 +41,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         produced = buffered_map(pool, lambda _: next(items, end), repeat(None), AHEAD)
-        yield from takewhile(lambda item: item is not end, produced)  # type: ignore[arg-type]
+        yield from takewhile(lambda item: item is not end, produced)
 
 
 def read_source(source: Source, step: int, threads: int) -> Iterator[Chunk]:

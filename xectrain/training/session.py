@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from shards.base import output_folder, publish_text
+from shards.base import counted, output_folder, publish_text
 from xectrain.compute import Compute, choose_compute
 from xectrain.config.files import to_yaml
 from xectrain.config.tree import Config
@@ -67,7 +67,7 @@ def check(config: Config, path: Path, *, gpu: bool) -> str:
         return f"{path} is trained already"
     training, validation = prepared.data.epoch_events(None), sum(len(view.rows) for view in prepared.data.val)
     how = "begin" if prepared.found is None else "continue"
-    return f"{path} would {how}: {training} training events, {validation} validation events"
+    return f"{path} would {how}: {counted(training, 'training event')}, {counted(validation, 'validation event')}"
 
 
 def _run_folder(config: Config, path: Path) -> RunFolder:
@@ -149,7 +149,7 @@ def _fit(
 
 def _length(config: Config) -> str:
     minutes = config.train.minutes
-    return f"{config.train.epochs} epochs" if minutes is None else f"{minutes:g} minutes"
+    return counted(config.train.epochs, "epoch") if minutes is None else f"{minutes:g} minutes"
 
 
 def _choose(config: Config, data: TrainingData, ranks: Ranks) -> Compute:

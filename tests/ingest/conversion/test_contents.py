@@ -106,7 +106,7 @@ def test_an_event_without_sensors_is_left_out_and_counted(
     manifest = run([tmp_path / "t.root"], tmp_path / "d").manifest
     assert manifest.n_events == 19
     assert manifest.summed("dropped") == {"empty sensor vector": 1}
-    assert "1 events without any sensor value were left out" in caplog.text
+    assert "left out 1 event without any sensor value" in caplog.text
 
 
 def test_selections_on_columns_and_on_summaries(files: list[Path], reference: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def test_a_fourth_mode_is_one_registration(
     data = make_dataset(tmp_path / "data", 24, columns=["run", "event", "energy"]).path
     run, where = tmp_path / "run", ("--data", data, "--val", data, "--device", "cpu", "--batch-size", 8)
     few = ("--set", "tracking.mlflow=false", "--set", "data.epoch_events=16", "--set", "model.preset=tiny")
+    few = (*few, "--set", "checkpoint.save_artifacts=false")
     run_command("xectrain.cli.train:app", *where, *few, "--mode", "light", "--out", run, "--epochs", 1)
     run_command("xectrain.cli.train:app", *where, *few, "--mode", "light", "--out", run, "--epochs", 2)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -127,7 +127,7 @@ def test_data_is_found_from_any_folder(
     data = {"train": [elsewhere], "val": [elsewhere], "batch_size": 4}
     with caplog.at_level(logging.INFO):
         session.train(Config.model_validate({**relative.model_dump(), "data": data}), tmp_path / "run")
-    assert "already trained for 1 epochs" in caplog.text
+    assert "already trained for 1 epoch" in caplog.text
 
 
 def test_a_failed_start_leaves_no_folder(dataset: Dataset, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_whatever_happens_to_mlflow_training_goes_on(
     for _ in range(2):  # a process of its own: MLflow keeps the broken connection
         command = [sys.executable, "-m", "xec", "track", "sync", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "15 records are in" in done.stdout, done.stderr
+        assert "sent 15 records to" in done.stdout, done.stderr
     assert synced(store, "train/loss") == recorded(run, "train/loss")
 
 
