@@ -34,6 +34,7 @@ class _Root(LazyGroup):
         "train": LazyCommand("xectrain.cli.train:app", "Train a network: regression, pre-training or inpainting."),
         "evaluate": LazyCommand("xectrain.cli.evaluate:app", "Metrics, plots, classical baselines and a report."),
         "lines": LazyCommand("xectrain.cli.lines:app", "A line of known energy: peak and width per group of events."),
+        "calibrate": LazyCommand("xectrain.cli.calibrate:app", "Put a model's energy right on lines; and undo it."),
         "dead": LazyCommand("xectrain.cli.dead:app", "What dead channels cost, and what filling them gives back."),
         "infer": LazyCommand("xectrain.cli.infer:app", "Predict: shards or ROOT in, ROOT out."),
         "export": LazyCommand("xectrain.cli.export:app", "Write a network as ONNX: raw sensors in, physics out."),

@@ -61,6 +61,8 @@ COMMANDS = {
     "evaluate DATA": Command("evaluate {run} {wrong} --no-baselines --out {out}", (DATASET, ROOT)),
     "lines MODEL": Command("lines {wrong} {root} --energy 54.9 --out {out}", (RUN,)),
     "lines DATA": Command("lines {run} {wrong} --energy 54.9 --out {out}", (DATASET, ROOT)),
+    "calibrate MODEL": Command("calibrate {wrong} {root} --line 54.9 --out {out}", (RUN,)),
+    "calibrate DATA": Command("calibrate {run} {wrong} --line 54.9 --out {out}", (DATASET, ROOT)),
     "dead MODEL": Command("dead {wrong} {dataset} --dead-fraction 0.03 --out {out}", (RUN,)),
     "dead DATA": Command("dead {run} {wrong} --dead-fraction 0.03 --out {out}", (DATASET, ROOT)),
     "channels": Command("channels {wrong} --out {out}", (DATASET, ROOT)),

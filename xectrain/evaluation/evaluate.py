@@ -149,7 +149,7 @@ def _identity(facts: ModelFacts, parts: Sequence[Part], options: EvaluationOptio
     """Everything that determines the results."""
     dead = options.settings.dead
     return {
-        "model": facts.digest,
+        "model": facts.identity,
         "data": [part.identity() for part in parts],
         "select": options.settings.select,
         "dead": None if dead is None else dead.to_list(),

@@ -15,6 +15,7 @@ from xectrain.evaluation.plots import data_uri, loss_curves
 from xectrain.evaluation.results import DataResult, Disagreement, Evaluation, SampleResult
 from xectrain.evaluation.tables import NETWORK
 from xectrain.evaluation.wording import digits, headline_label, method_label, model_name, plus_minus, with_unit
+from xectrain.inference.calibration import summary
 from xectrain.inference.model import ModelFacts
 from xectrain.metrics import Metric, TaskMetrics
 from xectrain.tasks import QUANTITIES, TASKS
@@ -145,6 +146,7 @@ def _facts(facts: ModelFacts) -> list[tuple[str, str]]:
         ("training data", facts.fingerprint),
         ("geometry", facts.geometry),
         ("trained with", facts.code_version),
+        ("energy calibrated", summary(facts.calibration)),
     ]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shards.normalization import normalize
 from xectrain.exporting.modules import ExportModule, SensorInput
-from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
+from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, OPTIONAL, RAW_INPUTS, RUN
 from xectrain.inference.model import IN_RANGE, ModelFacts
 
 GATE_BATCHES = (1, 2, 7, 64)
@@ -78,7 +78,7 @@ def compare(path: Path, module: ExportModule | SensorInput, events: GateEvents) 
     for size in GATE_BATCHES:
         for feed in _feeds(module, events, size):
             with torch.inference_mode():
-                arguments = [feed.get(name, np.zeros(1)) for name in module.inputs]
+                arguments = [feed[n] if n in feed else np.array([OPTIONAL[n]]) for n in module.inputs]
                 expected = [value.numpy() for value in module(*map(torch.from_numpy, arguments))]
             found = session.run(names, feed)
             for name, a, b in zip(names, found, expected, strict=True):
@@ -96,9 +96,15 @@ def _feeds(module: ExportModule | SensorInput, events: GateEvents, size: int) ->
         return
     raw = dict(zip(RAW_INPUTS, (npho, time, dead), strict=True))
     yield raw
-    if EARLIEST in module.inputs:
-        yield {**raw, EARLIEST: np.linspace(-7e-7, 1e-6, size)}
-        yield {**raw, EARLIEST: np.resize([1e10, np.nan, np.inf, -np.inf, 2e-7], size)}
+    runs = (module.facts.calibration.factor.runs if module.facts.calibration else ()) or (0.0,)
+    further = (
+        (EARLIEST, np.linspace(-7e-7, 1e-6, size)),
+        (EARLIEST, np.resize([1e10, np.nan, np.inf, -np.inf, 2e-7], size)),
+        (RUN, np.resize([*np.linspace(runs[0] - 1, runs[-1] + 1, 7), np.nan], size)),
+    )
+    for name, values in further:
+        if name in module.inputs:
+            yield {**raw, name: values}
 
 
 def decided(npho: NDArray[np.float32], facts: ModelFacts) -> NDArray[np.float32]:

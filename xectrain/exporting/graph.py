@@ -18,7 +18,8 @@ import torch
 from shards.base import ConfigError, CorruptError, OutputError, published
 from xectrain.exporting.gate import Deviation, GateEvents, compare
 from xectrain.exporting.modules import ExportModule, NormalizedInput, SensorInput
-from xectrain.inference.metadata import EARLIEST, metadata
+from xectrain.inference.calibration import of_columns
+from xectrain.inference.metadata import OPTIONAL, metadata
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.onnx import open_session
 from xectrain.modes.base import EventMode, Mode
@@ -43,12 +44,13 @@ def restricted(mode: Mode, facts: ModelFacts, tasks: Sequence[str]) -> tuple[Mod
     """The mode with only some of its tasks (changed in place), and facts to match.
 
     Raises:
-        ConfigError: a task that the model does not have.
+        ConfigError: a task that the model does not have, or a calibration that needs another one, too.
     """
     if not isinstance(mode, EventMode):
         raise ConfigError("has no tasks to choose from", file=facts.file, found=facts.mode)
     mode.restrict(tasks)
-    return mode, dataclasses.replace(facts, tasks=mode.tasks, columns=mode.columns)
+    calibration = of_columns(facts.calibration, mode.columns, facts.file)
+    return mode, dataclasses.replace(facts, tasks=mode.tasks, columns=mode.columns, calibration=calibration)
 
 
 def export(module: ExportModule | SensorInput, output: Path, events: GateEvents) -> Exported:
@@ -110,23 +112,40 @@ def onnx_bytes(module: ExportModule | SensorInput) -> bytes:
     model = program.model_proto
     for value in model.graph.input:  # the exporter freezes the batch of an input that no output depends on
         value.type.tensor_type.shape.dim[0].dim_param = "N"
-    if EARLIEST in module.inputs:
-        _make_optional(model, EARLIEST)
+    for name in sorted(set(module.inputs) & OPTIONAL.keys()):
+        _make_optional(model, name, OPTIONAL[name])
     onnx.helper.set_model_props(model, metadata(module.facts, isinstance(module, NormalizedInput)))
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
 
 
-def _make_optional(model: Any, name: str) -> None:
-    """Give a float64 (N,) input the default 0: an initializer of one element, which an input may override.
+def _make_optional(model: Any, name: str, default: float) -> None:
+    """Let a float64 (N,) input be left out, for one element of `default`.
 
-    The exporter noted the shape (N,) for everything computed from it; onnxruntime would believe that and reuse buffers
-    of the wrong size, so the notes go.
+    It becomes of an optional type. (An initializer of the same name would do as well, but onnxruntime warns of it each
+    time the file is loaded.) The exporter noted the shape (N,) for everything computed from it; onnxruntime would
+    believe that and reuse buffers of the wrong size, so the notes go.
     """
+    double = onnx.TensorProto.DOUBLE
     (value,) = (i for i in model.graph.input if i.name == name)
-    value.type.tensor_type.shape.dim[0].dim_param = "N_or_1"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1), name))
+    value.type.CopyFrom(onnx.helper.make_optional_type_proto(onnx.helper.make_tensor_type_proto(double, ["N"])))
+    given, known = f"{name}_given", f"{name}_or_default"
+    for node in model.graph.node:
+        node.input[:] = [known if i == name else i for i in node.input]
+    constant = onnx.numpy_helper.from_array(np.array([default]))
+    branches = {
+        "then_branch": onnx.helper.make_node("OptionalGetElement", [name], [f"{name}_value"]),
+        "else_branch": onnx.helper.make_node("Constant", [], [f"{name}_default"], value=constant),
+    }
+    graphs = {
+        key: onnx.helper.make_graph(
+            [node], key, [], [onnx.helper.make_tensor_value_info(node.output[0], double, ["N_or_1"])]
+        )
+        for key, node in branches.items()
+    }
+    model.graph.node.insert(0, onnx.helper.make_node("If", [given], [known], **graphs))
+    model.graph.node.insert(0, onnx.helper.make_node("OptionalHasElement", [name], [given]))
     del model.graph.value_info[:]
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from shards.base import ConfigError
 from shards.normalization import HUGE, normalize
-from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS
+from xectrain.inference.calibration import CalibratedEnergy
+from xectrain.inference.metadata import EARLIEST, NORMALIZED_INPUT, RAW_INPUTS, RUN
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.model_input import InputRules
 from xectrain.modes.base import EventMode, Mode, SensorMode
@@ -28,6 +29,7 @@ class ExportModule(nn.Module):
         super().__init__()
         self.mode, self.facts = mode, facts
         self.rules = InputRules(facts.normalization, facts.normalization, facts.npho_threshold)
+        self.calibrated = None if facts.calibration is None else CalibratedEnergy(facts.calibration.factor)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -38,16 +40,18 @@ class ExportModule(nn.Module):
         """Inputs to trace with."""
         raise NotImplementedError
 
-    def predicted(self, sensors_BN2: Tensor) -> dict[str, Tensor]:
-        """Predictions from float32 (B, N, 2), normalized and sentinel-marked."""
+    def predicted(self, sensors_BN2: Tensor, run_B: Tensor | None = None) -> dict[str, Tensor]:
+        """Predictions, calibrated, from float32 (B, N, 2), normalized and sentinel-marked."""
         x_BN2, mask_BN = self.rules.apply(sensors_BN2)
         found = self.mode.predict(x_BN2, mask_BN)
         inside_B = self.mode.in_training_range(x_BN2, mask_BN, found)
+        if self.calibrated is not None:
+            found = self.calibrated(found, run_B)
         return {**{name: found[name] for name in self.facts.columns}, IN_RANGE: inside_B}
 
 
 class NormalizedInput(ExportModule):
-    """The bare network: normalized, sentinel-marked sensors in."""
+    """The bare network: normalized, sentinel-marked sensors in. Its calibration does not know the run."""
 
     inputs = (NORMALIZED_INPUT,)
 
@@ -59,39 +63,41 @@ class NormalizedInput(ExportModule):
 
 
 class RawInput(ExportModule):
-    """Photons, seconds and a list of dead sensors in."""
+    """Photons, seconds and a list of dead sensors in; float64 (B,) of each of the `further` inputs, which are optional.
 
-    inputs: tuple[str, ...] = RAW_INPUTS
+    The earliest time makes the predicted time absolute (that output is float64 then, and NaN where it is unknown); a
+    calibration may depend on the run.
+    """
+
+    def __init__(self, mode: EventMode, facts: ModelFacts) -> None:
+        super().__init__(mode, facts)
+        relative = facts.targets.relative_time and any(c.startswith("pred_timing") for c in facts.columns)
+        by_run = facts.calibration is not None and facts.calibration.factor.uses_run
+        self.further = (*((EARLIEST,) if relative else ()), *((RUN,) if by_run else ()))
+        self.inputs = (*RAW_INPUTS, *self.further)
 
     def example(self) -> tuple[Tensor, ...]:
         dead_BN = torch.zeros(TRACE_BATCH, 4760, dtype=torch.bool)
-        return 100 * torch.rand(TRACE_BATCH, 4760), 1e-7 * torch.rand(TRACE_BATCH, 4760), dead_BN
+        sensors = 100 * torch.rand(TRACE_BATCH, 4760), 1e-7 * torch.rand(TRACE_BATCH, 4760), dead_BN
+        return *sensors, *(torch.zeros(TRACE_BATCH, dtype=torch.float64) for _ in self.further)
 
-    def from_raw(self, npho_BN: Tensor, time_BN: Tensor, dead_BN: Tensor) -> dict[str, Tensor]:
-        """Cleaned, normalized, predicted."""
-        return self.predicted(normalize(npho_BN, time_BN, self.facts.normalization, dead_BN).sensors)
-
-    def forward(self, npho_BN: Tensor, time_BN: Tensor, dead_BN: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.from_raw(npho_BN, time_BN, dead_BN).values())
-
-
-class RawInputRelativeTime(RawInput):
-    """As `RawInput`, and the earliest time, which makes the predicted time absolute; that output is float64, and NaN
-    where the earliest time is unknown.
-    """
-
-    inputs = (*RAW_INPUTS, EARLIEST)
-
-    def example(self) -> tuple[Tensor, ...]:
-        return (*super().example(), torch.zeros(TRACE_BATCH, dtype=torch.float64))
-
-    def forward(  # type: ignore[override]  # one input more
-        self, npho_BN: Tensor, time_BN: Tensor, dead_BN: Tensor, earliest_B: Tensor
+    def forward(
+        self,
+        npho_BN: Tensor,
+        time_BN: Tensor,
+        dead_BN: Tensor,
+        first_B: Tensor | None = None,
+        second_B: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        known_B = earliest_B.abs() <= HUGE  # false for NaN; what is unknown stays so, as in `tasks.absolute_time`
-        shift_B = 1e9 * torch.where(known_B, earliest_B, torch.nan)
-        found = self.from_raw(npho_BN, time_BN, dead_BN)
-        return tuple(v.double() + shift_B if n.startswith("pred_timing") else v for n, v in found.items())
+        further = zip(self.further, (first_B, second_B), strict=False)
+        given = {name: values for name, values in further if values is not None}
+        sensors_BN2 = normalize(npho_BN, time_BN, self.facts.normalization, dead_BN).sensors
+        found = self.predicted(sensors_BN2, given.get(RUN))
+        if EARLIEST in given:
+            known_B = given[EARLIEST].abs() <= HUGE  # false for NaN; the unknown stays so, as in `tasks.absolute_time`
+            shift_B = 1e9 * torch.where(known_B, given[EARLIEST], torch.nan)
+            found = {n: v.double() + shift_B if n.startswith("pred_timing") else v for n, v in found.items()}
+        return tuple(found.values())
 
 
 class SensorInput(nn.Module):
@@ -147,6 +153,5 @@ def module_for(mode: Mode, facts: ModelFacts, normalized: bool = False) -> Expor
             raise ConfigError("fills raw sensors, so its input cannot be normalized", file=facts.file, found=facts.mode)
         return SensorInput(mode.cpu(), facts).eval()
     assert isinstance(mode, EventMode)
-    relative = facts.targets.relative_time and any(c.startswith("pred_timing") for c in facts.columns)
-    kind = NormalizedInput if normalized else RawInputRelativeTime if relative else RawInput
+    kind = NormalizedInput if normalized else RawInput
     return kind(mode.cpu(), facts).eval()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress
 from shards.columns import COLUMNS
+from xectrain.inference.calibration import summary
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -271,7 +272,7 @@ def _identity(facts: ModelFacts, parts: Iterable[Part], request: Request) -> dic
     """Everything that determines the contents of the output."""
     dead = request.settings.dead
     return {
-        "model": facts.digest,
+        "model": facts.identity,
         "data": [part.identity() for part in parts],
         "select": request.settings.select,
         "dead": None if dead is None else dead.to_list(),
@@ -326,6 +327,7 @@ def _metadata(
         "model_digest": facts.digest,
         "training_fingerprint": facts.fingerprint,
         "model_code_version": facts.code_version,
+        "energy_calibration": summary(facts.calibration),
         "dataset_fingerprint": ",".join(str(v) for p in parts for k, v in p.identity().items() if k == "dataset"),
         "sources": ",".join(part.name for part in parts),
         "geometry": ",".join(sorted({part.geometry for part in parts})),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.base import ConfigError, InputError
-from xectrain.checkpoint import find_checkpoint, read_checkpoint
+from xectrain.checkpoint import DIGEST, find_checkpoint, read_checkpoint
 from xectrain.compute import choose_compute
+from xectrain.inference.calibration import read_calibration
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, ModelFacts, checked_config, chosen_weights, facts_of
 from xectrain.inference.onnx import load_onnx
 from xectrain.inference.regressor import Predictor, TorchPredictor
@@ -29,6 +30,7 @@ def load(
     weights: str = "auto",
     normalization: str | None = None,
     allow_cpu: bool = False,
+    calibrated: bool = True,
 ) -> Predictor | Filler:
     """Load a model.
 
@@ -40,6 +42,7 @@ def load(
         weights: `ema`, `raw`, or `auto`: the moving average where there is one.
         normalization: preset of the input of an ONNX file that this project did not export.
         allow_cpu: for an ONNX file: accept the CPU where a GPU was asked for and cannot be had.
+        calibrated: apply the calibration beside a checkpoint (`xec calibrate`), if there is one.
 
     Raises:
         InputError: no such model. CorruptError: a damaged file. ConfigError: a device that is not there.
@@ -49,7 +52,7 @@ def load(
     if normalization is not None:
         raise ConfigError("a checkpoint knows its own normalization", file=model, found=normalization)
     path = find_checkpoint(Path(model))
-    mode, facts = load_mode(read_checkpoint(path), path, weights)
+    mode, facts = load_mode(read_checkpoint(path), path, weights, calibrated)
     compute = choose_compute(device, precision, "off")
     mode = mode.to(compute.device)
     size = batch_size or (GPU_BATCH if compute.device.type == "cuda" else CPU_BATCH)
@@ -60,20 +63,27 @@ def load(
     return TorchPredictor(mode, facts, compute, size)
 
 
-def load_mode(state: Mapping[str, Any], path: Path, weights: str = "auto") -> tuple[Mode, ModelFacts]:
+def load_mode(
+    state: Mapping[str, Any], path: Path, weights: str = "auto", calibrated: bool = True
+) -> tuple[Mode, ModelFacts]:
     """The mode of a checkpoint, on the CPU and ready to predict, and what is known about it.
 
     Args:
         state: of `checkpoint.read_checkpoint`.
         path: the file, for messages and its digest.
         weights: as of `load`.
+        calibrated: as of `load`; other weights than those of `auto` are never calibrated.
 
     Raises:
         ConfigError: no such weights in it, or a mode or configuration that this version does not know.
     """
     config = checked_config(state, path)
     mode = find_mode(state["mode"]).load().of_checkpoint(config, state, chosen_weights(state, path, weights)).eval()
-    return mode, facts_of(state, path, config, mode)
+    found = read_calibration(path, state[DIGEST]) if calibrated and isinstance(mode, EventMode) else None
+    if found is not None and weights == "raw" and state["ema"]:
+        logger.warning("%s: its calibration is that of the averaged weights, and is not applied", path)
+        found = None
+    return mode, facts_of(state, path, config, mode, found)
 
 
 def _load_onnx(

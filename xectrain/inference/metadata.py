@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shards.columns import COLUMNS
 from shards.normalization import Normalization
+from xectrain.inference.calibration import EnergyCalibration, as_document, summary
 from xectrain.inference.model import ModelFacts
 from xectrain.tasks import TASKS, TargetOptions
 
 FACTS_KEY = "xec"
 RAW_INPUTS = ("npho", "time", "dead")
 """Inputs of a graph that takes raw sensors, in order."""
-EARLIEST = "time_min_used"
+EARLIEST, RUN = "time_min_used", "run"
+OPTIONAL = {EARLIEST: 0.0, RUN: math.nan}
+"""Inputs that may be left out, and what they are then: the first makes predicted times absolute, a calibration may
+depend on the second."""
 NORMALIZED_INPUT = "sensors"
 
 
@@ -37,6 +42,7 @@ def metadata(facts: ModelFacts, normalized: bool) -> dict[str, str]:
         "geometry": facts.geometry,
         "code_version": facts.code_version,
         "config": facts.config,
+        "calibration": as_document(facts.calibration),
     }
     units = ",".join(f"{c}:{COLUMNS[c].unit}" for t in facts.tasks for c in TASKS[t].columns)
     properties: dict[str, Any] = {
@@ -54,6 +60,7 @@ def metadata(facts: ModelFacts, normalized: bool) -> dict[str, str]:
         "training_fingerprint": facts.fingerprint,
         "geometry": facts.geometry,
         "code_version": facts.code_version,
+        "energy_calibration": summary(facts.calibration),
         FACTS_KEY: json.dumps(own, sort_keys=True),
     }
     return {key: str(value) for key, value in properties.items()}
@@ -82,5 +89,10 @@ def facts_from_metadata(path: Path, properties: Mapping[str, str], digest: str) 
         geometry=own["geometry"],
         code_version=own["code_version"],
         config=own["config"],
+        calibration=_calibration(own.get("calibration")),
     )
     return facts, own["input"]
+
+
+def _calibration(document: Mapping[str, Any] | None) -> EnergyCalibration | None:
+    return None if document is None else EnergyCalibration.model_validate(document)

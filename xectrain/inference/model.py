@@ -14,6 +14,7 @@ from shards.base import ConfigError
 from shards.normalization import Normalization
 from xectrain.checkpoint import DIGEST
 from xectrain.config.tree import Config, completed
+from xectrain.inference.calibration import EnergyCalibration
 from xectrain.modes.base import EventMode, Mode
 from xectrain.tasks import TargetOptions
 from xectrain.workers import in_order
@@ -53,6 +54,13 @@ class ModelFacts:
     code_version: str
     config: Mapping[str, Any]
     """The run's configuration."""
+    calibration: EnergyCalibration | None = None
+    """Of the energy on lines; None: as it was trained."""
+
+    @property
+    def identity(self) -> str:
+        """What determines its predictions: the file, and its calibration if it has one."""
+        return self.digest if self.calibration is None else f"{self.digest}+{self.calibration.digest}"
 
 
 class Model:
@@ -97,7 +105,9 @@ def config_of(facts: ModelFacts) -> Config:
     return checked_config({"config": facts.config, "code_version": facts.code_version}, facts.file)
 
 
-def facts_of(state: Mapping[str, Any], path: Path, config: Config, mode: Mode) -> ModelFacts:
+def facts_of(
+    state: Mapping[str, Any], path: Path, config: Config, mode: Mode, calibration: EnergyCalibration | None = None
+) -> ModelFacts:
     """The facts that a checkpoint and its mode tell."""
     return ModelFacts(
         file=path,
@@ -114,6 +124,7 @@ def facts_of(state: Mapping[str, Any], path: Path, config: Config, mode: Mode) -
         geometry=str(state["geometry"]),
         code_version=str(state["code_version"]),
         config=state["config"],
+        calibration=calibration,
     )
 
 

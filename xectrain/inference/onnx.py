@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from shards.base import ConfigError, CorruptError, InputError
 from shards.normalization import NPHO_THRESHOLD, preset
 from xectrain.inference.events import Columns, Events
-from xectrain.inference.metadata import FACTS_KEY, facts_from_metadata
+from xectrain.inference.metadata import FACTS_KEY, RUN, facts_from_metadata
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import Filled, Filler, filled
@@ -46,6 +47,7 @@ class OnnxPredictor(Predictor):
         self, session: Any, facts: ModelFacts, raw: bool, outputs: dict[str, tuple[str, ...]], batch_size: int
     ) -> None:
         self.session, self.facts, self.raw, self.outputs, self.batch_size = session, facts, raw, outputs, batch_size
+        self.inputs = {i.name for i in session.get_inputs()}
         self.device = "cpu"  # sensors go in from the host's memory
         self.workers = _workers(session)
 
@@ -53,14 +55,18 @@ class OnnxPredictor(Predictor):
         if self.raw:
             given = events.raw()
             feed = {"npho": given.npho, "time": given.time, "dead": given.dead}
+            if RUN in events.columns and RUN in self.inputs:
+                return self._outputs(feed, {RUN: np.asarray(events.columns[RUN], dtype=np.float64)})
         else:
             x_BN2, _ = events.model_input(self.facts.normalization, self.facts.npho_threshold)
             feed = {self.session.get_inputs()[0].name: x_BN2.numpy()}
         return self._outputs(feed)
 
-    def _outputs(self, feed: dict[str, NDArray[Any]]) -> Columns:
+    def _outputs(
+        self, feed: dict[str, NDArray[Any]], further: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> Columns:
         typed = {k: np.ascontiguousarray(v, None if v.dtype == bool else np.float32) for k, v in feed.items()}
-        found = self.session.run(list(self.outputs), typed)
+        found = self.session.run(list(self.outputs), {**typed, **(further or {})})
         result: Columns = {}
         for columns, values in zip(self.outputs.values(), found, strict=True):
             table = values.reshape(len(values), -1)

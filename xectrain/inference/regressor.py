@@ -8,6 +8,7 @@ found["pred_energy"]                       # (n,) GeV
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from shards.normalization import Normalization
 from xectrain.compute import Compute
+from xectrain.inference.calibration import CalibratedEnergy
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import IN_RANGE, Model, ModelFacts
 from xectrain.modes.base import EventMode
@@ -32,6 +34,7 @@ class Predictor(Model, ABC):
         time: ArrayLike,
         dead: ArrayLike | None = None,
         time_min_used: ArrayLike | None = None,
+        run: ArrayLike | None = None,
     ) -> Columns:
         """Predict from raw sensors.
 
@@ -41,12 +44,17 @@ class Predictor(Model, ABC):
                 training data (`facts.targets.relative_time`).
             dead: bool, same shape or (4760,): further dead sensors.
             time_min_used: (n,), s: earliest time; makes `pred_timing` absolute where the input times are relative.
+            run: (n,) or one number: the run, for a calibration that depends on it.
 
         Returns:
             (n,) arrays by column: `pred_*` and `sigma_*` in canonical units (degree, GeV, ns, cm), float64, and bool
             `in_training_range`.
         """
-        return self._with_time(Events.of_raw(npho, time, dead), time_min_used)
+        events = Events.of_raw(npho, time, dead)
+        if run is not None:
+            runs = np.broadcast_to(np.asarray(run, dtype=np.float64), (len(events),))
+            events = replace(events, columns={"run": runs})
+        return self._with_time(events, time_min_used)
 
     def predict_normalized(
         self, sensors: Tensor | NDArray[Any], storage: Normalization, time_min_used: ArrayLike | None = None
@@ -88,6 +96,8 @@ class TorchPredictor(Predictor):
     def __init__(self, mode: EventMode, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
         self.mode, self.facts, self.compute, self.batch_size = mode, facts, compute, batch_size
         self.device, self.workers = str(compute.device), compute.workers
+        calibration = facts.calibration
+        self.calibrated = None if calibration is None else CalibratedEnergy(calibration.factor).to(compute.device)
 
     def model_input(self, events: Events) -> tuple[Tensor, Tensor]:
         """(x_BN2, mask_BN) of some events, on the model's device."""
@@ -100,6 +110,10 @@ class TorchPredictor(Predictor):
             found = self.mode.predict(x_BN2, mask_BN)
         found = {name: values.float() for name, values in found.items()}
         inside = self.mode.in_training_range(x_BN2, mask_BN, found)
+        if self.calibrated is not None:
+            run = events.columns.get("run")
+            run_B = None if run is None else torch.tensor(run, dtype=torch.float64, device=self.device)
+            found = self.calibrated(found, run_B)
         together = torch.stack([*found.values(), inside.float()]).cpu().numpy()
         result: Columns = {name: together[i].astype(np.float64) for i, name in enumerate(found)}
         return {**result, IN_RANGE: together[-1] > 0.5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from xectrain.checkpoint import find_checkpoint, read_checkpoint
 from xectrain.cli.export import app
 from xectrain.exporting import GateEvents
 from xectrain.exporting.gate import _largest_difference, decided
+from xectrain.inference.calibration import EnergyCalibration, EnergyFactor, calibration_path
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.load import load, load_mode
 from xectrain.inference.model import IN_RANGE
@@ -60,8 +62,8 @@ def bare_network(path: Path, outputs: dict[str, int]) -> Path:
 def test_raw_sensors_in_physical_units_out(run, exported):
     """Through onnxruntime alone, as a C++ user would, against the checkpoint; 0 is a photon number, dead is said."""
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
-    assert [i.name for i in session.get_inputs()] == ["npho", "time", "dead"]
-    assert [i.name for i in session.get_overridable_initializers()] == ["time_min_used"]
+    assert [i.name for i in session.get_inputs()] == ["npho", "time", "dead", "time_min_used"]
+    assert session.get_inputs()[-1].type == "optional(tensor(double))"
     reference = load(run, device="cpu", precision="fp32")
     for count in (1, 5, 70):
         npho, time, truth = make_events(count, 3, COLUMNS)
@@ -82,6 +84,39 @@ def test_raw_sensors_in_physical_units_out(run, exported):
             for name, values in expected.items():
                 assert found[name].shape == (count,)
                 np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_calibration_is_exported_with_the_network(run, tmp_path):
+    """Over position and run, which is an optional input as the earliest time is."""
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    plain = load(own, device="cpu", precision="fp32")
+    factor = EnergyFactor(constant=0.01, degree=2, position=tuple(0.002 * k for k in range(9)))
+    factor = factor.model_copy(update={"low": (-20.0, -60.0, 0.0), "high": (20.0, 60.0, 30.0), "slope": 0.02})
+    factor = factor.model_copy(update={"runs": (430000.0, 430004.0), "run": (-0.03, 0.03), "energies": (0.01, 0.09)})
+    found = EnergyCalibration(model=plain.facts.digest, request="", factor=factor, lines=(), code_version="")
+    calibration_path(plain.facts.file).write_text(found.model_dump_json())
+    path = tmp_path / "model.onnx"
+    done = CliRunner().invoke(app, [str(own), "--output", str(path)], catch_exceptions=False)
+    assert "inputs npho, time, dead, time_min_used, run" in done.output
+    calibrated, from_file = load(own, device="cpu", precision="fp32"), load(path, device="cpu")
+    npho, time, _ = make_events(12, 3, COLUMNS)
+    for runs in (None, np.linspace(429999, 430005, 12)):
+        expected, got = (model.predict(npho, time, run=runs) for model in (calibrated, from_file))
+        np.testing.assert_allclose(got["pred_energy"], expected["pred_energy"], rtol=1e-5)
+        assert not np.allclose(expected["pred_energy"], plain.predict(npho, time)["pred_energy"], rtol=1e-3)
+    assert from_file.facts.calibration == found
+    with pytest.raises(ConfigError, match="its calibration of the energy needs the position; keep the task uvwFI"):
+        CliRunner().invoke(
+            app, [str(own), "--output", str(tmp_path / "e.onnx"), "--tasks", "energy"], catch_exceptions=False
+        )
+
+
+@pytest.mark.slow
+def test_onnxruntime_loads_it_without_a_word(exported, capfd):
+    onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    said = capfd.readouterr()
+    assert said.out + said.err == ""
 
 
 @pytest.mark.slow

@@ -1,0 +1,177 @@
+"""Biases that are put into energies are found on lines, and taken out of everything that loads the run; and undone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.base import ConfigError, InputError, OutputError
+from xectrain.evaluation.calibrate import LineChoice, calibrate, choose, out_of_fold, undo
+from xectrain.evaluation.line_fit import Form, LineEvents, corrected, fit_factor, peak_of
+from xectrain.inference.calibration import CalibratedEnergy, calibration_path, read_calibration
+from xectrain.inference.load import load
+from xectrain.inference.model import IN_RANGE
+from xectrain.inference.regressor import Predictor
+from xectrain.inference.sources import ReadOptions, open_parts
+
+
+def events_of_lines(
+    count: int, lines: tuple[float, ...], seed: int = 1, size: float = 1.0
+) -> tuple[LineEvents, np.ndarray]:
+    """Lines with leakage, biased by position, run and energy (`size` times 1 to 2 %); and the bias's logarithm."""
+    rng = np.random.default_rng(seed)
+    uvw = np.column_stack([rng.uniform(-23, 23, count), rng.uniform(-70, 70, count), rng.uniform(0, 30, count)])
+    run = rng.integers(430000, 430010, count).astype(float)
+    line = rng.integers(0, len(lines), count)
+    true = np.array(lines)[line]
+    bias = 0.02 * (uvw[:, 0] / 23) ** 2 - 0.01 * uvw[:, 1] / 70 + 0.01 * uvw[:, 2] / 30 + 0.002 * (run - 430005)
+    bias = size * (bias + 0.02 * np.log(true / 50))
+    smear = rng.normal(0, 0.012, count) - (rng.random(count) < 0.3) * rng.exponential(0.03, count)
+    return LineEvents(true * np.exp(bias + smear), uvw, run, line, lines), bias
+
+
+def test_a_bias_over_position_run_and_energy_is_found():
+    events, bias = events_of_lines(4000, (54.9, 17.6))
+    form, trials = choose(events)
+    assert form.degree == 2
+    assert form.knots >= 2
+    assert [t.form for t in trials if t.taken] == [form]
+    factor = fit_factor(events, form)
+    left = np.log(corrected(events, factor) / events.energy) + bias
+    assert bias.std() > 0.01
+    assert left.std() < 0.0015  # the bias is gone: an eighth of it is noise of the fit
+    other, _ = out_of_fold(events, form)
+    for k, line in enumerate(events.lines):
+        before, after = (peak_of(values[events.line == k], line) for values in (events.energy, other))
+        assert before is not None
+        assert after is not None
+        assert after.mean == pytest.approx(line, abs=4 * after.mean_error + 0.001 * line)
+        assert after.sigma < before.sigma
+    unknown = LineEvents(events.energy, events.uvw, np.full(len(events), np.nan), events.line, events.lines)
+    assert np.log(corrected(unknown, factor) / corrected(events, factor)).mean() == pytest.approx(0, abs=1e-4)
+
+
+def test_without_a_bias_nothing_but_a_constant_is_found():
+    events, _ = events_of_lines(2000, (54.9,), size=0.0)
+    form, trials = choose(events)
+    assert form == Form()
+    assert len(trials) == 8
+    assert fit_factor(events, form).constant == pytest.approx(0, abs=0.002)
+
+
+def test_a_slope_does_not_squeeze_the_peaks():
+    """Two lines without bias: what is measured too high stays too high."""
+    events, _ = events_of_lines(3000, (54.9, 17.6), size=0.0)
+    after = corrected(events, fit_factor(events, Form()))
+    for k, line in enumerate(events.lines):
+        before_fit, after_fit = (peak_of(v[events.line == k], line) for v in (events.energy, after))
+        assert after_fit is not None
+        assert before_fit is not None
+        assert after_fit.sigma == pytest.approx(before_fit.sigma, rel=0.03)
+
+
+class Biased(Predictor):
+    """The predictions of `events_of_lines` for whatever is read, in the name of a real run."""
+
+    def __init__(self, model: Predictor, events: LineEvents) -> None:
+        self.facts, self.batch_size, self.device = model.facts, 64, "cpu"
+        self.events, self.done = events, 0
+
+    def _run(self, events):
+        rows = (self.done + np.arange(len(events))) % len(self.events)
+        self.done += len(events)
+        events.columns["run"][:] = self.events.run[rows]
+        found = dict.fromkeys(self.facts.columns, np.zeros(len(events)))
+        found |= {f"pred_{axis}": self.events.uvw[rows, k] for k, axis in enumerate("uvw")}
+        return {**found, "pred_energy": self.events.energy[rows] / 1e3, IN_RANGE: np.ones(len(events), dtype=bool)}
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained.regress, tmp_path / "run"))
+
+
+def test_a_calibration_is_reported_stored_recognised_and_refused(trained, run, tmp_path):
+    events, _ = events_of_lines(240, (54.9,))
+    plain = load(run, device="cpu", calibrated=False)
+    assert isinstance(plain, Predictor)
+    model, parts, lines = Biased(plain, events), open_parts([trained.train]), [LineChoice(54.9)]
+    study = calibrate(model, parts, lines, tmp_path / "out", ReadOptions())
+    assert study is not None
+    assert study.after[0] is not None
+    assert study.after[0].mean == pytest.approx(54.9, abs=0.4)
+    numbers = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert numbers["lines"][0]["after"]["mean"] == study.after[0].mean
+    assert set(numbers["spread"]) == {"u", "v", "w", "run"}
+    for name in ("report.html", "calibration.pdf", "calibration_events.parquet"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    assert "after, on other events" in (tmp_path / "out" / "report.html").read_text()
+    stored = read_calibration(plain.facts.file, plain.facts.digest)
+    assert stored == study.calibration
+    assert calibrate(model, parts, lines, tmp_path / "out", ReadOptions()) is None
+    with pytest.raises(OutputError, match=r"is calibrated already, on other lines, .*; xec calibrate .*--undo"):
+        calibrate(model, parts, [LineChoice(52.8)], tmp_path / "out", ReadOptions())
+    assert undo(plain.facts.file)
+    assert not undo(plain.facts.file)
+
+
+def test_the_command_changes_what_a_run_predicts_and_takes_it_back(trained, run, run_command):
+    before = load(run, device="cpu")
+    npho = np.random.default_rng(0).exponential(300, (20, 4760))
+    was = before.predict(npho, np.full_like(npho, 5e-8), run=430001)
+    line = 1.1e3 * float(np.median(was["pred_energy"]))
+    command = ("xectrain.cli.calibrate:app", run, trained.train)
+    told = run_command(*command, "--line", f"{line:.4f}")
+    assert "which is applied from now on" in told
+    assert "Nothing to do" in run_command(*command, "--line", f"{line:.4f}")
+    after = load(run, device="cpu")
+    assert after.facts.calibration is not None
+    assert after.facts.identity != before.facts.identity
+    now = after.predict(npho, np.full_like(npho, 5e-8), run=430001)
+    ratio = now["pred_energy"] / was["pred_energy"]
+    assert ratio == pytest.approx(1.1, abs=0.05)
+    for name, values in was.items():
+        np.testing.assert_allclose(now[name], values * (ratio if "energy" in name else 1), rtol=1e-6)
+    assert "Removed" in run_command("xectrain.cli.calibrate:app", run, "--undo")
+    assert "is not calibrated" in run_command("xectrain.cli.calibrate:app", run, "--undo")
+    for name, values in load(run, device="cpu").predict(npho, np.full_like(npho, 5e-8)).items():
+        np.testing.assert_array_equal(values, was[name])
+
+
+def test_what_is_refused(trained, run, run_command):
+    app = "xectrain.cli.calibrate:app"
+    with pytest.raises(ConfigError, match=r"--line: is needed; give the energy in MeV, as in --line 54.9"):
+        run_command(app, run, trained.train)
+    with pytest.raises(ConfigError, match=r"--line: is not MeV or MeV=EXPRESSION \(found x=run\)"):
+        run_command(app, run, trained.train, "--line", "x=run")
+    with pytest.raises(ConfigError, match=r"an event is of two lines; say which with =EXPRESSION"):
+        run_command(app, run, trained.train, "--line", "54.9", "--line", "82.9=run > 0")
+    with pytest.raises(InputError, match=r"no event is of the line at 82.9 MeV \(found run < 0\)"):
+        run_command(app, run, trained.train, "--line", "54.9=run > 0", "--line", "82.9=run < 0")
+    with pytest.raises(ConfigError, match=r"predicts no energy \(found inpaint, expected a regressor\)"):
+        run_command(app, trained.inpaint, trained.train, "--line", "54.9")
+    with pytest.raises(ConfigError, match=r"DATA: are needed; name the events of the lines"):
+        run_command(app, run, "--line", "54.9")
+    with pytest.raises(ConfigError, match=r"does not apply with --undo"):
+        run_command(app, run, "--undo", "--select", "run > 0")
+    with pytest.raises(ConfigError, match=r"is exported already"):
+        run_command(app, "model.onnx", trained.train, "--line", "54.9")
+
+
+def test_a_calibration_of_another_state_is_refused(run):
+    events, _ = events_of_lines(500, (54.9,))
+    plain = load(run, device="cpu")
+    factor = fit_factor(events, Form(1, 2))
+    document = {"model": 64 * "0", "request": "", "factor": factor.model_dump(), "lines": [], "code_version": ""}
+    path = calibration_path(plain.facts.file)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"made for an earlier state of the checkpoint \(found 0.*--undo` removes it"):
+        load(run, device="cpu")
+    path.write_text(json.dumps({**document, "model": plain.facts.digest}))
+    found = load(run, device="cpu")
+    assert found.facts.calibration is not None
+    assert CalibratedEnergy(found.facts.calibration.factor).factor == factor

@@ -1,0 +1,105 @@
+"""`xec calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from shards.base import ConfigError
+from xectrain.cli import options as o
+
+if TYPE_CHECKING:
+    from xectrain.evaluation.calibrate import LineChoice
+
+app = typer.Typer(add_completion=False)
+
+EPILOG = """
+Examples:
+
+  xec calibrate runs/first shards/cex --line 54.9
+
+  xec calibrate runs/first cex.root --schema cex --line '54.9=Ebgo > 65' --line '82.9=Ebgo < 65' --select 'gstatus < 2'
+
+  xec calibrate runs/first --undo
+
+The calibration lies beside the checkpoint (checkpoint_best.calibration.json). From then on everything that loads the
+run applies it: infer, evaluate, lines, export. Its report is in RUN/calibration, or --out. ONNX files made before stay
+as they are: export again.
+"""
+
+
+@app.command(epilog=EPILOG)
+def calibrate(
+    context: typer.Context,
+    model: Annotated[Path, Argument(help="Run folder or checkpoint.")],
+    data: Annotated[list[Path] | None, Argument(help="Shard datasets, or ROOT files, with events of lines.")] = None,
+    lines: Annotated[
+        list[str] | None, Option("--line", help="Energy [MeV], or MeV=EXPRESSION for some of the events; repeat.")
+    ] = None,
+    undo: Annotated[bool, Option("--undo", help="Remove the calibration.")] = False,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder of the report; default: RUN/calibration.")] = None,
+    select: Annotated[str | None, Option("--select", "--cut", help="Only events that pass this expression.")] = None,
+    schema: o.Schema = "mc",
+    batch_size: o.BatchSize = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    backend: o.Backend = "auto",
+) -> None:
+    """Put a model's energy right on lines of known energy, over position and run; stored beside it, and undone."""
+    from xectrain.checkpoint import find_checkpoint
+    from xectrain.evaluation.calibrate import calibrate as run
+    from xectrain.evaluation.calibrate import undo as remove
+    from xectrain.evaluation.wording import compact_number
+    from xectrain.inference.calibration import calibration_path, summary
+    from xectrain.inference.load import load
+    from xectrain.inference.regressor import Predictor
+    from xectrain.inference.sources import ReadOptions, open_parts
+
+    if model.suffix == ".onnx":
+        raise ConfigError("is exported already", file=model, remedy="calibrate the run folder, then export it again")
+    checkpoint = find_checkpoint(model)
+    if undo:
+        o.refuse(context, ("data", "lines", "out", "select", "schema"), "with --undo")
+        there = remove(checkpoint)
+        typer.echo(
+            f"Removed {calibration_path(checkpoint)}." if there else f"Nothing to do: {checkpoint} is not calibrated."
+        )
+        return
+    if not data:
+        raise ConfigError("are needed", item="DATA", remedy="name the events of the lines, or give --undo")
+    if not lines:
+        raise ConfigError("is needed", item="--line", remedy="give the energy in MeV, as in --line 54.9")
+    predictor = load(checkpoint, device=device, precision=precision, batch_size=batch_size, calibrated=False)
+    if not isinstance(predictor, Predictor):
+        raise ConfigError("predicts no energy", file=model, found=predictor.facts.mode, expected="a regressor")
+    chosen = [_line(text) for text in lines]
+    folder = out or checkpoint.parent / "calibration"
+    study = run(predictor, open_parts(data, schema), chosen, folder, ReadOptions(select, None, backend))
+    if study is None:
+        typer.echo(f"Nothing to do: {checkpoint} has this calibration already.")
+        return
+    for line, before, after in zip(study.calibration.lines, study.before, study.after, strict=True):
+        told = ["no fit" if f is None else compact_number(f.mean, f.mean_error) for f in (before, after)]
+        widths = ["" if f is None else compact_number(f.sigma, f.sigma_error) for f in (before, after)]
+        typer.echo(f"{line.energy:g} MeV: peak {told[0]} → {told[1]} MeV, σ {widths[0]} → {widths[1]} MeV")
+    for one in study.uniformity:
+        spreads = [compact_number(*one.spread(after=when)) for when in (False, True)]
+        typer.echo(f"spread over {one.name}: {spreads[0]} → {spreads[1]} %")
+    typer.echo(summary(study.calibration))
+    typer.echo(f"Wrote {calibration_path(checkpoint)}, which is applied from now on, and {folder / 'report.html'}.")
+
+
+def _line(text: str) -> LineChoice:
+    from xectrain.evaluation.calibrate import LineChoice
+
+    energy, equals, expression = text.partition("=")
+    try:
+        value = float(energy)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 1000 or (equals and not expression.strip()):
+        raise ConfigError("is not MeV or MeV=EXPRESSION", item="--line", found=text)
+    return LineChoice(value, expression.strip())

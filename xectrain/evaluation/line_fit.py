@@ -1,0 +1,245 @@
+"""The factor that puts the peaks of lines where they belong, everywhere in the detector and in every run.
+
+The energy of an event of a line is distributed as `peaks.PeakFit` has it: a Gaussian that turns into an exponential on
+the side of leakage. Its peak, not its mean, is what a calibration moves. For a given shape the likelihood of the
+factor's logarithm is that of least squares with the residuals of the exponential side held to a constant weight
+(one-sided Huber), so it is a few weighted linear regressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards.base import InputError
+from xectrain.evaluation.peaks import MIN_EVENTS, WINDOW, PeakFit, fit_peak
+from xectrain.inference.calibration import (
+    CalibratedEnergy,
+    EnergyFactor,
+    energy_term,
+    position_terms,
+    powers,
+    run_terms,
+)
+from xectrain.metrics import half_width_68
+
+Array = NDArray[np.float64]
+
+EDGES = (0.01, 0.99)
+"""Quantiles of the position beyond which the polynomial is not continued."""
+ROUNDS, STEPS = 3, 8
+"""Fits of the shape, and regressions for each."""
+MARGIN = 1.1
+"""Factor beyond the lowest and the highest line to which the slope in the energy goes on: peaks have a width."""
+PRIOR = 0.03
+"""Spread of every coefficient but the constant that is taken for granted: what the data do not say stays 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class LineEvents:
+    """Events of lines, (n,) each."""
+
+    energy: Array
+    """Predicted, MeV."""
+    uvw: Array
+    """(n, 3), predicted, cm; NaN where the model predicts no position."""
+    run: Array
+    """NaN where unknown."""
+    line: NDArray[np.int64]
+    """Which of `lines`."""
+    lines: tuple[float, ...]
+    """MeV."""
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> LineEvents:
+        return LineEvents(self.energy[chosen], self.uvw[chosen], self.run[chosen], self.line[chosen], self.lines)
+
+    @property
+    def true(self) -> Array:
+        """Energy of each event's line, MeV."""
+        return np.asarray(self.lines)[self.line]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How much a factor may vary."""
+
+    degree: int = 0
+    """Of the polynomial in the position."""
+    knots: int = 0
+    """Over the runs."""
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        parts = [f"position, degree {self.degree}"] if self.degree else []
+        parts += [f"run, {self.knots} knots"] if self.knots else []
+        return "constant" + "".join(f" + {part}" for part in parts)
+
+
+@dataclass(frozen=True)
+class LineShape:
+    """What the peak of a line looks like, in the logarithm of the energy."""
+
+    sigma: float
+    tau: float
+    """Below −τ the Gaussian goes over into an exponential."""
+    low: float
+    high: float
+    """The window."""
+
+
+def shape_of(energies: Array, line: float) -> LineShape:
+    """The shape of a line's peak, whose events may lie anywhere near it.
+
+    Raises:
+        InputError: too few events.
+    """
+    fit = peak_of(energies, line)
+    if fit is None:
+        raise InputError(
+            f"too few events near the line at {line:g} MeV", found=len(energies), expected=f"{MIN_EVENTS} in its window"
+        )
+    low, high = fit.window
+    sigma, tau = fit.parameters[1], fit.parameters[2]
+    return LineShape(
+        sigma / fit.mean, tau / fit.mean, float(np.log(max(low, 0.1) / fit.mean)), float(np.log(high / fit.mean))
+    )
+
+
+def peak_of(energies: Array, line: float) -> PeakFit | None:
+    """The fitted peak [MeV]: in the usual window, or a wider one where the resolution asks for it."""
+    near = energies[np.isfinite(energies) & (np.abs(energies - line) < 0.5 * line)]
+    if len(near) < MIN_EVENTS:
+        return None
+    width = half_width_68(np.sort(near))
+    window = (min(WINDOW[0], -2.5 * width), max(WINDOW[1], 2.0 * width))
+    return fit_peak(near, line, "expgauss", (max(window[0], -0.45 * line), window[1]))
+
+
+def corrected(events: LineEvents, factor: EnergyFactor) -> Array:
+    """Energies after the factor, MeV: what `CalibratedEnergy` makes of the predictions."""
+    found = {"pred_energy": torch.from_numpy(events.energy / 1e3)}
+    found |= {f"pred_{axis}": torch.from_numpy(events.uvw[:, k]) for k, axis in enumerate("uvw")}
+    with torch.no_grad():
+        calibrated = CalibratedEnergy(factor)(found, torch.from_numpy(events.run))
+    return np.asarray(1e3 * calibrated["pred_energy"].numpy())
+
+
+def fit_factor(events: LineEvents, form: Form) -> EnergyFactor:
+    """The factor of this form that puts the peaks of all lines in their places.
+
+    Raises:
+        InputError: too few events of a line.
+    """
+    empty = _empty(events, form)
+    terms = _terms(events, empty)
+    start = [peak_of(events.energy[events.line == k], line) for k, line in enumerate(events.lines)]
+    weights: Array = np.zeros(terms.shape[1])
+    weights[0] = float(np.mean([np.log(line / f.mean) for f, line in zip(start, events.lines, strict=True) if f]))
+    penalty = np.diag([0.0] + [1 / PRIOR**2] * (terms.shape[1] - 1))
+    y = np.log(np.maximum(events.energy, 1e-3) / events.true)
+    for _ in range(ROUNDS):
+        z = y + terms @ weights
+        shapes = [shape_of(line * np.exp(z[events.line == k]), line) for k, line in enumerate(events.lines)]
+        for _ in range(STEPS):
+            weights = weights + _step(y + terms @ weights, terms, penalty, weights, events, shapes)
+    return _factor(empty, weights, terms, events)
+
+
+def _step(
+    z: Array, terms: Array, penalty: Array, weights: Array, events: LineEvents, shapes: Sequence[LineShape]
+) -> Array:
+    """One step towards the largest likelihood, given deviations z of the energy's logarithm from its line's."""
+    sigma, tau, low, high = (
+        np.array([getattr(s, name) for s in shapes])[events.line] for name in ("sigma", "tau", "low", "high")
+    )
+    inside = (z > low) & (z < high)
+    slope = np.where(z > -tau, z, -tau) / sigma**2  # of −log density
+    offset = np.array([_mean_slope(shape) for shape in shapes])[events.line]  # what the window's edges make of its mean
+    curvature = np.where(inside, np.where(z > -tau, 1.0, tau / np.maximum(-z, tau)), 0.0) / sigma**2
+    pull = np.where(inside, slope - offset, 0.0)
+    return -np.asarray(
+        np.linalg.solve((terms * curvature[:, None]).T @ terms + penalty, terms.T @ pull + penalty @ weights),
+        dtype=np.float64,
+    )
+
+
+def _mean_slope(shape: LineShape) -> float:
+    """Mean of the slope of −log density over the window, when the peak is in its place."""
+    z = np.linspace(shape.low, shape.high, 2001)
+    tail = shape.tau / shape.sigma**2 * (shape.tau / 2 + z)
+    density = np.exp(np.where(z > -shape.tau, -0.5 * (z / shape.sigma) ** 2, tail))
+    slope = np.where(z > -shape.tau, z, -shape.tau) / shape.sigma**2
+    return float((slope * density).sum() / density.sum())
+
+
+def losses(events: LineEvents, factor: EnergyFactor, shapes: Sequence[LineShape]) -> Array:
+    """How badly each event fits its line after the factor: −log density of given shapes, what is beyond the window
+    as at its edge."""
+    z = np.log(np.maximum(corrected(events, factor), 1e-3) / events.true)
+    found = np.empty(len(events))
+    for k, shape in enumerate(shapes):
+        own = events.line == k
+        held = np.clip(z[own], shape.low, shape.high)
+        tail = -shape.tau / shape.sigma**2 * (shape.tau / 2 + held)
+        found[own] = np.where(held > -shape.tau, 0.5 * (held / shape.sigma) ** 2, tail)
+    return found
+
+
+def _empty(events: LineEvents, form: Form) -> EnergyFactor:
+    """A factor of this form before its coefficients are known."""
+    low, high = ((-1.0,) * 3, (1.0,) * 3)
+    if form.degree:
+        edges = np.nanquantile(events.uvw, EDGES, axis=0)
+        low, high = (tuple(map(float, edge)) for edge in edges)  # type: ignore[assignment]
+    runs: tuple[float, ...] = ()
+    if form.knots:
+        known = np.unique(events.run[np.isfinite(events.run)])
+        runs = tuple(map(float, known[np.linspace(0, len(known) - 1, form.knots).round().astype(int)]))
+    return EnergyFactor(
+        degree=form.degree,
+        low=low,
+        high=high,
+        runs=runs,
+        energy=float(np.mean(events.lines)) / 1e3,
+        energies=(min(events.lines) / MARGIN / 1e3, MARGIN * max(events.lines) / 1e3),
+    )
+
+
+def _terms(events: LineEvents, factor: EnergyFactor) -> Array:
+    """What the coefficients multiply: 1, the polynomial's terms, the runs', the energy's; (n, T)."""
+    columns = [torch.ones(len(events), 1, dtype=torch.float64)]
+    if factor.degree:
+        low, high = (torch.tensor(side, dtype=torch.float64) for side in (factor.low, factor.high))
+        columns.append(position_terms(torch.from_numpy(events.uvw), low, high, factor.degree))
+    if factor.runs:
+        columns.append(run_terms(torch.from_numpy(events.run), torch.tensor(factor.runs, dtype=torch.float64)))
+    if len(events.lines) > 1:
+        # Of the line, not of the event: else a slope would win by squeezing each peak together.
+        columns.append(energy_term(torch.from_numpy(events.true / 1e3), factor)[:, None])
+    return np.asarray(torch.cat(columns, dim=1).numpy())
+
+
+def _factor(empty: EnergyFactor, weights: Array, terms: Array, events: LineEvents) -> EnergyFactor:
+    """The coefficients put in their places; the mean of the runs' part goes to the constant."""
+    count = len(powers(empty.degree)) if empty.degree else 0
+    position, rest = weights[1 : 1 + count], weights[1 + count :]
+    run, slope = rest[: len(empty.runs)], rest[len(empty.runs) :]
+    known = np.isfinite(events.run)
+    hats = terms[known, 1 + count : 1 + count + len(run)]
+    mean = float((hats @ run).mean()) if len(run) else 0.0
+    return empty.model_copy(
+        update={
+            "constant": float(weights[0] + mean),
+            "position": tuple(map(float, position)),
+            "run": tuple(float(value - mean) for value in run),
+            "slope": float(slope[0]) if len(slope) else 0.0,
+        }
+    )
