@@ -107,6 +107,9 @@ def root2shards(
     dead_if_invalid_fraction: Annotated[
         float | None, typer.Option(help="Also channels unusable in this fraction of a run's events (a pass more).")
     ] = None,
+    channel_gain: Annotated[
+        Path | None, typer.Option(help="Divide photons by these responses: the channels.csv of `xec channels`.")
+    ] = None,
     geometry: Annotated[Path | None, typer.Option(help="Surveyed sensor positions (default: nominal).")] = None,
     skip_bad_files: Annotated[
         bool, typer.Option("--skip-bad-files", help="Leave bad files out, listed in the manifest.")
@@ -133,6 +136,7 @@ def root2shards(
     from ingest.reading.schema import load_schema
     from shards.base.documents import checked
     from shards.expressions import inlined
+    from shards.gains import GainFile
 
     wanted = load_schema(schema)
     values = {
@@ -151,6 +155,7 @@ def root2shards(
         "time_floor": time_floor,
         "dead": _dead_list(dead or []),
         "dead_if_invalid_fraction": dead_if_invalid_fraction,
+        "channel_gain": GainFile.of(channel_gain) if channel_gain else None,
         "geometry": str(geometry.resolve()) if geometry else None,
         "skip_bad_files": skip_bad_files,
         "allow_duplicates": allow_duplicates,

@@ -42,6 +42,7 @@ COMMANDS = {
     "ingest inspect": Command("ingest inspect {wrong}", (ROOT,)),
     "ingest root2shards": Command("ingest root2shards {wrong} --out {out}", (ROOT,)),
     "ingest root2shards --dead": Command("ingest root2shards {root} --dead {wrong} --out {out}", ("empty file",)),
+    "ingest root2shards --channel-gain": Command("ingest root2shards {root} --channel-gain {wrong} --out {out}", ()),
     "ingest root2shards --schema": Command("ingest root2shards {root} --schema {wrong} --out {out}", ()),
     "ingest finalize": Command("ingest finalize --out {wrong}", (DATASET,)),
     "ingest dead-diff": Command("ingest dead-diff {wrong} {dead}", ("empty file",)),

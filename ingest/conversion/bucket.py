@@ -138,7 +138,7 @@ class Bucketer:
         filled = 0
         with SourceReader(self._plan.sources[unit.source]) as reader:
             for start in range(unit.start, unit.stop, READ):
-                chunk = reader.read(start, min(start + READ, unit.stop))
+                chunk = self._cleaner.calibrated(reader.read(start, min(start + READ, unit.stop)))
                 if filled + len(chunk) > SPILL:
                     yield filled
                     filled = 0

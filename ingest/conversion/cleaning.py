@@ -6,6 +6,7 @@ Events are normalized in blocks small enough for the processor's cache, which is
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ingest.conversion.plan import Plan
 from ingest.reading.rootio import Chunk
 from shards.dead import DeadList
 from shards.expressions import columns_of, evaluate
+from shards.gains import read_gains
 from shards.geometry import nominal_faces
 from shards.normalization import NormalizedBatch, normalize
 from shards.order import event_keys
@@ -36,8 +38,19 @@ class Cleaner:
             dead: everything that is listed, including what was found in the data.
         """
         self._plan, self._dead = plan, dead
-        select = plan.options.select
+        gain, select = plan.options.channel_gain, plan.options.select
+        self._gains = None if gain is None else read_gains(gain)
         self._selection_columns = selection_columns(plan) if select is not None else []
+
+    def calibrated(self, chunk: Chunk) -> Chunk:
+        """The chunk with its photons divided by the channels' responses, if there is a table of them.
+
+        Raises:
+            InputError: it does not have a run.
+        """
+        if self._gains is None:
+            return chunk
+        return replace(chunk, npho=self._gains.applied(chunk.npho, chunk.columns["run"]))
 
     def dead_mask(self, chunk: Chunk) -> npt.NDArray[np.bool_] | None:
         """Channels not to be believed, bool (n, 4760), from lists and the `dead` branch; None where there are none."""

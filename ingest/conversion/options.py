@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ingest.reading.schema import Schema
 from shards.dead import DeadList
+from shards.gains import GainFile
 from shards.manifest import EVENTS_PER_SHARD, Split
 from shards.normalization import Normalization
 from shards.order import parse_split
@@ -49,6 +51,8 @@ class ConversionOptions:
     """Channels that are not to be believed."""
     dead_if_invalid_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Also treat as dead what gave no usable photon number in at least this fraction of a run's events."""
+    channel_gain: GainFile | None = None
+    """A table of the channels' responses, by which photons are divided; None: photons as they are in the files."""
     geometry: str | None = None
     """A surveyed geometry file; None: nominal."""
     skip_bad_files: bool = False
@@ -79,4 +83,10 @@ class ConversionOptions:
             "time_floor": self.time_floor,
             "dead_given": self.dead.to_list(),
             "dead_if_invalid_fraction": self.dead_if_invalid_fraction,
+            **self._gain(),
         }
+
+    def _gain(self) -> dict[str, Any]:
+        """The gains that were applied, as far as any were: datasets without them say nothing of them."""
+        gain = self.channel_gain
+        return {} if gain is None else {"channel_gain": {"file": Path(gain.path).name, "sha256": gain.sha256}}

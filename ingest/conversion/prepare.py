@@ -94,6 +94,7 @@ def selected_keys(plan: Plan, unit: Unit, dead: DeadList) -> npt.NDArray[np.uint
         for first in range(unit.start, unit.stop, READ):
             last = min(first + READ, unit.stop)
             chunk = reader.read(first, last) if with_sensors else _without_sensors(reader, first, last)
+            chunk = cleaner.calibrated(chunk) if with_sensors else chunk
             keep = cleaner.selected(chunk, cleaner.dead_mask(chunk) if with_sensors else None)
             found.append(sort_keys(plan, unit.source, np.arange(first, last))[keep])
     limit = plan.options.max_events

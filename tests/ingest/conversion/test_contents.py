@@ -18,6 +18,7 @@ from ingest.conversion.plan import make_plan
 from ingest.reading.rootio import open_sources
 from shards.base import ConfigError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
+from shards.gains import GainFile
 from shards.geometry import nominal
 from shards.normalization import denormalize, normalize, preset, valid
 from shards.opening import open_dataset
@@ -234,3 +235,23 @@ def test_a_surveyed_geometry_is_remembered(files: list[Path], tmp_path: Path) ->
     assert surveyed.geometry != "nominal"
     assert surveyed.channel_map != geometry.digest
     assert run(files, tmp_path / "e").manifest.settings.channel_map == geometry.digest
+
+
+def test_photons_are_divided_by_the_gains_of_their_channels(files, reference, tmp_path):
+    """Recorded in the manifest; a conversion without them is the undo."""
+    response = np.round(np.random.default_rng(0).uniform(0.8, 1.25, 4760), 5)
+    lines = [f"100,101,{sensor},{value}" for sensor, value in enumerate(response)]
+    (tmp_path / "gains.csv").write_text("run_first,run_last,sensor,response\n" + "\n".join(lines) + "\n")
+    gain = GainFile.of(tmp_path / "gains.csv")
+    run(files, tmp_path / "out", channel_gain=gain)
+    before, after = open_dataset(reference), open_dataset(tmp_path / "out")
+    (old, truth), (new, same) = (data.read(np.arange(before.n_events)) for data in (before, after))
+    np.testing.assert_array_equal(truth, same)
+    (npho, time), (divided, same_time) = (denormalize(sensors, before.normalization) for sensors in (old, new))
+    np.testing.assert_allclose(divided, npho / response, rtol=2e-4, atol=0.05)
+    np.testing.assert_array_equal(time, same_time)
+    assert after.manifest.settings.conversion["channel_gain"] == {"file": "gains.csv", "sha256": gain.sha256}
+    assert "channel_gain" not in before.manifest.settings.conversion
+    (tmp_path / "few.csv").write_text("run_first,run_last,sensor,response\n100,100,5,1.1\n")
+    with pytest.raises(InputError, match=r"few.csv: has no gains for a run of the data \(found run 101, expected 100"):
+        run(files, tmp_path / "no", channel_gain=GainFile.of(tmp_path / "few.csv"))
