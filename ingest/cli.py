@@ -120,7 +120,9 @@ def root2shards(
     allow_duplicates: Annotated[
         bool, typer.Option("--allow-duplicates", help="Also where a run and event number occurs more than once.")
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=1, help="Processes (default: one per free core).")
+    ] = None,
     step: Annotated[Step, typer.Option(help="Do one step only, as a cluster does.")] = Step.all,
     task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
     task_count: Annotated[int, typer.Option(min=1, help="Into how many shares the step is divided.")] = 1,
@@ -177,7 +179,7 @@ def _run(
     out: Path,
     options: ConversionOptions,
     skipped: list[Skipped],
-    workers: int,
+    workers: int | None,
     step: str,
     task: int,
     tasks: int,
@@ -296,7 +298,9 @@ def step(
     out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder in which a conversion was planned.")],
     task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
     task_count: Annotated[int, typer.Option(min=1, help="Into how many shares the step is divided.")] = 1,
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=1, help="Processes (default: one per free core).")
+    ] = None,
 ) -> None:
     """Do a share of a step of a conversion that was planned before, as the elements of a cluster's array do.
 

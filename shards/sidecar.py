@@ -34,7 +34,7 @@ RESERVED = frozenset((*SUMMARY_COLUMNS, *PLACE_COLUMNS, *OFFSET_COLUMNS))
 """Names that a truth or carried column cannot have."""
 
 
-PORTION = 8
+PORTION = 16
 """Events summarized at a time: what stays in the processor's cache is done several times as fast."""
 
 

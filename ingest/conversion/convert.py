@@ -87,14 +87,14 @@ def convert(
     out: Path | str,
     options: ConversionOptions,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> Conversion:
     """Convert `sources` into the dataset folder `out` (with splits: into folders in it), or continue doing so.
 
     Args:
         sources: of `open_sources`.
-        workers: processes; the result does not depend on it.
+        workers: processes, on which the result does not depend; None: one per free core, few for few events.
         skipped: files that `open_sources` left out.
 
     Raises:
@@ -120,7 +120,9 @@ def convert(
     return Conversion(tuple(manifests), _folders(plan, folder), was_complete=False)
 
 
-def run_step(step: str, plan: Plan, out: Path, *, task: int = 0, tasks: int = 1, workers: int = 1) -> Conversion | None:
+def run_step(
+    step: str, plan: Plan, out: Path, *, task: int = 0, tasks: int = 1, workers: int | None = None
+) -> Conversion | None:
     """Do one step of a conversion, or one task's share of it.
 
     Args:
@@ -188,7 +190,9 @@ def note_plan(plan: Plan, out: Path) -> Conversion | Extent:
     return Extent(len(plan.sources), plan.entries, len(plan.units), shards)
 
 
-def run_folder_step(step: str, out: Path, *, task: int = 0, tasks: int = 1, workers: int = 1) -> Conversion | None:
+def run_folder_step(
+    step: str, out: Path, *, task: int = 0, tasks: int = 1, workers: int | None = None
+) -> Conversion | None:
     """`run_step` of the conversion that was begun in `out`, without looking into every input file again.
 
     Raises:

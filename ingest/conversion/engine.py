@@ -28,7 +28,7 @@ from ingest.conversion.prepare import (
 from ingest.conversion.sorting import Sorter, boundaries_of
 from ingest.conversion.work import UnitResult, WorkFolder
 from ingest.processes import Processes
-from shards.base import InputError, OutputError, keep_freed_memory
+from shards.base import InputError, OutputError, free_cores, keep_freed_memory
 from shards.manifest import ShardInfo
 
 logger = logging.getLogger(__name__)
@@ -133,17 +133,25 @@ def usable(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
 
 # -- processes ------------------------------------------------------------------------------------------------------
 
+WORTH_A_PROCESS = 8192
+"""Events that one process converts in a second or two."""
 _engine: Engine | None = None
+
+
+def default_workers(events: int) -> int:
+    """Processes for so many events: one per free core, but none that would work for less time than its start takes."""
+    return max(1, min(free_cores(), events // WORTH_A_PROCESS))
 
 
 class Crew:
     """Runs pieces of work, in this process or in several others, and yields their results as they come."""
 
-    def __init__(self, plan: Plan, out: Path, workers: int) -> None:
+    def __init__(self, plan: Plan, out: Path, workers: int | None) -> None:
         self.engine = Engine(plan, out)
         self._processes: Processes | None = None
-        if workers > 1:
-            self._processes = Processes(workers, _begin, plan, out, logging.getLogger("ingest").getEffectiveLevel())
+        number = workers or default_workers(plan.entries)
+        if number > 1:
+            self._processes = Processes(number, _begin, plan, out, logging.getLogger("ingest").getEffectiveLevel())
         else:
             keep_freed_memory()
 
