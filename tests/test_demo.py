@@ -16,6 +16,8 @@ import uproot
 
 from shards.opening import open_dataset
 
+pytestmark = pytest.mark.slow
+
 DEMO = (sys.executable, "-m", "xec", "demo", "--events", "40", "--epochs", "1", "--preset", "tiny")
 TITLES = ["toy train", "toy flat", "toy signal", "ingest train", "ingest flat", "ingest signal", "train", "evaluate"]
 
@@ -74,7 +76,6 @@ def test_a_second_run_says_that_all_is_there_and_changes_nothing(finished: tuple
     assert after == before
 
 
-@pytest.mark.slow
 def test_killed_at_random_it_ends_as_if_undisturbed(finished: tuple[Path, str], tmp_path: Path) -> None:
     undisturbed, _ = finished
     chance = random.Random(4)

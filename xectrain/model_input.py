@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from shards.normalization import Normalization, apply_threshold, check_remap, remap, valid
+from shards.normalization import Normalization, apply_threshold, remap, valid
 
 
 @dataclass(frozen=True)
@@ -21,17 +19,6 @@ class InputRules:
     """Normalization the network was made for."""
     npho_threshold: float
     """Photons below which a sensor's time is taken as invalid."""
-
-    @classmethod
-    def of_model(cls, state: Mapping[str, Any], storage: Normalization, storage_dtype: str = "float32") -> InputRules:
-        """The rules of a checkpoint for data stored as `storage`.
-
-        Raises:
-            ConfigError: a remapping from float16, which cannot be exact.
-        """
-        model = Normalization.from_dict(state["normalization"])
-        check_remap(storage, model, storage_dtype)
-        return cls(storage, model, float(state["npho_threshold"]))
 
     def apply(self, sensors_BN2: Tensor) -> tuple[Tensor, Tensor]:
         """Model input and mask.

@@ -66,11 +66,6 @@ class Plan:
             ]
         )
 
-    @property
-    def temporary_bytes(self) -> int:
-        """Disk that the work folder needs at most."""
-        return self.entries * (self.record.itemsize + INDEX.itemsize)
-
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
         """Running number of each source's first entry, in the order the inputs were given."""

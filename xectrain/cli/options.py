@@ -24,7 +24,6 @@ InputNormalization = Annotated[
     str | None, Option("--normalization", help="Input of an ONNX file from elsewhere: standard, sqrt or legacy.")
 ]
 Backend = Annotated[str, Option("--backend", help="Reader of shards: auto, dali or webdataset.")]
-Threads = Annotated[int, Option("--threads", help="Reader threads.", min=1)]
 UseBaselines = Annotated[bool, Option("--baselines/--no-baselines", help="Compare with the classical methods.")]
 BaselineData = Annotated[
     Path | None, Option("--baseline-data", help="Dataset to calibrate them on; default: the training data.")

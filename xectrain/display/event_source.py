@@ -20,7 +20,6 @@ from shards.opening import open_dataset
 
 MANIFEST = "manifest.json"
 POINT = ("u", "v", "w")
-CONVENTIONAL_POINT = ("uvwRecoFI_u", "uvwRecoFI_v", "uvwRecoFI_w")
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,10 +31,6 @@ class RectangularMap:
     blocks: tuple[int, int]
     """The face is cut into this many tokens along rows and columns."""
 
-    @property
-    def tokens_per_face(self) -> int:
-        return self.blocks[0] * self.blocks[1]
-
 
 @dataclass(frozen=True)
 class TokenInfo:

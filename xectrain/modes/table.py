@@ -21,7 +21,7 @@ from xectrain.config.tree import Config
 if TYPE_CHECKING:
     from xectrain.modes.base import Mode
 
-Options = Mapping[str, Mapping[str, object]]
+OptionTree = Mapping[str, Mapping[str, object]]
 NO_LIMIT = 1_000_000
 """Epochs of a run that ends after `train.minutes`."""
 

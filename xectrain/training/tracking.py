@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from xectrain.training.background import Background
 from xectrain.training.runfolder import RunFolder, read_metrics
 
 logger = logging.getLogger(__name__)
+
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # what it has to say comes as our lines do
 
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 """Lets MLflow open the experiment in the view of runs, not of traces."""

@@ -32,7 +32,6 @@ from shards.base import ConfigError, nearest
 
 Floats = NDArray[np.float64]
 
-PARAMETERS = ("u", "v", "w", "energy", "time")
 CASES = ("point", "known", "unknown")
 STEP = 0.05
 """Of the derivatives by position, cm, to both sides."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -283,18 +282,12 @@ def test_reading_ahead_keeps_order_and_errors():
     abandoned.close()
 
 
-def test_the_command(place, tmp_path):
-    root = Path(__file__).parents[3]
-    call = [*XEC, "infer", str(place / "regress"), str(place / "a.root"), str(place / "b.root"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    per_file = [*call, "-o", str(tmp_path / "out"), "--per-file"]
-    done = subprocess.run(per_file, cwd=root, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "Wrote predictions to" in done.stdout
+def test_the_command(place, tmp_path, run_command):
+    given = ("xectrain.cli.infer:app", place / "regress", place / "a.root", place / "b.root", "--device", "cpu")
+    per_file = (*given, "-o", tmp_path / "out", "--per-file")
+    assert run_command(*per_file).count("Wrote predictions to") == 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_pred.root", "b_pred.root"]
-    done = subprocess.run(per_file, cwd=root, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0
-    assert done.stdout.count("Nothing to do") == 2
+    assert run_command(*per_file).count("Nothing to do") == 2
 
 
 @pytest.mark.slow

@@ -166,6 +166,7 @@ def test_whatever_happens_to_mlflow_training_goes_on(
         command = [sys.executable, "-m", "xec", "track", "sync", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "sent 15 records to" in done.stdout, done.stderr
+        assert "INFO mlflow" not in done.stderr, "its own log lines"
     assert synced(store, "train/loss") == recorded(run, "train/loss")
 
 
