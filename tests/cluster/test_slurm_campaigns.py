@@ -14,7 +14,10 @@ from support.trained import COLUMNS, tiny_run
 
 pytestmark = pytest.mark.slow
 
-TINY = ("--preset", "tiny", "--tasks", "energy", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
+TINY = (
+    *("--preset", "tiny", "--tasks", "energy", "--epochs", "1", "--batch-size", "8", "--device", "cpu"),
+    *("--set", "checkpoint.save_artifacts=false"),
+)
 
 
 def site_with_jupyter(xec: Xec) -> Path:
