@@ -17,13 +17,104 @@ if TYPE_CHECKING:
     from cluster.profile import Kind
     from cluster.script import Place
 
-Deed = Callable[["Work", Asked], None]
-"""What is done with a campaign: submitting or printing it."""
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 Throttle = Annotated[int | None, Option("--throttle", min=1, help="Elements that run at a time, at most.")]
 
 
-def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
+def ingest(
+    ctx: typer.Context,
+    asked: Asked,
+    out: Annotated[Path, Option("--out", "-o", help="Dataset folder.")],
+    tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the arrays.")],
+    throttle: Throttle = None,
+) -> Work:
+    """Convert ROOT files: an array over inputs, an array over shards, then the manifest."""
+    from cluster import kinds
+
+    return kinds.ingest(_place("ingest", asked), out, ctx.args, tasks, throttle)
+
+
+def train(
+    ctx: typer.Context,
+    asked: Asked,
+    out: Annotated[Path, Option("--out", "-o", help="Run folder.")],
+) -> Work:
+    """Train on one node or several, over as many time limits as it takes."""
+    from cluster import kinds
+
+    return kinds.train(_place("train", asked), out, ctx.args)
+
+
+def scan(
+    ctx: typer.Context,
+    asked: Asked,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the run folders.")],
+    grid: Annotated[list[str] | None, Option("--grid", help="An axis, KEY=V1,V2; repeat for a product.")] = None,
+    point: Annotated[list[Path] | None, Option("--point", help="A configuration to compare; repeat.")] = None,
+    seeds: Annotated[int | None, Option("--seeds", min=1, help="Train every point with seeds 0 … N−1.")] = None,
+    throttle: Throttle = None,
+) -> Work:
+    """Train every point of a grid, or of a list of configurations."""
+    from cluster import kinds
+    from cluster.grid import points
+
+    found = points(grid or [], point or [], seeds)
+    return kinds.scan(_place("scan", asked), out, ctx.args, found, throttle)
+
+
+def infer(
+    ctx: typer.Context,
+    asked: Asked,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the predictions.")],
+    tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the array.")],
+    merge: Annotated[bool, Option("--merge", help="Then join them into OUT/predictions.root.")] = False,
+    throttle: Throttle = None,
+) -> Work:
+    """Predict: each element its own range of shards or files."""
+    from cluster import kinds
+
+    return kinds.infer(_place("infer", asked), out, ctx.args, tasks, throttle, merge)
+
+
+def evaluate(
+    ctx: typer.Context,
+    asked: Asked,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the reports.")],
+    run: Annotated[list[Path], Option("--run", help="Run folder; repeat for an element each.")],
+    throttle: Throttle = None,
+) -> Work:
+    """Evaluate runs on the same data, a report each."""
+    from cluster import kinds
+
+    return kinds.evaluate(_place("evaluate", asked), out, run, ctx.args, throttle)
+
+
+def notebook(
+    ctx: typer.Context,
+    asked: Asked,
+    out: Annotated[Path, Option("--out", "-o", help="Its record is OUT.jobs.")] = Path("notebook"),
+) -> Work:
+    """Start a Jupyter server on a node; its log says how to reach it."""
+    from cluster import kinds
+
+    return kinds.notebook(_place("notebook", asked), out, ctx.args)
+
+
+KINDS: tuple[tuple[Callable[..., Work], str], ...] = (
+    (ingest, "ingest 'mc/*.root' --out data/mc --tasks 50 --split train=0.9,val=0.1 --site merlin7"),
+    (
+        train,
+        "train --config recipes/all.yaml --data data/mc/train --val data/mc/val --out runs/all --nodes 2 --gpus 4",
+    ),
+    (scan, "scan --config recipes/energy.yaml --grid optim.lr=1e-4,3e-4 --seeds 3 --data data/mc --out runs/scan"),
+    (infer, "infer runs/all data/real --out pred/real --tasks 20 --merge --site merlin7"),
+    (evaluate, "evaluate --run runs/all --run runs/energy data/mc/val --out reports"),
+    (notebook, "notebook --site merlin7 --partition gh-interactive"),
+)
+"""What describes a campaign of each kind, and an example."""
+
+
+def kinds_app(verb: str, help_text: str, deed: Callable[[Work, Asked], None]) -> typer.Typer:
     """A group with a command for every kind.
 
     Args:
@@ -31,93 +122,9 @@ def kinds_app(verb: str, help_text: str, deed: Deed) -> typer.Typer:
         deed: what to do with the campaign that the options describe.
     """
     app = typer.Typer(no_args_is_help=True, add_completion=False, help=help_text)
-
-    def add(command: Callable[..., None], example: str) -> None:
+    for describe, example in KINDS:
         epilog = f"Every other option and argument goes to the `xec` command as it is.\n\nExample:  xec cluster {verb} "
-        app.command(command.__name__, context_settings=PASSED_ON, epilog=epilog + example)(with_asked(command))
-
-    def ingest(
-        ctx: typer.Context,
-        asked: Asked,
-        out: Annotated[Path, Option("--out", "-o", help="Dataset folder.")],
-        tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the arrays.")],
-        throttle: Throttle = None,
-    ) -> None:
-        """Convert ROOT files: an array over inputs, an array over shards, then the manifest."""
-        from cluster import kinds
-
-        deed(kinds.ingest(_place("ingest", asked), out, ctx.args, tasks, throttle), asked)
-
-    def train(
-        ctx: typer.Context,
-        asked: Asked,
-        out: Annotated[Path, Option("--out", "-o", help="Run folder.")],
-    ) -> None:
-        """Train on one node or several, over as many time limits as it takes."""
-        from cluster import kinds
-
-        deed(kinds.train(_place("train", asked), out, ctx.args), asked)
-
-    def scan(
-        ctx: typer.Context,
-        asked: Asked,
-        out: Annotated[Path, Option("--out", "-o", help="Folder of the run folders.")],
-        grid: Annotated[list[str] | None, Option("--grid", help="An axis, KEY=V1,V2; repeat for a product.")] = None,
-        point: Annotated[list[Path] | None, Option("--point", help="A configuration to compare; repeat.")] = None,
-        seeds: Annotated[int | None, Option("--seeds", min=1, help="Train every point with seeds 0 … N−1.")] = None,
-        throttle: Throttle = None,
-    ) -> None:
-        """Train every point of a grid, or of a list of configurations."""
-        from cluster import kinds
-        from cluster.grid import points
-
-        found = points(grid or [], point or [], seeds)
-        deed(kinds.scan(_place("scan", asked), out, ctx.args, found, throttle), asked)
-
-    def infer(
-        ctx: typer.Context,
-        asked: Asked,
-        out: Annotated[Path, Option("--out", "-o", help="Folder of the predictions.")],
-        tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the array.")],
-        merge: Annotated[bool, Option("--merge", help="Then join them into OUT/predictions.root.")] = False,
-        throttle: Throttle = None,
-    ) -> None:
-        """Predict: each element its own range of shards or files."""
-        from cluster import kinds
-
-        deed(kinds.infer(_place("infer", asked), out, ctx.args, tasks, throttle, merge), asked)
-
-    def evaluate(
-        ctx: typer.Context,
-        asked: Asked,
-        out: Annotated[Path, Option("--out", "-o", help="Folder of the reports.")],
-        run: Annotated[list[Path], Option("--run", help="Run folder; repeat for an element each.")],
-        throttle: Throttle = None,
-    ) -> None:
-        """Evaluate runs on the same data, a report each."""
-        from cluster import kinds
-
-        deed(kinds.evaluate(_place("evaluate", asked), out, run, ctx.args, throttle), asked)
-
-    def notebook(
-        ctx: typer.Context,
-        asked: Asked,
-        out: Annotated[Path, Option("--out", "-o", help="Its record is OUT.jobs.")] = Path("notebook"),
-    ) -> None:
-        """Start a Jupyter server on a node; its log says how to reach it."""
-        from cluster import kinds
-
-        deed(kinds.notebook(_place("notebook", asked), out, ctx.args), asked)
-
-    add(ingest, "ingest 'mc/*.root' --out data/mc --tasks 50 --split train=0.9,val=0.1 --site merlin7")
-    add(
-        train,
-        "train --config recipes/all.yaml --data data/mc/train --val data/mc/val --out runs/all --nodes 2 --gpus 4",
-    )
-    add(scan, "scan --config recipes/energy.yaml --grid optim.lr=1e-4,3e-4 --seeds 3 --data data/mc --out runs/scan")
-    add(infer, "infer runs/all data/real --out pred/real --tasks 20 --merge --site merlin7")
-    add(evaluate, "evaluate --run runs/all --run runs/energy data/mc/val --out reports")
-    add(notebook, "notebook --site merlin7 --partition gh-interactive")
+        app.command(context_settings=PASSED_ON, epilog=epilog + example)(with_asked(describe, deed))
     return app
 
 

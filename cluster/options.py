@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from typer import Option
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,14 @@ class Asked:
         return {name: getattr(self, name) for name in ("partition", "time", "nodes", "gpus", "ranks", "cpus", "mem")}
 
 
-def with_asked(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command whose first parameters are the context and an `Asked` the options of `Asked` instead."""
-    signature = inspect.signature(command, eval_str=True)
+def with_asked(describe: Callable[..., T], deed: Callable[[T, Asked], None]) -> Callable[..., None]:
+    """A command that does something with what `describe` makes of its options.
+
+    Args:
+        describe: takes the context, an `Asked`, in whose place the command has the options of `Asked`, and its own.
+        deed: takes what it made, and the `Asked`.
+    """
+    signature = inspect.signature(describe, eval_str=True, locals={"Work": object})
     context, _, *own = signature.parameters.values()
     hints = inspect.get_annotations(Asked, eval_str=True)
     shared = [
@@ -46,12 +53,12 @@ def with_asked(command: Callable[..., None]) -> Callable[..., None]:
     ]
     mine = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
 
-    @wraps(command)
+    @wraps(describe)
     def wrapped(ctx: Any, **values: Any) -> None:
         asked = Asked(**{f.name: values.pop(f.name) for f in fields(Asked)})
-        command(ctx, asked, **values)
+        deed(describe(ctx, asked, **values), asked)
 
     everything = [context, *mine, *shared]
-    wrapped.__signature__ = signature.replace(parameters=everything)  # type: ignore[attr-defined]
+    wrapped.__signature__ = signature.replace(parameters=everything, return_annotation=None)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
     return wrapped

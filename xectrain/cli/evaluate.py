@@ -15,6 +15,7 @@ from xectrain.cli import options as o
 if TYPE_CHECKING:
     from xectrain.evaluation.results import Evaluation, EvaluationOptions
     from xectrain.inference.model import Model
+    from xectrain.inference.regressor import Predictor
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import Part
 
@@ -70,11 +71,9 @@ def evaluate(
 ) -> None:
     """Metrics with uncertainties, plots and a report: the network against classical methods on the same events."""
     from xectrain.evaluation.artifacts import write_artifacts
-    from xectrain.evaluation.evaluate import evaluate as run
-    from xectrain.evaluation.own_metrics import evaluate_own
     from xectrain.evaluation.results import EvaluationOptions
     from xectrain.inference.load import load
-    from xectrain.inference.regressor import Predictor, TorchPredictor
+    from xectrain.inference.regressor import Predictor
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import ReadOptions, open_parts
 
@@ -110,32 +109,45 @@ def evaluate(
         return
     if masks is not None and isinstance(predictor, SensorPredictor):
         _hide(predictor, masks)
-    if isinstance(predictor, TorchPredictor) and not predictor.facts.tasks and out is not None and data:
-        for name, metrics in evaluate_own(predictor, open_parts(data, schema), out, options.settings).items():
-            typer.echo(f"{name}: " + ", ".join(f"{metric} {value:.6g}" for metric, value in metrics.items()))
-        typer.echo(f"Wrote {out / 'metrics.json'}.")
-        return
     if not data:
         place = write_artifacts(predictor, folder=out, options=options, max_events=max_events)
         typer.echo(f"Wrote report, predictions, plots and card to {place}.")
         return
     assert out is not None
-    parts = open_parts(data, schema)
-    if isinstance(predictor, SensorPredictor):
-        from xectrain.cli.compare import print_sensors
-        from xectrain.evaluation.sensors import evaluate_sensors
+    _evaluate(predictor, open_parts(data, schema), out, options, max_events)
 
-        print_sensors(evaluate_sensors({"network": predictor}, parts, out, options.settings, max_events))
+
+def _evaluate(
+    model: Predictor | SensorPredictor,
+    parts: Sequence[Part],
+    out: Path,
+    options: EvaluationOptions,
+    max_events: int,
+) -> None:
+    """Evaluate a model on data that were named, by what it predicts: sensors, quantities of its own, or tasks."""
+    from xectrain.cli.compare import print_sensors
+    from xectrain.evaluation.evaluate import evaluate
+    from xectrain.evaluation.own_metrics import evaluate_own
+    from xectrain.evaluation.sensors import evaluate_sensors
+    from xectrain.inference.regressor import TorchPredictor
+    from xectrain.inference.sensors import SensorPredictor
+
+    if isinstance(model, SensorPredictor):
+        print_sensors(evaluate_sensors({"network": model}, parts, out, options.settings, max_events))
         typer.echo(f"Wrote {out / 'report.html'} with metrics, the table of hidden sensors and its plots.")
         return
-    found = run(predictor, parts, out, options)
+    if isinstance(model, TorchPredictor) and not model.facts.tasks:
+        for name, metrics in evaluate_own(model, parts, out, options.settings).items():
+            typer.echo(f"{name}: " + ", ".join(f"{metric} {value:.6g}" for metric, value in metrics.items()))
+        typer.echo(f"Wrote {out / 'metrics.json'}.")
+        return
+    found = evaluate(model, parts, out, options)
     if found is None:
         typer.echo(f"Nothing to do: the same evaluation is already in {out}.")
         return
     _table(found)
-    typer.echo(
-        f"Wrote {out / 'report.html'} with metrics, tables and plots of {', '.join(d.name for d in found.data)}."
-    )
+    names = ", ".join(data.name for data in found.data)
+    typer.echo(f"Wrote {out / 'report.html'} with metrics, tables and plots of {names}.")
 
 
 def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part] | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from shards.base import ConfigError, counted, output_file, output_folder
 from xectrain.cli import options as o
@@ -40,31 +40,29 @@ The tree `predictions` has one row per event, in input order; the tree `metadata
 
 @app.command(epilog=EPILOG)
 def infer(
-    model: Annotated[Path, Argument(help="Run folder, checkpoint or ONNX file.")],
-    data: Annotated[list[Path], Argument(help="Shard datasets; or ROOT files, folders, globs and lists of them.")],
+    model: o.ModelFile,
+    data: o.Inputs,
     output: Annotated[Path, Option("--output", "-o", help="ROOT file to write; with --per-file, a folder.")],
-    select: Annotated[str | None, Option("--select", help="Only events that pass this expression.")] = None,
+    select: o.Select = None,
     columns: Annotated[
         str | None, Option("--columns", help="Input columns to carry, comma-separated; `none`. Default: all.")
     ] = None,
     per_file: Annotated[bool, Option("--per-file", help="One output per input, NAME_pred.root.")] = False,
-    schema: Annotated[str, Option("--schema", help="Meaning of the branches: mc, real, cex, a file.")] = "mc",
-    tree: Annotated[str | None, Option("--tree", help="Name of the input tree.")] = None,
-    dead: Annotated[list[Path] | None, Option("--dead", help="List of dead sensors (text, CSV, Parquet).")] = None,
+    schema: o.Schema = "mc",
+    tree: o.Tree = None,
+    dead: o.Dead = None,
     skip_bad_files: Annotated[
         bool, Option("--skip-bad-files", help="Leave out ROOT files that cannot be opened whole; they are named.")
     ] = False,
     hide: Annotated[
         bool, Option("--hide", help="Inpainter: hide sensors as in validation, one row per hidden sensor.")
     ] = False,
-    batch_size: Annotated[int | None, Option("--batch-size", help="Events per forward pass.", min=1)] = None,
-    device: Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, Option("--precision", help="auto, fp32 or bf16.")] = "auto",
-    normalization: Annotated[
-        str | None, Option("--normalization", help="Input of an ONNX file from elsewhere: standard, sqrt or legacy.")
-    ] = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    normalization: o.InputNormalization = None,
     allow_cpu: Annotated[bool, Option("--allow-cpu", help="ONNX: accept the CPU where CUDA cannot be had.")] = False,
-    backend: Annotated[str, Option("--backend", help="Reader of shards: auto, dali or webdataset.")] = "auto",
+    backend: o.Backend = "auto",
     threads: Annotated[int, Option("--threads", help="Reader threads.", min=1)] = 2,
     task_index: Annotated[int, Option("--task-index", help="Predict only this share, from 0.", min=0)] = 0,
     task_count: Annotated[
