@@ -17,7 +17,8 @@ from xectrain.evaluation.wording import compact, digits, headline_label
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.models.ranges import SUMMARIES
 from xectrain.modes.regress import Regress
-from xectrain.tasks import QUANTITIES, RANGE_QUANTILES, TASKS
+from xectrain.targets import RANGE_QUANTILES
+from xectrain.tasks import QUANTITIES, TASKS
 
 PLACES = {"low": 0.001, "middle": 0.5, "high": 0.999}
 

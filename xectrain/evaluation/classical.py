@@ -22,7 +22,8 @@ from xectrain.inference.model import IN_RANGE, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sources import Part, ReadOptions, Wanted
-from xectrain.tasks import TASKS, absolute_time, required_columns, targets
+from xectrain.targets import absolute_time, required_columns, targets
+from xectrain.tasks import TASKS
 from xectrain.workers import in_order
 
 logger = logging.getLogger(__name__)

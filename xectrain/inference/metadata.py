@@ -12,7 +12,8 @@ from shards.columns import COLUMNS
 from shards.normalization import Normalization
 from xectrain.inference.calibration import EnergyCalibration, as_document, summary
 from xectrain.inference.model import ModelFacts
-from xectrain.tasks import TASKS, TargetOptions
+from xectrain.targets import TargetOptions
+from xectrain.tasks import TASKS
 
 FACTS_KEY = "xec"
 RAW_INPUTS = ("npho", "time", "dead")

@@ -16,7 +16,7 @@ from xectrain.checkpoint import DIGEST
 from xectrain.config.tree import Config, completed
 from xectrain.inference.calibration import EnergyCalibration
 from xectrain.modes.base import EventMode, Mode
-from xectrain.tasks import TargetOptions
+from xectrain.targets import TargetOptions
 from xectrain.workers import in_order
 
 T = TypeVar("T")

@@ -21,7 +21,8 @@ from xectrain.inference.metadata import FACTS_KEY, RUN, facts_from_metadata
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sensors import Filled, Filler, filled
-from xectrain.tasks import ALIASES, TASKS, TargetOptions
+from xectrain.targets import TargetOptions
+from xectrain.tasks import ALIASES, TASKS
 from xectrain.workers import workers_for
 
 logger = logging.getLogger(__name__)

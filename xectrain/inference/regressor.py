@@ -22,7 +22,7 @@ from xectrain.inference.calibration import CalibratedEnergy
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import IN_RANGE, Model, ModelFacts
 from xectrain.modes.base import EventMode
-from xectrain.tasks import absolute_time
+from xectrain.targets import absolute_time
 
 
 class Predictor(Model, ABC):

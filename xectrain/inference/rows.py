@@ -20,7 +20,8 @@ from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.root_output import OutputBranch
 from xectrain.inference.sources import Part, RootPart
-from xectrain.tasks import TASKS, required_columns, true_values
+from xectrain.targets import required_columns, true_values
+from xectrain.tasks import TASKS
 
 IDENTITY = ("run", "event")
 ORIGIN = ("source", "entry")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
 from xectrain.config.networks import TaskConfig
-from xectrain.tasks import RANGE_QUANTILES, TASKS, TargetStatistics
+from xectrain.targets import RANGE_QUANTILES, TargetStatistics
+from xectrain.tasks import TASKS
 
 SUMMARIES = (
     *("log10_photons", "log10_brightest", "inner_fraction", "valid_sensors", "timed_sensors"),

@@ -23,7 +23,8 @@ from xectrain.models.differences import MULTIPLIED, LearnedMean, reference_value
 from xectrain.models.encoder import Encoder
 from xectrain.models.ranges import TrainingRange, input_summaries
 from xectrain.models.reference import Scene
-from xectrain.tasks import TASKS, TargetStatistics, Task, output_columns, parameters_per_value, resolve_tasks
+from xectrain.targets import TargetStatistics
+from xectrain.tasks import TASKS, Task, output_columns, parameters_per_value, resolve_tasks
 
 LOG_VARIANCE_LIMIT = 12.0
 """Predicted log variances stay within ±this (in standardized units: σ between 0.0025 and 400)."""

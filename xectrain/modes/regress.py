@@ -23,18 +23,16 @@ from xectrain.modes.base import EventBatch, EventMode, StepResult
 from xectrain.modes.losses import Balance, task_loss
 from xectrain.modes.losses_physics import VERTEX, angle_position, check_physics, energy_light
 from xectrain.modes.reweight import fit_weights
-from xectrain.tasks import (
-    TASKS,
+from xectrain.targets import (
     TargetOptions,
     TargetStatistics,
     check_columns,
-    find_task,
     fit_differences,
     fit_statistics,
-    output_columns,
     required_columns,
     targets,
 )
+from xectrain.tasks import TASKS, find_task, output_columns
 
 if TYPE_CHECKING:
     from xectrain.config.tree import Config

@@ -19,7 +19,7 @@ from xectrain.inference.load import load
 from xectrain.inference.model import Model
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import ReadOptions, RootPart, open_parts
-from xectrain.tasks import TargetOptions
+from xectrain.targets import TargetOptions
 
 DEAD = np.array([5, 700, 4300])
 

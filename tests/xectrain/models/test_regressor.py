@@ -17,7 +17,8 @@ from xectrain.config.networks import RegressorConfig, TaskConfig
 from xectrain.models.differences import REFERENCED
 from xectrain.models.ranges import SUMMARIES, input_summaries
 from xectrain.models.regressor import Regressor
-from xectrain.tasks import TASKS, fit_statistics, output_columns
+from xectrain.targets import fit_statistics
+from xectrain.tasks import TASKS, output_columns
 
 EVERY = {name: TaskConfig(loss="cross_entropy" if name == "n_gamma" else "smooth_l1") for name in TASKS}
 

@@ -20,7 +20,8 @@ from xectrain.modes.losses import (
     smooth_l1,
     task_loss,
 )
-from xectrain.tasks import TASKS, fit_statistics
+from xectrain.targets import fit_statistics
+from xectrain.tasks import TASKS
 
 numbers = st.floats(-5, 5)
 

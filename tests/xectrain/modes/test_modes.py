@@ -17,7 +17,7 @@ from xectrain.config.networks import TaskConfig, TasksConfig
 from xectrain.config.tree import Config
 from xectrain.modes import load_config
 from xectrain.modes.regress import Regress
-from xectrain.tasks import TargetOptions
+from xectrain.targets import TargetOptions
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics
 
