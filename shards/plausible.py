@@ -1,7 +1,8 @@
 """What the detector can give: values outside are nearly always in another unit than was said.
 
 One table for sensors and columns, in the units that shards have. A few wild values are normal; a column is remarked on
-when more than `SOME` of its usable values are outside.
+when more than `SOME` of its usable values are outside. The remark is the same wherever values are looked at: it names
+the branch, a value, what is plausible, and the key of the schema that corrects it.
 """
 
 from __future__ import annotations
@@ -62,12 +63,22 @@ class Outside:
         example = self.example if self.outside else other.example
         return Outside(self.outside + other.outside, self.usable + other.usable, example)
 
-    def remark(self, name: str) -> str | None:
-        """What to say about it; None where it is as it should be."""
+    def remark(self, name: str, branch: str) -> str | None:
+        """What to say about it, whose values come from `branch`; None where it is as it should be."""
         if self.outside <= SOME * self.usable:
             return None
         share = f"{100 * self.outside / self.usable:.3g} %"
-        return f"{share} of the values are implausible, such as {self.example:.4g} (expected {PLAUSIBLE[name]})"
+        return (
+            f"{branch}: {share} of the values are implausible, such as {self.example:.4g} "
+            f"(expected {PLAUSIBLE[name]}); is its unit another one? The schema's {_key(name)} says so"
+        )
+
+
+def _key(name: str) -> str:
+    """The key of a schema that states the unit of a quantity."""
+    if name == "npho" or name.endswith(" times"):
+        return f"sensors.{'npho' if name == 'npho' else 'time'}.unit"
+    return f"columns, names [{name}], unit"
 
 
 def outside(name: str, values: npt.NDArray[np.floating], huge: float = 9e9) -> Outside:

@@ -95,6 +95,7 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
     if not config.train:
         raise ConfigError("no training data", item="data.train", remedy="give --data DIR")
     train = [_view(entry, config.select) for entry in config.train]
+    _check_repeated(train, config.allow_duplicates)
     val = [_view(entry, config.select) for entry in config.val]
     if not val:
         logger.info(
@@ -107,6 +108,23 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
             raise ConfigError(f"no event left for {role}", item="data", remedy="loosen data.select or add data")
     _say_what_is_shared(train, val)
     return TrainingData(tuple(train), tuple(val))
+
+
+def _check_repeated(train: Sequence[View], allowed: bool) -> None:
+    """Refuse a mixture that has an event in two of its datasets (or twice from one), unless that is allowed."""
+    for i, view in enumerate(train):
+        for other in train[:i]:
+            shared = shared_events(view.dataset, view.rows, other.dataset, other.rows)
+            if not shared:
+                continue
+            what = f"{shared} of its {len(view.rows)} training events are training events of {other.dataset.path}, too"
+            if not allowed:
+                raise ConfigError(
+                    what,
+                    file=view.dataset.path,
+                    remedy="give each event once (a dataset's `weight` repeats it), or data.allow_duplicates=true",
+                )
+            logger.warning("%s: %s", view.dataset.path, what)
 
 
 def _say_what_is_shared(train: Sequence[View], val: Sequence[View]) -> None:

@@ -1,4 +1,4 @@
-"""Say which branch is probably in another unit, and the key of the schema that corrects it."""
+"""Say which branch of a source is probably in another unit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ def implausible_lines(source: Source, found: Mapping[str, Outside]) -> dict[str,
     """What to say about each quantity of a source, by name; nothing about those that are as they should be."""
     lines = {}
     for name, outside in found.items():
-        remark = outside.remark(name)
+        remark = outside.remark(name, _branch(source, name))
         if remark is not None:
-            branch, key = _origin(source, name)
-            lines[name] = f"{branch}: {remark}; is its unit another one? The schema's {key} says so"
+            lines[name] = remark
     return lines
 
 
@@ -30,12 +29,11 @@ def warn_of_implausible(source: Source, found: Mapping[str, Outside], warned: se
     return set(lines)
 
 
-def _origin(source: Source, name: str) -> tuple[str, str]:
-    """The branch of a quantity, and the key of a schema that states its unit."""
+def _branch(source: Source, name: str) -> str:
     binding = source.binding
     if name == "npho":
-        return binding.npho.branch, "sensors.npho.unit"
+        return binding.npho.branch
     if name.endswith(" times"):
-        return binding.time.branch if binding.time else "no branch", "sensors.time.unit"
+        return binding.time.branch if binding.time else "no branch"
     column = next(column for column in binding.columns if column.name == name)
-    return f"{column.origin} ({name})", f"columns, names [{name}], unit"
+    return f"{column.origin} ({name})"

@@ -131,7 +131,7 @@ def _usage_line(error: TyperException) -> str:
 
 def _end_in_order() -> None:
     """Where a scheduler or a closing terminal ends the process, temporary files and locks go as after any error."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is signal.SIG_DFL:  # else: `nohup`
             signal.signal(number, _end)
 

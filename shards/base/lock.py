@@ -1,4 +1,8 @@
-"""Lock files naming host, process and start time: `flock` alone is not enough on network file systems."""
+"""Lock files naming host, process and start time: `flock` alone is not enough on network file systems.
+
+A holder touches its lock every minute. So one that another node left is known by its age, measured with the clock of
+the file system that both write to.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,14 +24,19 @@ from shards.base.publish import process_alive, process_stat
 
 logger = logging.getLogger(__name__)
 
+TOUCHED_EVERY_S = 60.0
+"""How often a holder touches its lock [s]."""
+SILENT_S = 1200.0
+"""A holder on another host that has not touched its lock for so long [s] is gone: longer than a file server is away."""
+
 
 @contextmanager
 def locked(path: Path | str, doing: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
 
     A lock left by a dead process on this host is taken over with a warning, as is one that this SLURM job left on
-    another node before it was requeued, or that a job left which is named in XEC_ENDED_JOBS (`123_4:125`; `xec cluster
-    resubmit` sets it); any other from another host is never touched.
+    another node before it was requeued, that a job left which is named in XEC_ENDED_JOBS (`123_4:125`; `xec cluster
+    resubmit` sets it), or whose holder on another host gave no sign of life for `SILENT_S`.
 
     Args:
         path: the lock file; its folder is made if need be.
@@ -46,15 +56,34 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
         "job": os.environ.get("SLURM_JOB_ID"),
         "element": _element(),
         "restarts": _restarts(),
+        "touched_every_s": TOUCHED_EVERY_S,
     }
     with output_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, mine)
+    released = threading.Event()
+    threading.Thread(target=_touch, args=(lock, mine, released), name="lock", daemon=True).start()
     try:
         yield
     finally:
+        released.set()
         with suppress(OSError):
-            lock.unlink(missing_ok=True)
+            if _is_held(lock, mine):
+                lock.unlink(missing_ok=True)
+
+
+def _touch(lock: Path, mine: Mapping[str, object], released: threading.Event) -> None:
+    """Give signs of life until the lock is released, or somebody took it over while this process stood still."""
+    while not released.wait(TOUCHED_EVERY_S):
+        with suppress(OSError):  # one sign that fails is not the last
+            if not _is_held(lock, mine):
+                logger.warning("%s: another process took the lock over while this one stood still", lock)
+                return
+            os.utime(lock)
+
+
+def _is_held(lock: Path, mine: Mapping[str, object]) -> bool:
+    return lock.exists() and _holder(lock.read_text(errors="replace")) == mine
 
 
 def _restarts() -> int:
@@ -73,7 +102,7 @@ def _acquire(lock: Path, mine: dict[str, object]) -> None:
                 _link(draft, lock)
                 return
             except FileExistsError:
-                _remove_if_stale(lock, mine)
+                _remove_if_stale(lock, mine, draft)
         raise LockedError("changes hands faster than it can be taken", file=lock, remedy="try again")
     finally:
         draft.unlink(missing_ok=True)
@@ -112,8 +141,10 @@ def _holder(text: str) -> dict[str, Any] | None:
     return value if fits else None
 
 
-def _remove_if_stale(lock: Path, mine: dict[str, object]) -> None:
-    """Remove the lock of a dead process on this host, or of this job's former self; LockedError for any other."""
+def _remove_if_stale(lock: Path, mine: dict[str, object], draft: Path) -> None:
+    """Remove the lock of a dead process on this host, of this job's former self, or of one that is silent elsewhere;
+    LockedError for any other.
+    """
     try:
         text = lock.read_text(errors="replace")
     except FileNotFoundError:
@@ -131,11 +162,32 @@ def _remove_if_stale(lock: Path, mine: dict[str, object]) -> None:
         _take_over(lock, text, f"left by a job that has ended ({who})")
         return
     if holder["host"] != socket.gethostname():
-        raise LockedError(f"is held by {who}", file=lock, remedy="if that process is gone, remove the lock file")
+        _take_over_if_silent(lock, text, who, draft, bool(holder.get("touched_every_s")))
+        return
     pid = holder["pid"]
     if process_alive(pid) and _process_started(pid) == holder.get("process_started"):
         raise LockedError(f"is held by {who}", file=lock, remedy="wait for it to end")
     _take_over(lock, text, f"left by {who}, which is gone")
+
+
+def _take_over_if_silent(lock: Path, text: str, who: str, draft: Path, is_touched: bool) -> None:
+    """Remove the lock of a process on another host that has not touched it for long; LockedError where it has.
+
+    Args:
+        draft: a file written there a moment ago: its time is the file system's now.
+        is_touched: whether the holder said that it touches its lock (older versions do not).
+    """
+    try:
+        silence_s = draft.stat().st_mtime - lock.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if is_touched and silence_s > SILENT_S:
+        _take_over(lock, text, f"left by {who}, silent for {silence_s / 60:.0f} minutes")
+        return
+    remedy = "if that process is gone, remove the lock file"
+    if is_touched:
+        remedy += f" or wait: it counts as gone after {SILENT_S / 60:.0f} minutes without a sign of life"
+    raise LockedError(f"is held by {who}", file=lock, remedy=remedy)
 
 
 def _is_former_self(holder: Mapping[str, Any], mine: Mapping[str, object]) -> bool:
@@ -148,8 +200,8 @@ def _is_former_self(holder: Mapping[str, Any], mine: Mapping[str, object]) -> bo
 
 def _element() -> str | None:
     """The SLURM job or array element that this process runs in, as SLURM writes it: `123`, `123_4`."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def _take_over(lock: Path, text: str, reason: str) -> None:

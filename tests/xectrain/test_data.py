@@ -1,10 +1,36 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.synthetic import make_dataset
 
+from shards.base import ConfigError
 from xectrain.config.tree import DataConfig
 from xectrain.data import open_training_data
+
+
+def mixture(*paths: str, **options: object) -> DataConfig:
+    return DataConfig.model_validate({"train": [{"path": path} for path in paths], **options})
+
+
+def test_an_event_of_two_training_sets_is_refused(
+    toy_root: Path, toy_dataset: Path, run_command: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same dataset twice, the same events in other bytes; not two halves."""
+    again = tmp_path / "again"
+    run_command("ingest.cli:app", "root2shards", toy_root, "--out", again, "--events-per-shard", 17)
+    caplog.clear()
+    for twice in (toy_dataset, again):
+        with pytest.raises(
+            ConfigError, match=r"60 of its 60 training events are training events of .*, too; give each"
+        ):
+            open_training_data(mixture(str(toy_dataset), str(twice)), seed=0)
+    open_training_data(mixture(str(toy_dataset), str(again), allow_duplicates=True), seed=0)
+    assert "60 of its 60 training events are training events of" in caplog.text
+    caplog.clear()
+    halves = [{"path": str(toy_dataset), "select": "run == 1"}, {"path": str(again), "select": "run == 2"}]
+    open_training_data(DataConfig.model_validate({"train": halves}), seed=0)
+    assert "training events of" not in caplog.text
 
 
 def test_validating_on_training_events_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

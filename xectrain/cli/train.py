@@ -97,6 +97,7 @@ def train(
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
+    from xectrain.training.ranks import Ranks
     from xectrain.training.session import check as check_training
     from xectrain.training.session import train as run_training
 
@@ -104,7 +105,7 @@ def train(
         typer.echo(check_training(settings, out, gpu=check == Machine.GPU))
         return
     run_training(settings, out, profile)
-    if os.environ.get("RANK", "0") != "0":  # one rank speaks for all
+    if not Ranks.of(os.environ).is_main:  # one rank speaks for all
         return
     if settings.checkpoint.save_artifacts:
         _write_artifacts(out, settings)

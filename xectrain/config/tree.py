@@ -59,6 +59,8 @@ class DataConfig(Group):
     """DALI threads per rank."""
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Micro-batches read ahead."""
+    allow_duplicates: bool = False
+    """Whether events of the same run and event number may be in two of the training datasets."""
     epoch_events: Annotated[int, Field(ge=1)] | None = None
     """Events per epoch, drawn without repetition as far as they go; null: all."""
 

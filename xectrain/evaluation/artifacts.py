@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from shards.base import ConfigError
 from xectrain.data import located, open_training_data
 from xectrain.evaluation.card import write_card
-from xectrain.evaluation.evaluate import evaluate
+from xectrain.evaluation.evaluate import evaluate, is_of_others
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
 from xectrain.evaluation.plots import loss_curves, save_pages
 from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page, worst_page
@@ -17,12 +19,15 @@ from xectrain.evaluation.sensors import MAX_EVENTS, evaluate_sensors
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.model import ModelFacts, config_of
 from xectrain.inference.regressor import Predictor, TorchPredictor
+from xectrain.inference.root_output import read_metadata
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, ShardPart, Wanted
 from xectrain.modes.regress import Regress
 
-FOLDER = "artifacts"
+logger = logging.getLogger(__name__)
+
+FOLDER, PREDICTIONS_FILE = "artifacts", "predictions.root"
 LAST_PAGE = "attention.pdf"
 """What is drawn last of what the network looks at."""
 
@@ -34,7 +39,8 @@ def write_artifacts(
     options: EvaluationOptions | None = None,
     max_events: int = MAX_EVENTS,
 ) -> Path:
-    """Write everything about a run's model; what is there already and still right is kept.
+    """Write everything about a run's model; what is there already and still right is kept. The run's own artifacts of
+    an earlier model, as of a run that was trained longer since, are set aside as `artifacts-1`, `artifacts-2`, ….
 
     Args:
         parts: data to evaluate on; None: the run's validation set.
@@ -51,6 +57,8 @@ def write_artifacts(
     run, chosen = model.facts.file.parent, options or EvaluationOptions()
     place = folder or run / FOLDER
     data = list(parts) if parts is not None else validation_parts(model.facts)
+    if folder is None:
+        _set_aside(place, model.facts, data)
     log = run / "metrics.jsonl"
     if log.is_file() and log.stat().st_size:
         save_pages(loss_curves(log), place / "loss_curves.pdf")
@@ -65,8 +73,19 @@ def write_artifacts(
         write_card(model, None, place / "card.html")
     else:
         raise ConfigError("cannot be evaluated from ONNX", file=model.facts.file, remedy="give the run folder")
-    infer(model, data, place / "predictions.root", Request(chosen.settings))
+    infer(model, data, place / PREDICTIONS_FILE, Request(chosen.settings))
     return place
+
+
+def _set_aside(place: Path, facts: ModelFacts, parts: Sequence[Part]) -> None:
+    """Rename a folder of artifacts that are of another model or of other data."""
+    predictions = place / PREDICTIONS_FILE
+    predicted = predictions.exists() and read_metadata(predictions).get("model_digest") != facts.digest
+    if not predicted and not (facts.tasks and is_of_others(place, facts, parts)):
+        return
+    aside = next(p for i in count(1) if not (p := place.with_name(f"{place.name}-{i}")).exists())
+    place.rename(aside)
+    logger.info("%s holds what was made of an earlier model: it is called %s now", place, aside.name)
 
 
 def validation_parts(facts: ModelFacts) -> list[Part]:

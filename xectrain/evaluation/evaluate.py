@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from shards.base import CorruptError, OutputError, locked, publish_json
+from shards.base import OutputError, locked, publish_json
+from shards.base.documents import read_document
 from shards.expressions import NAMED_CUTS
 from shards.expressions import evaluate as passing
 from xectrain.baselines import STRONG
@@ -163,15 +165,34 @@ def _identity(facts: ModelFacts, parts: Sequence[Part], options: EvaluationOptio
     }
 
 
-def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
+def is_of_others(folder: Path, facts: ModelFacts, parts: Sequence[Part]) -> bool:
+    """Whether a folder holds the evaluation of another model, or on other data."""
+    found = _requested(folder)
+    wanted = _through_json(_identity(facts, parts, EvaluationOptions()))
+    return found is not None and any(found.get(key) != wanted[key] for key in ("model", "data"))
+
+
+class _Result(BaseModel):
+    """What is read back of `metrics.json`."""
+
+    request: dict[str, Any]
+
+
+def _requested(folder: Path) -> dict[str, Any] | None:
+    """What the evaluation in a folder was asked for; None where there is none."""
     path = folder / METRICS
-    if not path.exists():
+    return read_document(path, _Result, "result of an evaluation").request if path.exists() else None
+
+
+def _through_json(identity: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file."""
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
+    found, wanted = _requested(folder), _through_json(identity)
+    if found is None:
         return False
-    try:
-        found = json.loads(path.read_text())["request"]
-    except (ValueError, KeyError) as error:
-        raise CorruptError(f"is not the result of an evaluation: {error}", file=path, remedy="remove it") from error
-    wanted = json.loads(json.dumps(identity))
     if found != wanted:
         different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         raise OutputError(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from shards.base import ConfigError, code_version
-from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, preset, valid
+from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, denormalize, preset, valid
+from shards.plan import View
+from shards.plausible import PLAUSIBLE, outside
 from xectrain.checkpoint import find_checkpoint, newest_valid, read_checkpoint
 from xectrain.config.tree import Config
 from xectrain.data import TrainingData, open_training_data
@@ -36,8 +39,8 @@ from xectrain.training.state import check_facts
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 64
-"""Events of each dataset whose sensors are looked at before training."""
+LOOKED_AT, COLUMNS_LOOKED_AT = 64, 4096
+"""Events of each dataset whose sensors and whose columns are looked at before training."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def prepare(config: Config, run: RunFolder) -> Prepared | None:
     if found is not None:
         refuse(differences, SAME_WEIGHTS if begin_anew else SAME_WEIGHTS + SAME_STEPS, run.path)
     data = sampled(config, open_training_data(config.data, config.train.seed))
-    look_at_sensors(data)
+    look_at_values(data)
     rules = input_rules(config, data)
     torch.manual_seed(config.train.seed)
     mode = find_mode(config.mode).load().build(config, data, rules, None if found is None else found[1])
@@ -104,22 +107,39 @@ def sampled(config: Config, data: TrainingData) -> TrainingData:
     return replace(data, row_weights=data.by_view(weights.numpy()))
 
 
-def look_at_sensors(data: TrainingData) -> None:
-    """Say where the network will have nothing to read: a network reads light and times."""
+def look_at_values(data: TrainingData) -> None:
+    """Say where a network will have nothing to read, or something in another unit than it is taken for."""
+    said = set[str]()
     for role, views in (("training", data.train), ("validation", data.val)):
         for view in views:
             rows = view.rows[:: len(view.rows) // LOOKED_AT + 1]
             if not len(rows):
                 continue
             sensors_BN2 = torch.from_numpy(view.dataset.read(rows)[0].astype(np.float32))
-            for what, valid_BN in zip(
-                ("photon number", "time"), valid(sensors_BN2, view.dataset.normalization), strict=True
-            ):
-                if not bool(valid_BN.any()):
-                    logger.warning(
-                        "%s: no sensor has a %s in the %d %s events looked at",
-                        *(view.dataset.path, what, len(rows), role),
-                    )
+            remarks = [
+                f"no sensor has a {what} in the {len(rows)} {role} events looked at"
+                for what, valid_BN in zip(
+                    ("photon number", "time"), valid(sensors_BN2, view.dataset.normalization), strict=True
+                )
+                if not bool(valid_BN.any())
+            ]
+            for remark in remarks + _implausible(view, sensors_BN2):
+                if (line := f"{view.dataset.path}: {remark}") not in said:
+                    logger.warning("%s", line)
+                said.add(line)
+
+
+def _implausible(view: View, sensors_BN2: torch.Tensor) -> list[str]:
+    """What to say about values of a dataset that the detector cannot give."""
+    settings = view.dataset.manifest.settings
+    npho, time = denormalize(sensors_BN2.numpy(), settings.normalization)
+    values: dict[str, npt.NDArray[np.floating]] = {"npho": npho, f"{settings.time_reference} times": time}
+    branches = {c.name: f"{c.branch} ({c.name})" if c.branch else c.name for c in settings.columns}
+    names = [name for name in branches if name in PLAUSIBLE]
+    table = view.dataset.table(names, view.rows[:: len(view.rows) // COLUMNS_LOOKED_AT + 1])
+    values |= {name: table[name].to_numpy().astype(np.float64) for name in names}
+    remarks = (outside(name, found).remark(name, branches.get(name, name)) for name, found in values.items())
+    return [remark for remark in remarks if remark is not None]
 
 
 def input_rules(config: Config, data: TrainingData) -> InputRules:

@@ -40,6 +40,10 @@ class Ranks:
         """
         world = _whole(environment, "WORLD_SIZE", default=1)
         if world <= 1:
+            if not environment.get("WORLD_SIZE") and environment.get("RANK", "0") != "0":
+                raise ConfigError(
+                    "is set, but WORLD_SIZE is not", item="RANK", found=repr(environment["RANK"]), remedy=BY_HAND
+                )
             return cls()
         ranks = cls(_whole(environment, "RANK"), world, _whole(environment, "LOCAL_RANK", default=0))
         if ranks.rank >= world:
@@ -53,7 +57,10 @@ class Ranks:
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if not environment.get(name):
                 raise ConfigError("is not set, but WORLD_SIZE is", item=name, remedy=BY_HAND)
-        _whole(environment, "MASTER_PORT")
+        if (port := _whole(environment, "MASTER_PORT")) > LAST_PORT:
+            raise ConfigError(
+                "is no port", item="MASTER_PORT", found=port, expected=f"0 to {LAST_PORT}", remedy=BY_HAND
+            )
         return ranks
 
     @property
@@ -79,7 +86,8 @@ class Ranks:
         return values
 
 
-BY_HAND = "start several ranks with torchrun, or unset WORLD_SIZE for one process"
+BY_HAND = "start several ranks with torchrun, or unset WORLD_SIZE and RANK for one process"
+LAST_PORT = 65535
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -115,8 +123,17 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
         for name in OURS:
             logging.getLogger(name).setLevel(logging.ERROR)
     if torch.cuda.is_available():
+        if ranks.local_rank >= (devices := torch.cuda.device_count()):
+            raise ConfigError("has no GPU", item="LOCAL_RANK", found=ranks.local_rank, expected=f"0 to {devices - 1}")
         torch.cuda.set_device(ranks.local_rank)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE)
+    try:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE)
+    except dist.DistError as error:
+        where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
+        reason = str(error).partition("\n")[0][:200]
+        raise ConfigError(
+            f"the ranks do not meet: {reason}", item="MASTER_ADDR", found=where, remedy=BY_HAND
+        ) from error
     try:
         yield ranks
     finally:

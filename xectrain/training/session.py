@@ -21,6 +21,7 @@ from xectrain.training.profiling import StepProfiler
 from xectrain.training.ranks import Ranks, joined_ranks
 from xectrain.training.recorder import Recorder
 from xectrain.training.runfolder import RunFolder, State
+from xectrain.training.signals import StopRequest
 from xectrain.training.state import TrainingState
 from xectrain.training.tracking import Mirrors, open_mirrors
 from xectrain.training.trainer import Stopped, Trainer
@@ -89,9 +90,6 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
         _continue(state, found, differences, prepared.begin_anew, ranks)
         if prepared.begin_anew and ranks.is_main:
             run.set_metrics_aside()
-    if ranks.is_main:
-        publish_text(run.config, to_yaml(config))
-        run.write_state("running")
     profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
     _fit(state, batches, run, profiler, any(change.within(OF_RATE) for change in differences))
 
@@ -125,16 +123,19 @@ def _fit(
         other_rate: whether the learning rate is to be told, since it may jump.
     """
     config, main = state.config, batches.ranks.is_main
+    if main:
+        publish_text(run.config, to_yaml(config))
+        run.write_state("running")
     mirrors = open_mirrors(config, run, state.run_id) if main else Mirrors()
     recorder = Recorder(run if main else None, mirrors, state.metrics_offset, config.checkpoint.keep)
     ended: State = "failed"
     facts: dict[str, Any] = {}
     try:
-        with recorder:
+        with StopRequest() as stop, recorder:
             trainer = Trainer(state, batches, recorder, run.path, profiler)
             if other_rate and state.at.rate:
                 logger.info("the learning rate goes on at %.3g, after %.3g", trainer.rate(), state.at.rate)
-            trainer.fit()
+            trainer.fit(stop)
         ended = "done"
         facts = {"epochs": config.train.epochs, "minutes": config.train.minutes, "best_loss": state.at.best}
     except Stopped:

@@ -69,14 +69,14 @@ class Trainer:
         self.pace = Pace(self.config.train, batches.epoch_steps, passes * validation_steps, state.at.spent_s)
         self.last_step = self.pace.last_step(state.at.global_step)
 
-    def fit(self) -> None:
+    def fit(self, stop: StopRequest) -> None:
         """Train until the epochs or the minutes are over, or a signal, early stopping or a failure ends it."""
         if self.compute.compile_mode:
             compile_in_place(self.state.mode.model, self.compute.compile_mode)
         stepper: nn.Module = self.state.mode
         if self.ranks.world > 1:
             stepper = DistributedDataParallel(self.state.mode, broadcast_buffers=False)
-        with StopRequest() as stop, self.profiler or nullcontext():
+        with self.profiler or nullcontext():
             while not self._over():
                 self._epoch(stepper, stop)
 

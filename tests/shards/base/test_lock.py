@@ -99,6 +99,43 @@ def test_a_lock_of_a_job_that_is_known_to_have_ended_is_taken_over(
         assert json.loads(lock.read_text())["element"] == "80_3"
 
 
+def test_a_lock_of_another_node_whose_holder_is_silent_is_taken_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the file system's clock; one that older versions wrote, whose holders give no sign of life, is kept."""
+    lock = tmp_path / ".lock"
+    with locked(lock, "converting"):
+        held = json.loads(lock.read_text())
+    for every, silent_s, takes in ((60.0, 600, False), (60.0, 1300, True), (None, 10**6, False)):
+        lock.write_text(json.dumps({**held, "host": "node17", "touched_every_s": every}))
+        os.utime(lock, (lock.stat().st_mtime - silent_s,) * 2)
+        if takes:
+            with caplog.at_level(logging.WARNING), locked(lock, "again"):
+                assert json.loads(lock.read_text())["host"] == socket.gethostname()
+            assert "on node17" in caplog.text
+            assert "silent for 22 minutes; taking it over" in caplog.text
+        else:
+            counts = r" or wait: it counts as gone after 20 minutes without a sign of life" if every else ""
+            with pytest.raises(LockedError, match=f"on node17 .*remove the lock file{counts}$"), locked(lock, "again"):
+                pass
+
+
+def test_a_holder_gives_signs_of_life_and_leaves_what_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shards.base.lock.TOUCHED_EVERY_S", 0.01)
+    lock = tmp_path / ".lock"
+    with locked(lock, "converting"):
+        os.utime(lock, (0, 0))
+        while lock.stat().st_mtime == 0:
+            pass
+        other = json.dumps({"host": "node17", "pid": 1, "since": "noon", "doing": "converting"})
+        lock.write_text(other)  # taken over while this process stood still
+        while "took the lock over" not in caplog.text:
+            pass
+    assert lock.read_text() == other
+
+
 def test_where_there_are_no_hard_links_a_new_file_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")

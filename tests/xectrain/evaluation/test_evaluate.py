@@ -142,7 +142,7 @@ def test_the_same_evaluation_is_done_and_another_refused(place, predictor, resul
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "metrics.json").write_text("{}")
-    with pytest.raises(CorruptError, match="is not the result of an evaluation"):
+    with pytest.raises(CorruptError, match=r"metrics\.json: request: is missing"):
         evaluate(predictor, parts, broken, options)
 
 

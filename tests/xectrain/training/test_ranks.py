@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from shards.base import ConfigError
 from shards.dataset import Dataset
 from xectrain.checkpoint import LAST
 from xectrain.training import session
-from xectrain.training.ranks import Ranks
+from xectrain.training.ranks import Ranks, joined_ranks
 from xectrain.training.runfolder import RunFolder
 from xectrain.training.trainer import Stopped
 
@@ -79,6 +80,8 @@ def test_another_number_of_ranks_continues_within_rounding(dataset: Dataset, und
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: fits no rank .found 2, expected 0 to 1, since WORLD_SIZE is 2."),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR: is not set, but WORLD_SIZE is"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "b"}, "MASTER_PORT: is no whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "70000"}, "MASTER_PORT: is no port"),
+        ({"RANK": "1"}, "RANK: is set, but WORLD_SIZE is not .found '1'.; start several ranks with torchrun, or unset"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "", "MASTER_ADDR": "a"}, "MASTER_PORT: is not set"),
     ],
 )
@@ -89,6 +92,17 @@ def test_variables_that_make_no_sense_are_named(environment: dict[str, str], mes
 
 def test_one_process_needs_no_variables() -> None:
     assert Ranks.of({}) == Ranks.of({"WORLD_SIZE": "1", "RANK": "7"}) == Ranks.of({"WORLD_SIZE": ""}) == Ranks()
+    assert Ranks.of({"RANK": "0"}) == Ranks()
+
+
+def test_ranks_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError, match=rf"^MASTER_ADDR: the ranks do not meet: .*127\.0\.0\.1:{port}"):
+            with joined_ranks():
+                pass
 
 
 @pytest.mark.slow
