@@ -74,6 +74,7 @@ class Campaign(Document):
     """In the order they run."""
 
     def step(self, name: str) -> StepRecord:
+        """The step of that name."""
         return next(step for step in self.steps if step.name == name)
 
     def with_sent(self, name: str, sent: Sent) -> Campaign:
@@ -116,13 +117,16 @@ class Folder:
 
     @property
     def record(self) -> Path:
+        """The document."""
         return self.path / "campaign.json"
 
     @property
     def lock(self) -> Path:
+        """Held by who submits, sends again or cancels."""
         return self.path / ".lock"
 
     def script(self, step: str) -> Path:
+        """The script of a step."""
         return self.path / f"{step}.sbatch"
 
     def state(self, step: str, element: int) -> Path:
@@ -135,6 +139,7 @@ class Folder:
         return self.path / "logs" / f"{step}-{name}.log"
 
     def write(self, campaign: Campaign) -> None:
+        """Publish the record."""
         publish_text(self.record, campaign.model_dump_json(indent=1) + "\n")
 
     def read(self) -> Campaign:

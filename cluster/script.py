@@ -32,14 +32,17 @@ class Place:
 
     @property
     def partition_name(self) -> str:
+        """The one asked for, or the profile's first."""
         return self.ask.partition or next(iter(self.profile.partitions))
 
     @property
     def partition(self) -> Partition:
+        """What it offers."""
         return self.profile.partitions[self.partition_name]
 
     @property
     def environment(self) -> Environment:
+        """How its nodes find `xec`."""
         return self.profile.environments.get(self.partition.arch, Environment())
 
     @property

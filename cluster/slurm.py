@@ -39,6 +39,7 @@ class Seen:
 
     @property
     def active(self) -> bool:
+        """Whether it waits, runs or is about to."""
         return self.state in ACTIVE
 
 

@@ -41,9 +41,11 @@ class StepStatus:
     elements: tuple[ElementStatus, ...]
 
     def counts(self) -> Counter[str]:
+        """How many elements stand how."""
         return Counter(element.standing for element in self.elements)
 
     def of(self, *standings: Standing) -> list[ElementStatus]:
+        """The elements that stand so."""
         return [element for element in self.elements if element.standing in standings]
 
 
@@ -57,10 +59,12 @@ class Status:
 
     @property
     def active(self) -> bool:
+        """Whether anything waits or runs."""
         return any(step.of("running", "waiting") for step in self.steps)
 
     @property
     def done(self) -> bool:
+        """Whether everything is done."""
         return all(element.standing == "done" for step in self.steps for element in step.elements)
 
     @property

@@ -73,6 +73,7 @@ class Dataset:
 
     @property
     def n_events(self) -> int:
+        """Events of all shards."""
         return self.manifest.n_events
 
     def __len__(self) -> int:

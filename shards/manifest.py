@@ -155,6 +155,7 @@ class Manifest:
 
     @property
     def n_events(self) -> int:
+        """Events of all shards."""
         return sum(shard.events for shard in self.shards)
 
     @cached_property

@@ -67,10 +67,12 @@ class SampleLayout:
 
     @property
     def sensors_npy(self) -> bytes:
+        """NPY header of an event's sensors."""
         return npy_header((self.sensors, 2), STORAGE_DTYPES[self.dtype])
 
     @property
     def truth_npy(self) -> bytes:
+        """NPY header of its truth."""
         return npy_header((self.columns,), "<f8")
 
     @property

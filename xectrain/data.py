@@ -187,22 +187,18 @@ def _check_alike(views: Sequence[View]) -> None:
     first = views[0].dataset
     for view in views[1:]:
         other = view.dataset
-        if other.normalization != first.normalization:
-            raise ConfigError(
-                f"is normalized otherwise than {first.path}",
-                file=other.path,
-                found=other.normalization,
-                expected=first.normalization,
-                remedy="ingest both with the same --normalization",
-            )
-        if other.dtype != first.dtype:
-            raise ConfigError(
-                f"is stored otherwise than {first.path}",
-                file=other.path,
-                found=other.dtype,
-                expected=first.dtype,
-                remedy="ingest both with the same --dtype",
-            )
+        for what, found, expected, option in (
+            ("normalized", other.normalization, first.normalization, "--normalization"),
+            ("stored", other.dtype, first.dtype, "--dtype"),
+        ):
+            if found != expected:
+                raise ConfigError(
+                    f"is {what} otherwise than {first.path}",
+                    file=other.path,
+                    found=found,
+                    expected=expected,
+                    remedy=f"ingest both with the same {option}",
+                )
         if list(other.columns) != list(first.columns):
             raise InputError(
                 f"has other columns than {first.path}",

@@ -29,6 +29,7 @@ class Boundaries:
 
     @property
     def shards(self) -> int:
+        """How many shards the events fill."""
         return len(self.first)
 
     def rows_of(self, shard: int) -> int:

@@ -53,6 +53,7 @@ class Plan:
 
     @property
     def entries(self) -> int:
+        """Entries of all sources."""
         return sum(source.entries for source in self.sources)
 
     @cached_property

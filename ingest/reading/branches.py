@@ -79,6 +79,7 @@ class Where:
 
     @property
     def item(self) -> str:
+        """Tree and branch, for messages."""
         return f"{self.tree}/{self.branch}"
 
 

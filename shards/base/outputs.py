@@ -96,6 +96,7 @@ def is_about(error: OSError, path: Path) -> bool:
 
 
 def cannot_be_written(path: Path, error: OSError) -> OutputError:
+    """What the system said about an output, as one line of ours."""
     shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:299]}…"
     return OutputError(f"cannot be written: {error.strerror or error}", file=shown)
 

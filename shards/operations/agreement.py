@@ -203,6 +203,7 @@ def _added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 
 
 def merged_counts(datasets: Sequence[Dataset]) -> tuple[SensorCounts, tuple[str, ...]]:
+    """The sensors' counts of all, and what is not counted in all of them."""
     total = reduce(lambda a, b: a + b, (dataset.manifest.counts for dataset in datasets))
     unknown = sorted({name for dataset in datasets for name in dataset.manifest.uncounted})
     zero = {name: np.zeros_like(total.dead) for name in unknown if name in total.totals()}

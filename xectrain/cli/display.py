@@ -161,6 +161,7 @@ def _show(draw: Callable[..., Figure]) -> None:
 
 
 def interactive_backends(registry: Any) -> list[str]:
+    """Backends of matplotlib that open a window."""
     from matplotlib.backends import BackendFilter
 
     return [str(name) for name in registry.list_builtin(BackendFilter.INTERACTIVE)]

@@ -183,7 +183,7 @@ def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker
         return FilledRows.of(model, carried)
     if not model.mode.fills:
         return HiddenEventRows.of(model, carried)
-    return HiddenSensorRows(model) if request.hide else FilledRows.of(model, carried)
+    return HiddenSensorRows.of(model) if request.hide else FilledRows.of(model, carried)
 
 
 def _stream(

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,13 +28,11 @@ ORIGIN = ("source", "entry")
 """Which input an event came from, counting from 0, and its entry there: written for ROOT input."""
 
 
-class RowMaker(Protocol):
+class RowMaker(ABC):
     """Turns events into rows of the output tree; used by several threads at a time."""
 
-    @property
-    def branches(self) -> dict[str, OutputBranch]:
-        """Of the tree, in order."""
-        ...
+    branches: dict[str, OutputBranch]
+    """Of the tree, in order."""
 
     def make(self, events: Events, part: int, first: int) -> Columns:
         """The rows of some events.
@@ -43,11 +41,16 @@ class RowMaker(Protocol):
             part: number of the part they are of.
             first: events before them, in all parts.
         """
-        ...
+        rows = self.rows(events, part, first)
+        return {name: rows[name] for name in self.branches}
+
+    @abstractmethod
+    def rows(self, events: Events, part: int, first: int) -> Columns:
+        """As `make`, in any order and with others among them."""
 
     def outside(self, rows: Columns) -> int:
-        """How many of the rows lie outside the model's training range."""
-        ...
+        """How many of the rows lie outside the model's training range, where that is judged."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class EventRows:
+class EventRows(RowMaker):
     """One row per event: a regressor's predictions."""
 
     predictor: Predictor
@@ -135,15 +138,14 @@ class EventRows:
         predicted = {name: OutputBranch("float64") for name in names.values()}
         return cls(predictor, carried, carried.around({**predicted, IN_RANGE: OutputBranch("bool")}), names)
 
-    def make(self, events: Events, part: int, first: int) -> Columns:
-        """The rows of one chunk; an absolute time is NaN where `time_min_used` is unknown."""
+    def rows(self, events: Events, part: int, first: int) -> Columns:
+        """Predictions and what is carried; an absolute time is NaN where `time_min_used` is unknown."""
         found = self.predictor.predict_events(events)
         if self.predictor.facts.targets.relative_time and events.earliest is None:
             unknown = np.full(len(events), np.nan)
             found |= {name: unknown for name in self.names if _is_time(name) and self.names[name] == name}
         predicted = {self.names.get(name, name): values for name, values in found.items()}
-        rows = {**self.carried.make(events, part), **predicted}
-        return {name: rows[name] for name in self.branches}
+        return {**self.carried.make(events, part), **predicted}
 
     def outside(self, rows: Columns) -> int:
         """How many rows lie outside the training range."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from shards import geometry as geo
 from xectrain.baselines.inpainting import FILLS, fill_columns
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.root_output import OutputBranch
-from xectrain.inference.rows import IDENTITY, Carried
+from xectrain.inference.rows import IDENTITY, Carried, RowMaker
 from xectrain.inference.sensors import Filler, Hidden, SensorPredictor
 
 SENSORS = OutputBranch("float32", geo.N_SENSORS)
@@ -22,7 +20,7 @@ FLAGS = OutputBranch("bool", geo.N_SENSORS)
 
 
 @dataclass(frozen=True)
-class HiddenEventRows:
+class HiddenEventRows(RowMaker):
     """Autoencoder: one row per event, sensors hidden as in validation.
 
     `mask` (hidden), and per predicted channel `truth_*`, `masked_*` (what the model saw), `pred_*` and `err_*`
@@ -40,7 +38,7 @@ class HiddenEventRows:
         named = {f"{kind}_{channel}": SENSORS for channel in predictor.facts.channels for kind in kinds}
         return cls(predictor, carried, carried.around({"mask": FLAGS, **named}))
 
-    def make(self, events: Events, part: int, first: int) -> Columns:
+    def rows(self, events: Events, part: int, first: int) -> Columns:
         """One row per event."""
         found = self.predictor.hide_and_predict(events)
         rows = {**self.carried.make(events, part), "mask": found.hidden}
@@ -49,15 +47,11 @@ class HiddenEventRows:
             rows[f"masked_{channel}"] = np.where(found.hidden, np.float32(np.nan), truth)
             rows[f"pred_{channel}"] = found.predicted[channel]
             rows[f"err_{channel}"] = found.predicted[channel] - truth
-        return {name: rows[name] for name in self.branches}
-
-    def outside(self, rows: Columns) -> int:
-        """Not judged in this mode."""
-        return 0
+        return rows
 
 
 @dataclass(frozen=True)
-class FilledRows:
+class FilledRows(RowMaker):
     """Inpainter on real data: one row per event with the dead sensors filled."""
 
     predictor: Filler
@@ -72,52 +66,37 @@ class FilledRows:
         time = "relative_time" if predictor.facts.targets.relative_time else "time"
         return cls(predictor, carried, carried.around({"npho": SENSORS, time: SENSORS, "filled": FLAGS}), time)
 
-    def make(self, events: Events, part: int, first: int) -> Columns:
+    def rows(self, events: Events, part: int, first: int) -> Columns:
         """One row per event."""
         found = self.predictor.fill_events(events)
-        rows = {**self.carried.make(events, part), "npho": found.npho, self.time: found.time, "filled": found.filled}
-        return {name: rows[name] for name in self.branches}
-
-    def outside(self, rows: Columns) -> int:
-        """Not judged in this mode."""
-        return 0
+        return {**self.carried.make(events, part), "npho": found.npho, self.time: found.time, "filled": found.filled}
 
 
 @dataclass(frozen=True)
-class HiddenSensorRows:
+class HiddenSensorRows(RowMaker):
     """Inpainter, validation: one row per hidden sensor, with what the classical fillings say of it."""
 
     predictor: SensorPredictor
-    baselines: Sequence[str] = FILLS
+    branches: dict[str, OutputBranch]
 
-    @cached_property
-    def branches(self) -> dict[str, OutputBranch]:
+    @classmethod
+    def of(cls, predictor: SensorPredictor) -> HiddenSensorRows:
         """Where the sensor is, and what every method says of it."""
+        channels = predictor.facts.channels
+        values = [f"{kind}_{channel}" for channel in channels for kind in ("truth", "pred", "error")]
+        values += [f"baseline_{name}_{channel}" for name in FILLS for channel in channels]
         integers = {name: OutputBranch("int64") for name in ("event_idx", *IDENTITY)}
-        small = {"sensor_id": OutputBranch("int32"), "face": OutputBranch("int32"), "mask_type": OutputBranch("int32")}
-        kinds = ("truth", "pred", "error")
-        values = {
-            f"{kind}_{channel}": OutputBranch("float32") for channel in self.predictor.facts.channels for kind in kinds
-        }
-        channels = self.predictor.facts.channels
-        fills = {
-            f"baseline_{name}_{channel}": OutputBranch("float32") for name in self.baselines for channel in channels
-        }
-        return {**integers, **small, **values, **fills}
+        small = {name: OutputBranch("int32") for name in ("sensor_id", "face", "mask_type")}
+        return cls(predictor, {**integers, **small, **dict.fromkeys(values, OutputBranch("float32"))})
 
-    def make(self, events: Events, part: int, first: int) -> Columns:
+    def rows(self, events: Events, part: int, first: int) -> Columns:
         """One row per hidden sensor."""
         found = self.predictor.hide_and_predict(events)
         rows = hidden_sensors(found, events)
         rows["event_idx"] = rows["event_idx"] + first
-        if self.baselines:
-            physical = events.photons(self.predictor.facts.normalization)
-            rows.update(fill_columns(physical, found.hidden, self.predictor.facts.channels, self.baselines))
-        return {name: rows[name] for name in self.branches}
-
-    def outside(self, rows: Columns) -> int:
-        """Not judged in this mode."""
-        return 0
+        physical = events.photons(self.predictor.facts.normalization)
+        rows.update(fill_columns(physical, found.hidden, self.predictor.facts.channels, FILLS))
+        return rows
 
 
 def hidden_sensors(found: Hidden, events: Events) -> Columns:

@@ -143,6 +143,11 @@ def _implausible(view: View, sensors_BN2: torch.Tensor) -> list[str]:
 
 
 def input_rules(config: Config, data: TrainingData) -> InputRules:
+    """How stored sensors become the network's input.
+
+    Raises:
+        ConfigError: a remapping that cannot be exact.
+    """
     storage = data.first.normalization
     model = preset(config.data.normalization) if config.data.normalization else storage
     for view in (*data.train, *data.val):
