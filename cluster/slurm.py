@@ -61,7 +61,7 @@ def sbatch(script: str, options: Sequence[str]) -> tuple[int, str | None]:
     Raises:
         SlurmError: it was refused.
     """
-    done = _run("sbatch", "--parsable", *options, script)
+    done = run("sbatch", "--parsable", *options, script)
     if done.returncode != 0:
         raise SlurmError("sbatch refused it", file=script, found=_message(done.stderr))
     number, _, cluster = done.stdout.strip().splitlines()[-1].partition(";")
@@ -74,7 +74,7 @@ def release(job: int, cluster: str | None) -> None:
     Raises:
         SlurmError: it cannot be released.
     """
-    done = _run("scontrol", *_on(cluster), "release", str(job))
+    done = run("scontrol", *_on(cluster), "release", str(job))
     if done.returncode != 0:
         raise SlurmError(f"job {job} cannot be released", found=_message(done.stderr))
 
@@ -85,13 +85,13 @@ def cancel(job: int, cluster: str | None, indices: str | None = None) -> bool:
         names = [str(job)]
     else:
         names = [f"{job}_[{indices}]"]
-    done = _run("scancel", *_on(cluster), *names)
+    done = run("scancel", *_on(cluster), *names)
     return done.returncode == 0
 
 
 def max_array_size() -> int | None:
     """SLURM's MaxArraySize, if the controller answers."""
-    done = _run("scontrol", "show", "config")
+    done = run("scontrol", "show", "config")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
     return int(found.group(1)) if found else None
 
@@ -117,7 +117,7 @@ def look(clusters: Iterable[str | None], jobs: Iterable[int]) -> dict[Key, Seen]
 
 
 def _from_queue(cluster: str | None, wanted: set[int]) -> dict[Key, Seen]:
-    done = _run("squeue", *_on(cluster), "--me", "-h", "-r", "-t", "all", "-o", "%F|%K|%T|%r")
+    done = run("squeue", *_on(cluster), "--me", "-h", "-r", "-t", "all", "-o", "%F|%K|%T|%r")
     if done.returncode != 0:
         raise SlurmError("the controller does not answer", found=_message(done.stderr))
     seen = {}
@@ -131,7 +131,7 @@ def _from_queue(cluster: str | None, wanted: set[int]) -> dict[Key, Seen]:
 
 def _from_accounting(cluster: str | None, jobs: set[int]) -> dict[Key, Seen]:
     names = ",".join(map(str, sorted(jobs)))
-    done = _run("sacct", *_on(cluster), "-n", "-P", "-X", "-j", names, "-o", "JobID,State")
+    done = run("sacct", *_on(cluster), "-n", "-P", "-X", "-j", names, "-o", "JobID,State")
     seen: dict[Key, Seen] = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         name, _, state = line.partition("|")
@@ -152,7 +152,12 @@ def _message(text: str) -> str:
     return "; ".join(lines) or "nothing said"
 
 
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a SLURM command.
+
+    Raises:
+        SlurmError: it is not there, or does not answer in time.
+    """
     # A job's own variables would become options of jobs submitted from inside it.
     clean = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(("SLURM_", "SBATCH_"))}
     try:

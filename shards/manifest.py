@@ -221,7 +221,7 @@ class Manifest:
         """
         if value.get("format") != FORMAT:
             raise InputError("is of another format", file=file, found=value.get("format"), expected=FORMAT)
-        manifest = _from_json(value, file)
+        manifest = manifest_of(value, file)
         if manifest.fingerprint != value.get("fingerprint") or manifest.n_events != value.get("events"):
             raise CorruptError(
                 "contradicts its own fingerprint",
@@ -269,7 +269,12 @@ class _Contents:
     version: str
 
 
-def _from_json(value: Mapping[str, Any], file: Path | str | None) -> Manifest:
+def manifest_of(value: Mapping[str, Any], file: Path | str | None) -> Manifest:
+    """What the JSON of a manifest says, whatever fingerprint stands in it.
+
+    Raises:
+        CorruptError: something is missing or of the wrong kind.
+    """
     for name in (f.name for f in dataclasses.fields(Settings)):
         if name not in value:
             raise CorruptError("is missing", file=file, item=name)

@@ -95,7 +95,7 @@ def fit(points: Floats, shares: NDArray[np.float32]) -> Floats:
     """Coefficients (K, L) from shares (N, 4760) at points (N, 3), symmetric under z → −z and φ' → −φ'."""
     basis, sensors = source_basis(points), sensor_basis()
     onto_sources, onto_sensors = np.linalg.pinv(basis), np.linalg.pinv(sensors)
-    formula = _formula(points)
+    formula = light_formula(points)
     parity = (-1.0) ** np.array(exponents(SOURCE_DEGREES))
     mirrors = [(parity[:, axis, None], mirrored(axis)) for axis in (0, 1)]
     coefficients = np.zeros((basis.shape[1], len(sensors)))
@@ -117,7 +117,8 @@ def mirrored(axis: int) -> NDArray[np.int64]:
     return np.asarray(cKDTree(positions).query(positions * flip)[1])
 
 
-def _formula(points: Floats) -> NDArray[np.float32]:
+def light_formula(points: Floats) -> NDArray[np.float32]:
+    """What the formula says of scattered light from points (n, 3): (n, 4760), the shares before any correction."""
     result = np.empty((len(points), geo.N_SENSORS), dtype=np.float32)
     for start in range(0, len(points), _BATCH):
         x, y, height = geo.local_coordinates(points[start : start + _BATCH])

@@ -61,7 +61,7 @@ class Answers:
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Answers]:
     found = Answers()
-    monkeypatch.setattr(slurm, "_run", found)
+    monkeypatch.setattr(slurm, "run", found)
     monkeypatch.setattr(slurm, "require", lambda: None)
     monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
     monkeypatch.chdir(tmp_path)

@@ -48,9 +48,9 @@ def forge(dataset: Dataset, shard: int = 1) -> None:
 
 
 def _fingerprint(value: dict) -> str:
-    from shards.manifest import _from_json
+    from shards.manifest import manifest_of
 
-    return _from_json(value, None).fingerprint
+    return manifest_of(value, None).fingerprint
 
 
 def patch(path: Path, offset: int, data: bytes) -> None:

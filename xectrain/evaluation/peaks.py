@@ -47,7 +47,7 @@ class PeakFit:
 
     def density(self, x: ArrayLike) -> Array:
         """Probability density within the window at x."""
-        return _density(self.shape, np.asarray(x, dtype=np.float64), self.parameters, self.window)
+        return density(self.shape, np.asarray(x, dtype=np.float64), self.parameters, self.window)
 
 
 def fit_peak(
@@ -109,7 +109,7 @@ def _fit(x: Array, centre: float, shape: str, window: tuple[float, float]) -> Pe
     }[shape]
 
     def loss(p: Array) -> float:
-        return float(-np.log(np.maximum(_density(shape, x, tuple(p), window), FLOOR)).sum())
+        return float(-np.log(np.maximum(density(shape, x, tuple(p), window), FLOOR)).sum())
 
     fit = Minuit(loss, np.array([centre, sigma, *extra]))
     fit.errordef, fit.limits = Minuit.LIKELIHOOD, bounds
@@ -121,7 +121,8 @@ def _fit(x: Array, centre: float, shape: str, window: tuple[float, float]) -> Pe
     return PeakFit(shape, mean, mean_error, width_found, width_error, parameters, window, x.size, float(fit.fval))
 
 
-def _density(shape: str, x: Array, p: tuple[float, ...], window: tuple[float, float]) -> Array:
+def density(shape: str, x: Array, p: tuple[float, ...], window: tuple[float, float]) -> Array:
+    """Probability density at x of a shape with parameters `p`, normalized within the window."""
     low, high = window
     if shape == "single":
         return _gaussian(x, p[0], p[1]) / max(_gaussian_integral(p[0], p[1], low, high), FLOOR)

@@ -83,7 +83,7 @@ def compare(path: Path, module: ExportModule | SensorInput, events: GateEvents) 
             found = session.run(names, feed)
             for name, a, b in zip(names, found, expected, strict=True):
                 scale = _relative_to(name, module, b)
-                largest[name] = max(largest[name], _largest_difference(a / scale, b / scale))
+                largest[name] = max(largest[name], largest_difference(a / scale, b / scale))
     return [Deviation(name, value, _allowed(name, module)) for name, value in largest.items()]
 
 
@@ -125,7 +125,7 @@ def _relative_to(output: str, module: ExportModule | SensorInput, expected: NDAr
     return 1.0
 
 
-def _largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+def largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Largest |a − b|; equal NaNs agree, other NaNs and other shapes are infinitely far apart."""
     if a.shape != b.shape:
         return np.inf

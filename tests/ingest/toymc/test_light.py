@@ -194,12 +194,12 @@ def test_surveyed_geometry_moves_the_light() -> None:
 
 def test_fit_finds_a_known_function() -> None:
     from ingest.toymc.scattered import sensor_basis, source_basis
-    from ingest.toymc.scattering import _formula
+    from ingest.toymc.scattering import light_formula
 
     rng = np.random.default_rng(7)
     points = draw_sources(rng, 700)
     truth = read_table()
-    shares = _formula(points) * np.exp(source_basis(points) @ truth @ sensor_basis())
+    shares = light_formula(points) * np.exp(source_basis(points) @ truth @ sensor_basis())
     noisy = (shares * rng.gamma(4, 0.25, shares.shape)).astype(np.float32)
     found = fit(points, noisy)
     inside = points[geo.in_fiducial(geo.uvw_from_xyz(points))][:100]

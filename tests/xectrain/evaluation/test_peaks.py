@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 
 from shards.base import ConfigError
-from xectrain.evaluation.peaks import SHAPES, _density, fit_peak
+from xectrain.evaluation.peaks import SHAPES, density, fit_peak
 
 
 def leaking(count: int, seed: int = 0) -> np.ndarray:
@@ -32,7 +32,7 @@ def test_a_gaussian_is_found_with_honest_errors():
 def test_densities_are_normalized_in_the_window(shape):
     parameters = {"single": (54.9, 0.8), "expgauss": (54.9, 0.8, 0.9), "double": (54.9, 0.8, 0.3, 0.7, 1.5)}[shape]
     window = (51.9, 56.4)
-    total, _ = quad(lambda x: float(_density(shape, np.array([x]), parameters, window)[0]), *window)
+    total, _ = quad(lambda x: float(density(shape, np.array([x]), parameters, window)[0]), *window)
     assert total == pytest.approx(1, rel=1e-6)
 
 

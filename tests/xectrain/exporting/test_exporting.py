@@ -21,7 +21,7 @@ from xectrain import exporting
 from xectrain.checkpoint import find_checkpoint, read_checkpoint
 from xectrain.cli.export import app
 from xectrain.exporting import GateEvents
-from xectrain.exporting.gate import _largest_difference, decided
+from xectrain.exporting.gate import decided, largest_difference
 from xectrain.inference.calibration import EnergyCalibration, EnergyFactor, calibration_path
 from xectrain.inference.infer import Request, infer
 from xectrain.inference.load import load, load_mode
@@ -219,10 +219,10 @@ def test_the_bare_network_for_some_tasks(run, tmp_path):
 
 def test_differences_of_nan_and_shape_are_infinite():
     nan = np.array([1.0, np.nan])
-    assert _largest_difference(nan, nan) == 0
-    assert _largest_difference(nan, np.array([1.0, 2.0])) == np.inf
-    assert _largest_difference(nan, np.array([1.0])) == np.inf
-    assert _largest_difference(np.array([True, False]), np.array([True, True])) == 1
+    assert largest_difference(nan, nan) == 0
+    assert largest_difference(nan, np.array([1.0, 2.0])) == np.inf
+    assert largest_difference(nan, np.array([1.0])) == np.inf
+    assert largest_difference(np.array([True, False]), np.array([True, True])) == 1
 
 
 def test_photons_on_the_threshold_are_decided_before_runtimes_are_compared(run):
