@@ -45,7 +45,7 @@ site: $(READY)  ## the documentation as a site, in site/
 bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
 	for name in model conversion loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-gpu-check: $(READY)  ## the tests that need a CUDA device
+gpu-check: $(READY)  ## the tests that need a CUDA device; then: python benchmarks/gpu.py
 	$(BIN)/pytest -m gpu
 
 pins: $(READY)  ## remake constraints.txt from what is installed

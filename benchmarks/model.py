@@ -76,6 +76,13 @@ class PlainEncoder(nn.Module):
             x_BTD = layer(x_BTD)
         return x_BTD
 
+    def on(self, device: str) -> PlainEncoder:
+        """The same on a device, tables included."""
+        self.channels = {name: table.to(device) for name, table in self.channels.items()}
+        for name in ("fine", "cells", "source", "target", "direction"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self.to(device)
+
     def face(self, name: str, npho_BN: Tensor, time_BN: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
         grid = self.channels[name]
         keep_B1HW = (~mask_BN[:, grid]).float()[:, None]

@@ -68,6 +68,7 @@ class Batches:
             epoch: the training epoch; None in validation, where nothing is augmented.
         """
         x_BN2 = self.rules.normalized(batch.sensors)
+        # From pageable memory: CUDA has taken it to a buffer of its own before the call returns, and the batch may go.
         truth_BC = batch.truth.to(self.compute.device, non_blocking=True)
         if epoch is not None:
             x_BN2, truth_BC = self._augmentation.apply(x_BN2, truth_BC, epoch)
