@@ -43,7 +43,7 @@ site: $(READY)  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
-	for name in model conversion loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in model cores conversion stages loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 gpu-check: $(READY)  ## the tests that need a CUDA device; then: python benchmarks/gpu.py
 	$(BIN)/pytest -m gpu
