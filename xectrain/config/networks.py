@@ -79,6 +79,9 @@ class EncoderConfig(Section):
     """Residual blocks of the window, at full and at half resolution."""
     focus_tokens: int = Field(default=2, ge=1)
     """Tokens that the window and the summary of the event become."""
+    focus_fit: int = Field(default=0, ge=0, le=20)
+    """Steps of a local fit of a point source, the classical method's, whose results the network is told and from which
+    the references of positions are corrected; 0: no fit."""
     inner_resolution: int = Field(default=1, ge=1, le=8)
     """1: every face goes through the backbones at full resolution; k: with a focus, the inner face is read as sums of
     k×k sensors and the other faces by one layer each, which is several times as fast."""
@@ -96,6 +99,8 @@ class EncoderConfig(Section):
             raise ValueError("stage_blocks needs at least one block per stage")
         if self.focus and (self.focus % 2 == 0 or self.focus < 9):
             raise ValueError(f"focus {self.focus} must be odd and at least 9, or 0")
+        if self.focus_fit and self.focus < 11:
+            raise ValueError("focus_fit needs a focus of at least 11 sensors: one of its fits takes so many")
         if self.inner_resolution > 1:
             if not self.focus:
                 raise ValueError("inner_resolution above 1 needs a focus: something must see single sensors")
@@ -273,6 +278,7 @@ PRESETS: dict[str, ModelConfig] = {
             width=128,
             focus=15,
             focus_blocks=(1, 2),
+            focus_fit=5,
             inner_resolution=4,
             fusion_layers=1,
             fusion_norm="pre",
@@ -289,6 +295,7 @@ PRESETS: dict[str, ModelConfig] = {
             focus_channels=(96, 192),
             focus_blocks=(3, 4),
             focus_tokens=4,
+            focus_fit=5,
             inner_resolution=2,
             rest_channels=(32, 64),
             fusion_layers=3,

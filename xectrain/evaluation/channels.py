@@ -23,8 +23,8 @@ from shards.base import InputError, locked, progress, publish_json, published
 from shards.normalization import Normalization
 from xectrain.baselines import RawEvents
 from xectrain.baselines.inpainting import light_of, neighbour_table
-from xectrain.baselines.localfit import STATISTICS
 from xectrain.inference.sources import Part, ReadOptions, Wanted
+from xectrain.localfit import STATISTICS
 from xectrain.metrics import half_width_68
 
 Array = NDArray[np.float64]

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from xectrain.models.reference import FACTS
 from xectrain.tasks import TASKS
 
 Array = npt.NDArray[np.float64]
@@ -35,6 +34,7 @@ class ReferenceCorrection(nn.Module):
 
     Args:
         tasks: names of the tasks that have a reference.
+        facts: how many facts a scene has.
     """
 
     low_A: Tensor
@@ -44,14 +44,14 @@ class ReferenceCorrection(nn.Module):
     first_Q: Tensor
     second_Q: Tensor
 
-    def __init__(self, tasks: tuple[str, ...]) -> None:
+    def __init__(self, tasks: tuple[str, ...], facts: int) -> None:
         super().__init__()
         self.tasks = tasks
-        pairs = np.array(list(combinations_with_replacement(range(FACTS + 1), 2)))  # fact 0 is 1: all lower orders
+        pairs = np.array(list(combinations_with_replacement(range(facts + 1), 2)))  # fact 0 is 1: all lower orders
         self.register_buffer("first_Q", torch.from_numpy(pairs[:, 0]), persistent=False)
         self.register_buffer("second_Q", torch.from_numpy(pairs[:, 1]), persistent=False)
         for name, value in (("low_A", -1e6), ("high_A", 1e6), ("centre_A", 0.0), ("scale_A", 1.0)):
-            self.register_buffer(name, torch.full((FACTS,), value))
+            self.register_buffer(name, torch.full((facts,), value))
         for name in tasks:
             self.register_buffer(f"{name}_QK", torch.zeros(len(pairs), TASKS[name].size))
 

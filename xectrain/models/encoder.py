@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config, self.normalization = config, normalization
         self.tokens = token_table(config)
-        self.scene = LightReference(config.focus, geometry) if config.focus else None
+        self.scene = LightReference(config.focus, geometry, config.focus_fit) if config.focus else None
         self.rest = RestReader(config) if config.inner_resolution > 1 else None
         if self.rest is None:
             self._build_faces(config, normalization)

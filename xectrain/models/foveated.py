@@ -14,7 +14,7 @@ from shards import geometry as geo
 from xectrain.config.networks import EncoderConfig
 from xectrain.models.blocks import full_precision, init_linear
 from xectrain.models.focus import Light, gathered
-from xectrain.models.reference import FACTS, Scene
+from xectrain.models.reference import Scene, facts
 
 WINDOW_CHANNELS = 6
 LATEST = 6.0
@@ -51,10 +51,12 @@ class WindowReader(nn.Module):
         first, second = config.focus_channels
         blocks = config.focus_blocks
         small = (config.focus + 1) // 2
-        self.stem = nn.Conv2d(WINDOW_CHANNELS, first, 3, padding=1)
+        self.stem = nn.Conv2d(WINDOW_CHANNELS + bool(config.focus_fit), first, 3, padding=1)
         self.down = nn.Conv2d(first, second, 3, stride=2, padding=1)
         self.project = nn.Linear(second * small * small, self.tokens * width)
-        self.facts = nn.Sequential(nn.Linear(FACTS, width), nn.GELU(), nn.Linear(width, self.tokens * width))
+        self.facts = nn.Sequential(
+            nn.Linear(facts(config.focus_fit), width), nn.GELU(), nn.Linear(width, self.tokens * width)
+        )
         init_linear(self)
         self.fine = nn.Sequential(*(ResidualBlock(first) for _ in range(blocks[0])))
         self.coarse = nn.Sequential(*(ResidualBlock(second) for _ in range(blocks[1])))
@@ -70,23 +72,26 @@ class WindowReader(nn.Module):
 
 
 def window_image(scene: Scene, window: int) -> Tensor:
-    """What is seen of a window: float32 (B, 6, R, R), 0 at masked sensors.
+    """What is seen of a window: float32 (B, 6, R, R), with a fit (B, 7, R, R); 0 at masked sensors.
 
-    √(photons/brightest), brightness, whether visible, lateness, whether there is a time, whether inside the face.
+    √(photons/brightest), brightness, whether visible, lateness, whether there is a time, whether inside the face, and
+    how many standard deviations (compressed) the sensor is above the fitted point source.
     """
     light, channels_BS = scene.light, scene.spot.channels_BS
     photons_BS = gathered(light.photons_BN, channels_BS).clamp(min=0)
     keep_BS, timed_BS = (gathered(v, channels_BS) for v in (light.keep_BN, light.timed_BN))
     brightest_B1 = photons_BS.amax(dim=1, keepdim=True).clamp(min=10)
     late_BS = scene.late_BK[:, : channels_BS.shape[1]]
-    shown = (
+    shown = [
         (photons_BS / brightest_B1 + 1e-6).sqrt() * keep_BS,
         brightness(photons_BS),
         keep_BS,
         shown_lateness(late_BS),
         timed_BS,
         (channels_BS < geo.N_SENSORS).float(),
-    )
+    ]
+    if scene.pull_BS is not None:
+        shown.append(scene.pull_BS.asinh() / 2)
     image_BCRR: Tensor = torch.stack(shown, dim=1).unflatten(2, (window, window))
     return image_BCRR
 

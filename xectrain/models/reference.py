@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards import geometry as geo
+from xectrain.localfit import Patch, PointFit, fit_point, sensor_frames, solid_angle, variance
 from xectrain.models.focus import Light, Spot, Spotter, gathered
 
 CENTRE_SIDE = 9
@@ -25,6 +26,10 @@ HUBER_NS = 1.5
 ITERATIONS = 4
 RINGS = (1, 3, 5, 9)
 """Sides of nested squares around the brightest sensor, whose shares of the light tell the depth."""
+FIT_SIDE = 7
+"""Sensors along a side of the square that a point source is fitted to, as in `baselines.localfit`."""
+OTHER_FITS = ((5, 3), (11, 3))
+"""Side and steps of further fits from there: how the point moves with the square tells the shape of the shower."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Scene:
     """From the point to the sensor [cm]."""
     facts_BA: Tensor
     """The numbers a network is told of all this, of order one."""
+    pull_BS: Tensor | None = None
+    """With a fit: photons of the window's sensors above those of the fitted point, in standard deviations; 0 where
+    masked."""
 
 
 class LightReference(nn.Module):
@@ -55,6 +63,7 @@ class LightReference(nn.Module):
     Args:
         window: side of the window in sensors, odd, at least `CENTRE_SIDE`.
         geometry: sensor positions; nominal when not given.
+        fit: steps of the fit of a point source, whose results join the facts; 0: no fit.
     """
 
     position_N3: Tensor
@@ -65,13 +74,16 @@ class LightReference(nn.Module):
     centre_X: Tensor
     rim_X: Tensor
     nested_RS: Tensor
+    place_3N: Tensor
+    frame_33N: Tensor
 
-    def __init__(self, window: int, geometry: geo.Geometry | None = None) -> None:
+    def __init__(self, window: int, geometry: geo.Geometry | None = None, fit: int = 0) -> None:
         super().__init__()
-        self.spotter = Spotter(window)
+        self.spotter, self.fit = Spotter(window), fit
         self.cell_area = float(geo.cell_area()[0])  # here: compiled code must not look into NumPy's tables
         nowhere = np.zeros((1, 3))
-        positions = (geometry or geo.nominal()).positions
+        geometry = geometry or geo.nominal()
+        positions = geometry.positions
         distance = np.abs(np.arange(window) - window // 2)
         ring = np.maximum(distance[:, None], distance).ravel()
         half = CENTRE_SIDE // 2
@@ -81,11 +93,14 @@ class LightReference(nn.Module):
             "coverage_N": geo.cell_area() / geo.sensor_area(),
             "face_N6": np.eye(len(geo.FACE_NAMES))[geo.nominal().face],
             "nested_RS": np.stack([ring <= side // 2 for side in RINGS]),
+            "place_3N": np.concatenate([positions, nowhere]).T,
+            "frame_33N": np.concatenate([sensor_frames(geometry), np.eye(3)[..., None]], axis=2),
         }
         indices = {
             "ring_OK": _pmt_rings(),
             "centre_X": np.flatnonzero(ring <= half),
             "rim_X": np.flatnonzero(ring == half),
+            **{f"square{side}_X": np.flatnonzero(ring <= side // 2) for side in (FIT_SIDE, *dict(OTHER_FITS))},
         }
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table.astype(np.float32)), persistent=False)
@@ -103,7 +118,11 @@ class LightReference(nn.Module):
         total_B = faces_B6.sum(dim=1).clamp(min=1)
         time_B, late_BK, weight_BK, distance_BK = self._times(light, spot, uvw_B3)
         facts_BA = self._facts(spot, uvw_B3, faces_B6, inner_BP, photons_BS, keep_BS, weight_BK)
-        return Scene(light, spot, uvw_B3, total_B, time_B, late_BK, weight_BK, distance_BK, facts_BA)
+        pull_BS = None
+        if self.fit:
+            fit_BA, pull_BS = self._fitted(spot, uvw_B3, total_B, photons_BS, keep_BS)
+            facts_BA = torch.cat([facts_BA, fit_BA], dim=1)
+        return Scene(light, spot, uvw_B3, total_B, time_B, late_BK, weight_BK, distance_BK, facts_BA, pull_BS)
 
     def _centre(self, spot: Spot, photons_BS: Tensor, keep_BS: Tensor) -> Tensor:
         """Light-weighted u, v [cm] of the photons above the median of the rim; the middle sensor if there are none."""
@@ -182,9 +201,53 @@ class LightReference(nn.Module):
             dim=1,
         )
 
+    def _fitted(
+        self, spot: Spot, start_B3: Tensor, total_B: Tensor, photons_BS: Tensor, keep_BS: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What fits of a point source say, of order one: (B, FIT_FACTS).
 
-FACTS = 2 + 2 + 1 + 1 + len(geo.FACE_NAMES) + len(RINGS) + 1 + 1
-"""A, the length of `Scene.facts_BA`."""
+        The point, how it moves with the size of the square, how good the fit is and how much of the light it explains.
+        """
+
+        place_3BS, frame_33BS = self.place_3N[:, spot.channels_BS], self.frame_33N[:, :, spot.channels_BS]
+        window = Patch(place_3BS, frame_33BS, photons_BS, keep_BS)
+
+        def fit(side: int, start_B3: Tensor, steps: int) -> PointFit:
+            square_X = self.get_buffer(f"square{side}_X")
+            square = Patch(*(getattr(window, name)[..., square_X] for name in Patch.__dataclass_fields__))
+            return fit_point(square, start_B3, steps, smooth=True)
+
+        point = fit(FIT_SIDE, start_B3, self.fit)
+        uvw_B3 = point.uvw_B3
+        depth_B1 = uvw_B3[:, 2:]
+        narrow_B3, wide_B3 = (fit(side, uvw_B3, steps).uvw_B3 for side, steps in OTHER_FITS)
+        light_B = (4 * math.pi * point.amplitude_B).clamp(min=1) / total_B
+        omega_BS = solid_angle(window, uvw_B3)
+        model_BS = (point.amplitude_B[:, None] * omega_BS + point.background_B[:, None]).clamp(min=0)
+        pull_BS = keep_BS * (photons_BS - model_BS) * variance(model_BS).rsqrt()
+        facts_BA = torch.cat(
+            [
+                (uvw_B3[:, :2] - self.uvw_N3[spot.centre_B][:, :2]) / 1.5,
+                depth_B1.log() - 1,
+                ((wide_B3[:, :2] - uvw_B3[:, :2]) / (depth_B1 + 1)).clamp(-3, 3),
+                (narrow_B3[:, 2:] / depth_B1).log().clamp(-2, 2),
+                (wide_B3[:, 2:] / depth_B1).log().clamp(-2, 2),
+                point.chi2_B.clamp(1e-2, 1e3).log()[:, None],
+                light_B.log().clamp(-4, 4)[:, None],
+                (point.background_B.clamp(min=0) + 1).log()[:, None] - 4,
+            ],
+            dim=1,
+        )
+        return facts_BA, pull_BS
+
+
+LIGHT_FACTS = 2 + 2 + 1 + 1 + len(geo.FACE_NAMES) + len(RINGS) + 1 + 1
+FIT_FACTS = 2 + 1 + 2 + 1 + 1 + 3
+
+
+def facts(fit: int) -> int:
+    """A, the length of `Scene.facts_BA`, with so many steps of the fit."""
+    return LIGHT_FACTS + (FIT_FACTS if fit else 0)
 
 
 def xyz(uvw_B3: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from xectrain.models.calibration import ReferenceCorrection
 from xectrain.models.differences import MULTIPLIED, LearnedMean, reference_values, referenced
 from xectrain.models.encoder import Encoder
 from xectrain.models.ranges import TrainingRange, input_summaries
-from xectrain.models.reference import Scene
+from xectrain.models.reference import Scene, facts
 from xectrain.targets import TargetStatistics
 from xectrain.tasks import TASKS, Task, output_columns, parameters_per_value, resolve_tasks
 
@@ -167,7 +167,7 @@ class Regressor(nn.Module):
         )
         self.references = referenced(config.encoder, self.tasks)
         corrected = tuple(name for name in self.references if name not in MULTIPLIED)  # leaking light is no parabola
-        self.correction = ReferenceCorrection(corrected) if corrected else None
+        self.correction = ReferenceCorrection(corrected, facts(config.encoder.focus_fit)) if corrected else None
         learns_time = config.regressor.time_mean > 0 and "timing" in self.references
         self.time_mean = LearnedMean(flat, config.regressor.time_mean) if learns_time else None
         for name in self.references:  # training begins at the reference and can only improve on it

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ENOUGH_PULLS = 100
 """Validation events from which uncertainties are calibrated."""
-RANGE_SAMPLE = 4096
+RANGE_SAMPLE = 20_000
 """Training events whose sensors are looked at for the range of inputs and for the references."""
 
 

@@ -101,23 +101,6 @@ def test_the_fit_with_photon_statistics():
     assert np.nanmedian(fit.chi2) < 2
 
 
-def test_solid_angles_and_their_slopes():
-    events = point_sources(20, seed=6)
-    point = np.column_stack([events.columns[axis] for axis in "uvw"])
-    centre = light_centre(events.npho)
-    window = lf._window(events.npho, centre.channel, 2, geo.nominal())
-    omega, slope = lf._solid_angle(window, point, with_gradient=True)
-    table = window_table(2)[centre.channel]
-    reference = geo.solid_angle(geo.xyz_from_uvw(point), sipm="square")
-    for event in range(20):
-        inside = table[event] >= 0
-        assert omega[event, inside] == pytest.approx(reference[event, table[event, inside]], abs=1e-9)
-    for axis in range(3):
-        step = np.eye(3)[axis] * 1e-5
-        numeric = (lf._solid_angle(window, point + step)[0] - lf._solid_angle(window, point - step)[0]) / 2e-5
-        assert slope[:, :, axis] == pytest.approx(numeric, abs=1e-7)
-
-
 def test_every_method_on_point_sources(calibrated):
     events = point_sources(300, seed=77)
     truth = events.columns

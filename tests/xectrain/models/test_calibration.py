@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from xectrain.models.calibration import ENOUGH_EVENTS, ReferenceCorrection
-from xectrain.models.reference import FACTS
+
+FACTS = 18
 
 
 def sample(events: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
@@ -20,7 +21,7 @@ def sample(events: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_a_quadratic_form_is_found_in_spite_of_wrong_photons() -> None:
-    correction = ReferenceCorrection(("uvwFI",))
+    correction = ReferenceCorrection(("uvwFI",), FACTS)
     facts, wanted = sample(3000)
     wanted[:, 0] -= 1700  # as far from the reference as the logarithm of photons is from that of an energy
     left = correction.fit(facts, {"uvwFI": wanted})["uvwFI"]
@@ -36,7 +37,7 @@ def test_a_quadratic_form_is_found_in_spite_of_wrong_photons() -> None:
 
 
 def test_missing_truth_is_left_out_and_few_events_fit_nothing() -> None:
-    correction = ReferenceCorrection(("uvwFI",))
+    correction = ReferenceCorrection(("uvwFI",), FACTS)
     facts, wanted = sample(ENOUGH_EVENTS - 1)
     assert correction.fit(facts, {"uvwFI": wanted})["uvwFI"] is wanted
     assert (correction("uvwFI", facts) == 0).all()

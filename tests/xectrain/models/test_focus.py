@@ -22,7 +22,7 @@ from xectrain.models.focus import Light, Spotter, read_light
 from xectrain.models.foveated import window_image
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
-from xectrain.models.reference import FACTS, LightReference, Scene, xyz
+from xectrain.models.reference import LIGHT_FACTS, LightReference, Scene, facts, xyz
 
 WINDOW = 11
 GRID = geo.face_grid("inner")
@@ -40,8 +40,8 @@ def sensors(npho: np.ndarray, time: np.ndarray) -> Tensor:
     return torch.from_numpy(normalize(npho.astype(np.float32), time.astype(np.float32), STANDARD).sensors)
 
 
-def scene_of(x_BN2: Tensor, mask_BN: Tensor | None = None, window: int = WINDOW) -> Scene:
-    scene: Scene = LightReference(window)(read_light(x_BN2, mask_BN, STANDARD))
+def scene_of(x_BN2: Tensor, mask_BN: Tensor | None = None, window: int = WINDOW, fit: int = 0) -> Scene:
+    scene: Scene = LightReference(window, fit=fit)(read_light(x_BN2, mask_BN, STANDARD))
     return scene
 
 
@@ -83,13 +83,14 @@ def test_a_dead_brightest_sensor_or_a_hot_one_elsewhere_does_not_move_the_window
 def test_without_light_everything_is_defined_and_in_the_middle(nothing: str) -> None:
     value = {"dark": 0.0, "dead": np.nan, "negative": -5.0}[nothing]
     x = sensors(np.full((2, 4760), value), np.full((2, 4760), np.nan))
-    scene = scene_of(x)
+    scene = scene_of(x, fit=3)
+    assert scene.pull_BS is not None
     middle = np.argwhere(int(scene.spot.centre_B[0]) == GRID)[0]
     assert np.abs(middle - (46, 21.5)).max() <= 1
-    for values in (scene.uvw_B3, scene.total_B, scene.time_B, scene.late_BK, scene.facts_BA):
+    for values in (scene.uvw_B3, scene.total_B, scene.time_B, scene.late_BK, scene.facts_BA, scene.pull_BS):
         assert values.isfinite().all()
     assert (scene.time_B == 0).all()
-    assert focused(inner_resolution=4)(x).isfinite().all()
+    assert focused(inner_resolution=4, focus_fit=3)(x).isfinite().all()
 
 
 def test_the_centre_is_that_of_the_classical_light_weighted_mean() -> None:
@@ -137,7 +138,21 @@ def test_depth_grows_with_depth() -> None:
 
 
 def test_facts_have_the_length_they_say() -> None:
-    assert scene_of(events(3)).facts_BA.shape == (3, FACTS)
+    for fit in (0, 2):
+        assert scene_of(events(3), fit=fit).facts_BA.shape == (3, facts(fit))
+
+
+def test_a_point_source_is_fitted_exactly_and_leaves_nothing() -> None:
+    point = geo.xyz_from_uvw([(2.2, -7.4, 3.0)])
+    npho = 1e7 * geo.solid_angle(point, sipm="square")
+    scene = scene_of(sensors(npho, np.full_like(npho, np.nan)), window=15, fit=6)
+    assert scene.pull_BS is not None
+    assert float(scene.pull_BS.abs().max()) < 0.3
+    u, v, log_depth = scene.facts_BA[0, LIGHT_FACTS : LIGHT_FACTS + 3].double().numpy()
+    middle = geo.uvw_from_xyz(geo.nominal_positions()[int(scene.spot.centre_B)])
+    np.testing.assert_allclose(
+        (1.5 * u + middle[0], 1.5 * v + middle[1], np.exp(log_depth + 1)), (2.2, -7.4, 3), atol=0.01
+    )
 
 
 @settings(max_examples=8, deadline=None)
@@ -154,7 +169,7 @@ def test_hidden_sensors_have_no_part_in_anything(seed: int, hidden: float) -> No
     spot = Spotter(WINDOW)(light)
     seen = spot.centre_B
     assert not mask[torch.arange(2), seen].any() or bool(mask[:, : geo.N_SIPM].all())
-    network = focused(inner_resolution=4)
+    network = focused(inner_resolution=4, focus_fit=3)
     torch.testing.assert_close(network(x, mask), network(poison, mask))
 
 
@@ -163,7 +178,7 @@ def test_hidden_sensors_have_no_part_in_anything(seed: int, hidden: float) -> No
 def test_events_do_not_know_of_each_other(seed: int, count: int) -> None:
     x = events(count, seed)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    network = focused(inner_resolution=4)
+    network = focused(inner_resolution=4, focus_fit=3)
     torch.testing.assert_close(network(x)[order], network(x[order]), rtol=1e-4, atol=1e-5)
 
 
@@ -181,7 +196,7 @@ def test_the_modes_that_predict_sensors_accept_a_focus_and_never_look_at_hidden_
     mode: str, resolution: int
 ) -> None:
     torch.manual_seed(0)
-    sections: dict[str, Any] = {"encoder": {"focus": WINDOW, "inner_resolution": resolution}}
+    sections: dict[str, Any] = {"encoder": {"focus": WINDOW, "inner_resolution": resolution, "focus_fit": 2}}
     if mode == "mae":
         model: torch.nn.Module = MaskedAutoencoder(tiny(**sections), ("npho", "time"), STANDARD)
     else:
