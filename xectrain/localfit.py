@@ -165,7 +165,7 @@ def _solved(normal_33B: Tensor, gradient_3B: Tensor, damping_B: Tensor) -> Tenso
     """(N + damping·diag N)⁻¹ g, (B, 3), by Cramer's rule on the matrix scaled to a unit diagonal: no solver to be
     exported."""
     diagonal_3B = torch.stack([normal_33B[k, k] for k in range(3)])
-    damped_3B = diagonal_3B * (1 + damping_B) + 1e-7 * diagonal_3B.amax(dim=0) + 1e-30
+    damped_3B = (diagonal_3B * (1 + damping_B) + 1e-7 * diagonal_3B.amax(dim=0)).clamp(min=1e-12)
     scale_3B = damped_3B.rsqrt()
     a, b, c = (normal_33B[i, j] * scale_3B[i] * scale_3B[j] for i, j in ((0, 1), (0, 2), (1, 2)))
     x, y, z = gradient_3B * scale_3B

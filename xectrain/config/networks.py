@@ -80,8 +80,8 @@ class EncoderConfig(Section):
     focus_tokens: int = Field(default=2, ge=1)
     """Tokens that the window and the summary of the event become."""
     focus_fit: int = Field(default=0, ge=0, le=20)
-    """Steps of a local fit of a point source, the classical method's, whose results the network is told and from which
-    the references of positions are corrected; 0: no fit."""
+    """With a focus: steps of a local fit of a point source, the classical method's, whose results the network is told
+    and from which the references are corrected; 0: no fit."""
     inner_resolution: int = Field(default=1, ge=1, le=8)
     """1: every face goes through the backbones at full resolution; k: with a focus, the inner face is read as sums of
     k×k sensors and the other faces by one layer each, which is several times as fast."""
@@ -99,8 +99,6 @@ class EncoderConfig(Section):
             raise ValueError("stage_blocks needs at least one block per stage")
         if self.focus and (self.focus % 2 == 0 or self.focus < 9):
             raise ValueError(f"focus {self.focus} must be odd and at least 9, or 0")
-        if self.focus_fit and self.focus < 11:
-            raise ValueError("focus_fit needs a focus of at least 11 sensors: one of its fits takes so many")
         if self.inner_resolution > 1:
             if not self.focus:
                 raise ValueError("inner_resolution above 1 needs a focus: something must see single sensors")

@@ -29,7 +29,8 @@ RINGS = (1, 3, 5, 9)
 FIT_SIDE = 7
 """Sensors along a side of the square that a point source is fitted to, as in `baselines.localfit`."""
 OTHER_FITS = ((5, 3), (11, 3))
-"""Side and steps of further fits from there: how the point moves with the square tells the shape of the shower."""
+"""Side (at most the window's) and steps of further fits from there: how the point moves with the square tells the shape
+of the shower."""
 
 
 @dataclass(frozen=True)

@@ -187,8 +187,9 @@ def test_a_graph_that_deviates_is_not_published(run, tmp_path, monkeypatch):
 def test_a_network_with_a_focus_is_exported_with_its_window_and_its_references(tmp_path):
     """Dead, negative and missing values at any batch size are the gate's; here also events without any light."""
     dataset = make_dataset(tmp_path / "data", 40, columns=COLUMNS)
-    focus = {"model__encoder__focus": 9, "model__encoder__inner_resolution": 4, "model__regressor__time_mean": 4}
-    run = tiny_run(tmp_path / "run", dataset, **focus)
+    encoder = {"focus": 9, "focus_fit": 2, "inner_resolution": 4}
+    focus = {f"model__encoder__{name}": value for name, value in encoder.items()}
+    run = tiny_run(tmp_path / "run", dataset, **focus, model__regressor__time_mean=4)
     path = tmp_path / "focus.onnx"
     CliRunner().invoke(app, [str(run), "--output", str(path)], catch_exceptions=False)
     assert path.is_file()

@@ -186,6 +186,7 @@ WITH_FOCUS: dict[str, Any] = {
     "focus_channels": (16, 64),
     "focus_blocks": (1, 2),
     "focus_tokens": 1,
+    "focus_fit": 3,
     "inner_resolution": 3,
     "rest_channels": (8, 32),
 }

@@ -138,8 +138,8 @@ def test_depth_grows_with_depth() -> None:
 
 
 def test_facts_have_the_length_they_say() -> None:
-    for fit in (0, 2):
-        assert scene_of(events(3), fit=fit).facts_BA.shape == (3, facts(fit))
+    for fit, window in ((0, 9), (2, 9), (2, 21)):
+        assert scene_of(events(3), window=window, fit=fit).facts_BA.shape == (3, facts(fit))
 
 
 def test_a_point_source_is_fitted_exactly_and_leaves_nothing() -> None:
