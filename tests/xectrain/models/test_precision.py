@@ -27,7 +27,6 @@ def networks() -> dict[str, nn.Module]:
     small = model_config("small", {"encoder": WHOLE_FACES})
     return {
         "regress": Regressor(small, TASKS, STANDARD).eval(),
-        "focus": awakened(Regressor(PRESETS["small"], {**TASKS, "timing": TaskConfig()}, STANDARD)).eval(),
         "mae": MaskedAutoencoder(small, ("npho", "time"), STANDARD).eval(),
         "per_face": Inpainter(small, ("npho", "time"), STANDARD).eval(),
         "cross_attention": Inpainter(
@@ -35,6 +34,7 @@ def networks() -> dict[str, nn.Module]:
             ("npho", "time"),
             STANDARD,
         ).eval(),
+        "focus": awakened(Regressor(PRESETS["small"], {**TASKS, "timing": TaskConfig()}, STANDARD)).eval(),
     }
 
 
