@@ -28,9 +28,9 @@ RINGS = (1, 3, 5, 9)
 """Sides of nested squares around the brightest sensor, whose shares of the light tell the depth."""
 FIT_SIDE = 7
 """Sensors along a side of the square that a point source is fitted to, as in `baselines.localfit`."""
-OTHER_FITS = ((5, 3), (11, 3))
-"""Side (at most the window's) and steps of further fits from there: how the point moves with the square tells the shape
-of the shower."""
+WIDE_SIDE, WIDE_STEPS = 11, 3
+"""Side (at most the window's) and steps of a second fit from there: how the point moves with the square tells the shape
+of the shower. A third, of 5×5, tells nothing more."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LightReference(nn.Module):
             "ring_OK": _pmt_rings(),
             "centre_X": np.flatnonzero(ring <= half),
             "rim_X": np.flatnonzero(ring == half),
-            **{f"square{side}_X": np.flatnonzero(ring <= side // 2) for side in (FIT_SIDE, *dict(OTHER_FITS))},
+            **{f"square{side}_X": np.flatnonzero(ring <= side // 2) for side in (FIT_SIDE, WIDE_SIDE)},
         }
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table.astype(np.float32)), persistent=False)
@@ -221,7 +221,7 @@ class LightReference(nn.Module):
         point = fit(FIT_SIDE, start_B3, self.fit)
         uvw_B3 = point.uvw_B3
         depth_B1 = uvw_B3[:, 2:]
-        narrow_B3, wide_B3 = (fit(side, uvw_B3, steps).uvw_B3 for side, steps in OTHER_FITS)
+        wide_B3 = fit(WIDE_SIDE, uvw_B3, WIDE_STEPS).uvw_B3
         light_B = (4 * math.pi * point.amplitude_B).clamp(min=1) / total_B
         omega_BS = solid_angle(window, uvw_B3)
         model_BS = (point.amplitude_B[:, None] * omega_BS + point.background_B[:, None]).clamp(min=0)
@@ -231,7 +231,6 @@ class LightReference(nn.Module):
                 (uvw_B3[:, :2] - self.uvw_N3[spot.centre_B][:, :2]) / 1.5,
                 depth_B1.log() - 1,
                 ((wide_B3[:, :2] - uvw_B3[:, :2]) / (depth_B1 + 1)).clamp(-3, 3),
-                (narrow_B3[:, 2:] / depth_B1).log().clamp(-2, 2),
                 (wide_B3[:, 2:] / depth_B1).log().clamp(-2, 2),
                 point.chi2_B.clamp(1e-2, 1e3).log()[:, None],
                 light_B.log().clamp(-4, 4)[:, None],
@@ -243,7 +242,7 @@ class LightReference(nn.Module):
 
 
 LIGHT_FACTS = 2 + 2 + 1 + 1 + len(geo.FACE_NAMES) + len(RINGS) + 1 + 1
-FIT_FACTS = 2 + 1 + 2 + 1 + 1 + 3
+FIT_FACTS = 2 + 1 + 2 + 1 + 3
 
 
 def facts(fit: int) -> int:
