@@ -139,7 +139,7 @@ def _text_entries(file: Path, lines: Sequence[str]) -> Iterable[DeadEntry]:
 
 def _parquet_rows(file: Path) -> list[dict[str, Any]]:
     try:
-        return pl.read_parquet(file).to_dicts()
+        return pl.read_parquet(file, glob=False).to_dicts()
     except FileNotFoundError:
         raise InputError("there is no such dead list", file=file) from None
     except (pl.exceptions.PolarsError, OSError) as error:

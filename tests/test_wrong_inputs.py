@@ -6,6 +6,7 @@ place. What is not yet so stands in `FAULTS`, each a strict expected failure, so
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 import xec
+from shards.base.cli import LazyGroup
 
 if TYPE_CHECKING:
     from support.trained import Trained
@@ -68,6 +72,7 @@ COMMANDS = {
     "dead DATA": Command("dead {run} {wrong} --dead-fraction 0.03 --out {out}", (DATASET, ROOT)),
     "channels": Command("channels {wrong} --out {out}", (DATASET, ROOT)),
     "compare": Command("compare {inpaint} --data {wrong} --out {out}", (DATASET, ROOT)),
+    "compare runs": Command("compare runs {wrong} --out {out}", (RUN,)),
     "compare-data": Command("compare-data {wrong} --against {dataset} --out {out}", (DATASET, ROOT)),
     "compare-data --against": Command("compare-data {dataset} --against {wrong} --out {out}", (DATASET, ROOT)),
     "export": Command("export {wrong} --output {out}.onnx", (RUN,)),
@@ -195,6 +200,26 @@ CASES = [
     for kind in (*WRONG, *GIVEN)
     if kind not in row.takes and not (kind in GIVEN and GIVEN[kind][0] in row.takes)
 ]
+WITHOUT_INPUT = {"demo", "toymc", "doctor"}
+"""Commands that are given no data. Of `cluster`, those that submit are given none either; `ingest step` works on a
+folder like `ingest finalize`."""
+
+
+def test_every_command_has_a_row() -> None:
+    """A command that is added is added here."""
+    group = typer.main.get_command(xec.app)
+    assert isinstance(group, LazyGroup)
+    known = {" ".join(row.line.split()[:2]) for row in COMMANDS.values()} | {
+        c.line.split()[0] for c in COMMANDS.values()
+    }
+    assert set(group.commands_table) - known == WITHOUT_INPUT
+    for name in ("ingest", "shards", "track", "model", "compare"):
+        module, _, attribute = group.commands_table[name].target.partition(":")
+        inside = typer.main.get_command(getattr(importlib.import_module(module), attribute))
+        assert isinstance(inside, TyperGroup)
+        assert {f"{name} {command}" for command in inside.commands} - known <= {"ingest step", "compare inpainters"}
+
+
 LOG_LINE = re.compile(r"^\d\d:\d\d:\d\d (INFO|WARNING)\b")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uproot
+from support.trained import Trained
 
 from ingest.conversion.convert import convert
 from ingest.conversion.options import ConversionOptions
@@ -15,6 +17,9 @@ from ingest.reading.schema import load_schema
 from ingest.toymc.options import ToyOptions
 from ingest.toymc.rootfile import write as write_toy
 from shards.opening import open_dataset
+from xectrain.inference.infer import Request, infer
+from xectrain.inference.load import load
+from xectrain.inference.sources import open_parts
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,6 +67,18 @@ def test_what_root_wrote_is_read_to_the_bit(written: Path, tmp_path: Path, kind:
             np.testing.assert_array_equal(found, expected)
     convert([source], tmp_path / "d", ConversionOptions(schema=load_schema("mc")))
     assert sorted(open_dataset(tmp_path / "d").column("event")) == sorted(truth["event"])
+
+
+def test_predictions_are_friends_of_their_input(trained: Trained, tmp_path: Path) -> None:
+    """Rows out are rows in: ROOT finds the prediction of each event beside it."""
+    infer(load(trained.regress, device="cpu"), open_parts([trained.roots[0]]), tmp_path / "p.root", Request())
+    lines = with_root("friends", trained.roots[0], tmp_path / "p.root", "pred_energy").split()
+    event, of_prediction, energy = np.array(lines, dtype=np.float64).reshape(-1, 3).T
+    with uproot.open(tmp_path / "p.root") as file:
+        predicted = file["predictions/pred_energy"].array(library="np")
+    assert len(event) == 20
+    np.testing.assert_array_equal(event, of_prediction)
+    np.testing.assert_array_equal(energy, predicted)
 
 
 def test_root_reads_what_we_write(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Run by the tests where the wheel `ROOT` is: `write FOLDER` makes files in ROOT's ways, `read FILE TREE BRANCH` prints
-the values of a branch as ROOT reads them, one a line."""
+the values of a branch as ROOT reads them, one a line, `friends FILE PREDICTIONS BRANCH` the event numbers of both and a
+prediction."""
 
 import sys
 from array import array
@@ -91,8 +92,20 @@ def read(file, tree, branch):
         print(repr(float(value)))
 
 
+def friends(file, predictions, branch):
+    opened = ROOT.TFile.Open(file)
+    tree = opened.Get("tree")
+    tree.AddFriend("predictions", predictions)
+    names = ["event", "predictions.event", f"predictions.{branch}"]
+    found = ROOT.RDataFrame(tree).AsNumpy(names)
+    for row in zip(*(found[name] for name in names), strict=True):
+        print(*(repr(float(value)) for value in row))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(Path(sys.argv[2]))
+    elif sys.argv[1] == "friends":
+        friends(*sys.argv[2:])
     else:
         read(*sys.argv[2:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
-from shards.base import ConfigError, counted, output_file, output_folder
+from shards.base import ConfigError, InputError, counted, output_file, output_folder
 from xectrain.cli import options as o
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from shards.dead import DeadList
     from xectrain.inference.infer import Result
     from xectrain.inference.sources import Part
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False)
 
@@ -52,7 +55,7 @@ def infer(
     tree: o.Tree = None,
     dead: o.Dead = None,
     skip_bad_files: Annotated[
-        bool, Option("--skip-bad-files", help="Leave out ROOT files that cannot be opened whole; they are named.")
+        bool, Option("--skip-bad-files", help="Leave out ROOT files that cannot be read whole; they are named.")
     ] = False,
     hide: Annotated[
         bool, Option("--hide", help="Inpainter: hide sensors as in validation, one row per hidden sensor.")
@@ -75,6 +78,7 @@ def infer(
     check: o.Check = False,
 ) -> None:
     """Predict every event of shards or ROOT files into a ROOT file, in constant memory."""
+    from ingest.reading.rootio import Skipped
     from xectrain.inference.infer import Request, infer, share_name
     from xectrain.inference.infer import check as check_request
     from xectrain.inference.infer import join as join_shares
@@ -118,14 +122,20 @@ def infer(
         _say(infer(predictor, parts, output / share_name(*task), request, task))
         return
     if not per_file:
-        _say(infer(predictor, parts, output, request))
+        _say(infer(predictor, parts, output, request, skipped=skipped if skip_bad_files else None))
         _say_skipped(skipped)
         return
     outputs = [output / f"{Path(part.name).stem}_pred.root" for part in parts]
     if len(set(outputs)) < len(outputs):
         raise ConfigError("inputs of the same name would get the same output", remedy="give them apart")
     for part, target in zip(parts, outputs, strict=True):
-        _say(infer(predictor, [part], target, request))
+        try:
+            _say(infer(predictor, [part], target, request))
+        except InputError as error:
+            if not skip_bad_files:
+                raise
+            logger.warning("skipped: %s", error)
+            skipped.append(Skipped(Path(str(error.file)), str(error)))
     _say_skipped(skipped)
 
 

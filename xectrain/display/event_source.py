@@ -219,9 +219,9 @@ def _prediction_table(path: Path) -> pl.DataFrame:
         raise InputError("no such file", file=path)
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         if path.suffix == ".csv":
-            return pl.read_csv(path)
+            return pl.read_csv(path, glob=False)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"cannot be read: {error}", file=path) from error
 

@@ -150,7 +150,7 @@ def read_table(path: Path) -> TaskTable:
     if not path.is_file():
         raise InputError("no such prediction table", file=path, remedy="`xec evaluate` writes it")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CorruptError(f"cannot be read: {error}", file=path) from error
     task = path.stem.removeprefix("predictions_")

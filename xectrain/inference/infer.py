@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ingest.reading.rootio import Skipped
 from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress
 from shards.columns import COLUMNS
 from xectrain.inference.calibration import summary
@@ -24,7 +25,7 @@ from xectrain.inference.root_output import RootOutput, read_metadata, read_rows,
 from xectrain.inference.rows import Carried, EventRows, RowMaker, predicts_relative_times
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import Filler, SensorPredictor
-from xectrain.inference.sources import Part, ReadOptions, Wanted, check_selection, share
+from xectrain.inference.sources import Part, ReadOptions, RootPart, Wanted, check_selection, share
 from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
 from xectrain.workers import in_order
@@ -59,13 +60,20 @@ class Result:
 
 
 def infer(
-    model: Model, parts: Sequence[Part], output: Path, request: Request, task: tuple[int, int] | None = None
+    model: Model,
+    parts: Sequence[Part],
+    output: Path,
+    request: Request,
+    task: tuple[int, int] | None = None,
+    skipped: list[Skipped] | None = None,
 ) -> Result:
     """Predict every event of `parts` into one ROOT file.
 
     Args:
         task: (index, count): predict only this one of so many consecutive shares. `join` makes of their outputs what
             one run gives.
+        skipped: where given, the ROOT files that were left out so far; those that turn out to be damaged are left out,
+            too, and added. The metadata name them all.
 
     Raises:
         OutputError: the file exists and came from something else.
@@ -81,9 +89,14 @@ def infer(
             return _existing(output, digest)
         warn_geometry(facts, parts)
         _say_times(facts, parts)
-        with root_output(output, maker.branches) as out:
-            events, outside = _stream(model, mine, request.settings, maker, out)
-            out.metadata(_metadata(facts, parts, request, digest, (events, outside)))
+        while True:
+            try:
+                with root_output(output, maker.branches) as out:
+                    events, outside = _stream(model, mine, request.settings, maker, out)
+                    out.metadata(_metadata(facts, parts, request, digest, (events, outside), skipped or ()))
+                break
+            except _Damaged as found:  # a row that is written cannot be taken back: begin again without the file
+                mine = _without(found, mine, skipped)
         if outside:
             logger.warning(
                 "%s: %d of %d events lie outside what the model was trained on (in_training_range is false)",
@@ -92,6 +105,28 @@ def infer(
                 events,
             )
         return Result(output, events, outside, existed=False)
+
+
+class _Damaged(Exception):
+    """A ROOT file cannot be read to its end."""
+
+    def __init__(self, number: int, path: Path, error: InputError) -> None:
+        super().__init__(str(error))
+        self.number, self.path, self.error = number, path, error
+
+
+def _without(
+    found: _Damaged, parts: Sequence[tuple[int, Part]], skipped: list[Skipped] | None
+) -> list[tuple[int, Part]]:
+    """The parts that are left without the damaged one, which is noted; its error where none may be left out."""
+    if skipped is None:
+        raise found.error
+    logger.warning("skipped: %s", found.error)
+    skipped.append(Skipped(found.path, str(found.error)))
+    left = [(number, part) for number, part in parts if number != found.number]
+    if not left:
+        raise InputError("no usable input file is left", found=f"{len(skipped)} skipped")
+    return left
 
 
 def check(model: Model, parts: Sequence[Part], request: Request) -> None:
@@ -217,10 +252,15 @@ class _Batch(NamedTuple):
 def _batches(model: Model, parts: Sequence[tuple[int, Part]], settings: ReadOptions) -> Iterator[_Batch]:
     first, wanted = 0, Wanted.of(model)
     for number, part in parts:
-        for chunk in part.read(wanted, settings):
-            for events in chunk.batches(model.batch_size):
-                yield _Batch(events, number, first)
-                first += len(events)
+        try:
+            for chunk in part.read(wanted, settings):
+                for events in chunk.batches(model.batch_size):
+                    yield _Batch(events, number, first)
+                    first += len(events)
+        except InputError as error:
+            if isinstance(part, RootPart):
+                raise _Damaged(number, part.source.path, error) from error
+            raise
 
 
 def _check_times(facts: ModelFacts, parts: Iterable[Part]) -> None:
@@ -298,11 +338,18 @@ def _existing(output: Path, digest: str) -> Result:
             expected=digest,
             remedy="remove it or choose another --output",
         )
+    if left_out := found.get("skipped_files"):
+        logger.warning("%s: is without what was skipped then: %s", output, left_out)
     return Result(output, int(found["events"]), int(found["events_outside_training_range"]), existed=True)
 
 
 def _metadata(
-    facts: ModelFacts, parts: Sequence[Part], request: Request, digest: str, events: tuple[int, int]
+    facts: ModelFacts,
+    parts: Sequence[Part],
+    request: Request,
+    digest: str,
+    events: tuple[int, int],
+    skipped: Sequence[Skipped] = (),
 ) -> dict[str, str | int | float]:
     """The one row of the `metadata` tree; `events` are all, and those outside the training range."""
     norm = facts.normalization
@@ -332,6 +379,7 @@ def _metadata(
         "sources": ",".join(part.name for part in parts),
         "geometry": ",".join(sorted({part.geometry for part in parts})),
         "geometry_is_models": int(all(p.geometry == facts.geometry for p in parts)) if facts.geometry else -1,
+        "skipped_files": "; ".join(item.reason for item in skipped),
         "select": request.settings.select or "",
         "code_version": code_version(),
         "request_digest": digest,

@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ingest.reading.inputs import InputFile, expand
 from shards.base import InputError
@@ -83,6 +85,34 @@ def test_what_is_passed_over_in_a_folder_is_named(folder: Path, caplog: pytest.L
 def test_a_byte_order_mark_is_no_part_of_a_path(folder: Path) -> None:
     (folder / "runs.txt").write_text("\ufeffrun9.root\n", encoding="utf-8")
     assert names(expand([folder / "runs.txt"])) == ["run9.root"]
+
+
+LINES = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.sampled_from(
+            ["run9.root", "run10.root", "*.root", "[", "@self.txt", "self.txt", "..", "/dev/null", "~", "."]
+        ),
+        st.builds("{} {}".format, st.integers(), st.sampled_from(["run9.root", "run10.root", "*", ""])),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINES, st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]))
+def test_any_list_names_files_that_are_there_or_is_one_line(
+    folder: Path, lines: list[str], end: str, encoding: str
+) -> None:
+    (folder / "self.txt").write_bytes(end.join(lines).encode(encoding, "replace"))
+    try:
+        files = expand([folder / "self.txt"])
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert files
+        assert all(file.path.exists() and (file.run is None or file.run >= 0) for file in files)
+        assert len({file.path.resolve() for file in files}) == len(files)
 
 
 def test_twice_the_same_file_is_collected_where_that_is_asked_for(folder: Path) -> None:

@@ -132,16 +132,18 @@ def test_plus_minus():
     assert plus_minus(15.5, float("nan")) == "15.5"
 
 
-def test_the_command_redraws_from_tables(tmp_path):
+@pytest.mark.parametrize("name", ["report", "a [1] *?"])
+def test_the_command_redraws_from_tables(tmp_path, name):
+    """Also in a folder whose name would be a pattern."""
     from typer.testing import CliRunner
 
     from xectrain.cli.plots import app
 
-    table("timing").write(tmp_path / "report" / "flat")
-    write_log(tmp_path / "report" / "metrics.jsonl", [{"kind": "steps", "step": 1, "train/loss": 1.0}])
-    call = [str(tmp_path / "report"), "--out", str(tmp_path / "out"), "--select", "true_u > 0"]
+    table("timing").write(tmp_path / name / "flat")
+    write_log(tmp_path / name / "metrics.jsonl", [{"kind": "steps", "step": 1, "train/loss": 1.0}])
+    call = [str(tmp_path / name), "--out", str(tmp_path / "out"), "--select", "true_u > 0"]
     done = CliRunner().invoke(app, call, catch_exceptions=False)
-    assert "from 1 tables and 1 logs" in done.output
+    assert "from 1 table and 1 log" in done.output
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")} == {
         *("flat/resolution_timing.pdf", "flat/resolution_timing.png", "loss_curves.pdf", "loss_curves.png")
     }

@@ -14,6 +14,7 @@ import uproot
 from support.synthetic import make_events
 from support.trained import COLUMNS, EVENTS, Trained, write_root
 
+from ingest.reading.rootio import Skipped
 from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
 from shards.opening import open_dataset
@@ -258,6 +259,29 @@ def test_a_truncated_input_leaves_no_output(place, predictor, tmp_path):
     with pytest.raises((CorruptError, InputError), match=r"cut\.root"):
         infer(predictor, open_parts([tmp_path / "cut.root"]), tmp_path / "p.root", Request())
     assert not list(tmp_path.glob("*p.root*"))
+
+
+def test_a_file_whose_damage_shows_when_it_is_read_is_left_out_if_asked(place, predictor, tmp_path, caplog):
+    """A basket in the middle: the rows before it are not half of a file worth having."""
+    write_root(tmp_path / "bad.root", 30, first_event=5000)
+    data = bytearray((tmp_path / "bad.root").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 2000] = b"\x55" * 2000
+    (tmp_path / "bad.root").write_bytes(data)
+    parts, out = open_parts([place / "a.root", tmp_path / "bad.root", place / "b.root"]), tmp_path / "p.root"
+    with pytest.raises(CorruptError, match=r"bad\.root"):
+        infer(predictor, parts, out, Request())
+    assert not out.exists()
+    skipped: list[Skipped] = []
+    assert infer(predictor, parts, out, Request(), skipped=skipped).events == 40
+    assert [item.path.name for item in skipped] == ["bad.root"]
+    assert rows(out)["source"].tolist() == [0] * 20 + [2] * 20
+    assert read_metadata(out)["skipped_files"] == skipped[0].reason
+    caplog.clear()
+    assert infer(predictor, parts, out, Request(), skipped=[]).existed
+    assert "p.root: is without what was skipped then: " in caplog.text
+    with pytest.raises(InputError, match=r"no usable input file is left \(found 1 skipped"):
+        infer(predictor, parts[1:2], tmp_path / "q.root", Request(), skipped=[])
 
 
 def test_datasets_and_root_files_do_not_mix(place):
