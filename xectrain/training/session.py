@@ -29,6 +29,9 @@ from xectrain.training.trainer import Stopped, Trainer
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"done": "FINISHED", "requeue": "KILLED", "failed": "FAILED"}
+PASSES_A_MINUTE = 10_000
+"""What a budget of minutes is taken for when it is decided whether compiling pays: two cores train the preset `small`
+twice as fast, and five minutes must not go by in a compiler."""
 HURRY_S = 10.0
 """Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
 
@@ -160,10 +163,17 @@ def _choose(config: Config, data: TrainingData, ranks: Ranks) -> Compute:
         config.data.device,
         config.train.precision,
         config.train.compile,
-        event_passes=config.train.epochs * data.epoch_events(config.data.epoch_events) // ranks.world,
+        event_passes=_event_passes(config, data) // ranks.world,
         deterministic=config.train.deterministic,
         local_rank=ranks.local_rank,
     )
+
+
+def _event_passes(config: Config, data: TrainingData) -> int:
+    """About how many events the run will see; its epochs say nothing of it where minutes are counted."""
+    if config.train.minutes is not None:
+        return round(config.train.minutes * PASSES_A_MINUTE)
+    return config.train.epochs * data.epoch_events(config.data.epoch_events)
 
 
 def _announce(state: TrainingState, batches: Batches) -> None:
