@@ -140,7 +140,11 @@ def _settings(sources: Sequence[Source], given: Sequence[Source], options: Conve
         seed=options.seed if options.shuffle else 0,
         events_per_shard=options.events_per_shard,
         selection=options.select,
-        conversion={**options.recorded(), "source_order": None if options.shuffle else [source.id for source in given]},
+        conversion={
+            **options.recorded(),
+            "source_order": None if options.shuffle else [source.id for source in given],
+            **({"toy": True} if any(source.toy for source in sources) else {}),
+        },
     )
 
 

@@ -138,6 +138,8 @@ def open_file(path: Path) -> Any:
         ) from error
 
 
+TOY = "toymc"
+"""Name of the options that the toy Monte Carlo leaves in its files."""
 COPY_AGAIN = "copy or produce the file again; root2shards and infer go on without it with --skip-bad-files"
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ingest.reading.binding import Binding, bind
 from ingest.reading.branches import InputBranch, Where, list_branches, open_reader
 from ingest.reading.inputs import InputFile, expand
-from ingest.reading.rootfile import COPY_AGAIN, file_uuid, find_tree, opened, tree_paths
+from ingest.reading.rootfile import COPY_AGAIN, TOY, file_uuid, find_tree, opened, tree_paths
 from ingest.reading.schema import PRESETS, Schema, load_schema
 from shards.base import CorruptError, InputError
 from shards.manifest import N_SENSORS
@@ -49,6 +49,8 @@ class Source:
     """Entry numbers at which reading can be divided without decoding anything twice."""
     notes: tuple[str, ...] = ()
     """What a reader should know: an older cycle that was passed over, …"""
+    toy: bool = False
+    """Whether the file says that the toy Monte Carlo wrote it."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -197,6 +199,7 @@ def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None)
             binding=binding,
             cuts=_checked_cuts(found, branches, binding, Where(file.path, path, ""), entries),
             notes=(*_notes(path, cycles, cycle[1:]), *_filled_note(schema, binding)),
+            toy=TOY in directory.keys(cycle=False, recursive=False),
         )
     for note in source.notes:
         logger.info("%s: %s", file.path, note)

@@ -18,7 +18,7 @@ import numpy as np
 import uproot
 
 from ingest.processes import Processes
-from ingest.reading.rootfile import opened
+from ingest.reading.rootfile import TOY, opened
 from ingest.toymc.events import Block, ToyEvents, generate_block, join, plan
 from ingest.toymc.options import ToyOptions
 from shards import geometry as geo
@@ -36,7 +36,7 @@ from shards.base import (
 
 logger = logging.getLogger(__name__)
 
-TREE, STAMP = "tree", "toymc"
+TREE = "tree"
 GENERATOR = 2
 """Version of the generator: files of another version are not the same result."""
 CHUNK = 512
@@ -90,7 +90,7 @@ def write(
 def stamp(path: Path | str) -> dict[str, Any] | None:
     """The options a file was made with, or None if it is not a file of this generator."""
     with opened(Path(path)) as file:
-        return None if STAMP not in file.keys(cycle=False) else dict(json.loads(str(file[STAMP])))
+        return None if TOY not in file.keys(cycle=False) else dict(json.loads(str(file[TOY])))
 
 
 def _check(path: Path, n: int, options: ToyOptions, files: int, compression: str, processes: int) -> None:
@@ -139,7 +139,7 @@ def _found(path: Path, expected: str) -> bool:
         return False
     try:
         with opened(path) as file:
-            found = str(file[STAMP]) if STAMP in file.keys(cycle=False) else "no stamp of this command"
+            found = str(file[TOY]) if TOY in file.keys(cycle=False) else "no stamp of this command"
     except (ValueError, OSError, KeyError, InputError) as error:
         raise OutputError(
             "exists and is no readable ROOT file", file=path, remedy="remove it or choose another name"
@@ -185,7 +185,7 @@ def _write_one(path: Path, blocks: list[Block], options: ToyOptions, compression
                 tree = file.mktree(TREE, types, title="toy Monte Carlo of the liquid-xenon detector")
             tree.extend(branches)
             bar.advance(len(events))
-        file[STAMP] = content
+        file[TOY] = content
 
 
 def _chunks(events: Iterable[ToyEvents]) -> Iterator[ToyEvents]:

@@ -19,7 +19,7 @@ from shards.normalization import SensorCounts
 
 OTHER_SPLITS = "other splits"
 """Reason for which a source's events are in another part of a split; written by conversions too."""
-DERIVED = ("dead", "skipped", "source_order")
+DERIVED = ("dead", "skipped", "source_order", "toy")
 """Keys of `Settings.conversion` that depend on which sources were converted."""
 
 
@@ -132,6 +132,8 @@ def _merged_derived(datasets: Sequence[Dataset]) -> dict[str, Any]:
     if any(c.get("source_order") for c in conversions):
         order = [source for c in conversions for source in c.get("source_order") or []]
         given["source_order"] = list(dict.fromkeys(order))
+    if any(c.get("toy") for c in conversions):
+        given["toy"] = True
     return given
 
 

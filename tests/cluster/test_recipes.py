@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.synthetic import make_dataset
@@ -22,6 +23,8 @@ LAYERS = {
     "mae": ("base", "mae"),
     "inpaint": ("base", "inpaint"),
     "finetune-real": ("base", "energy", "finetune-real"),
+    "mixture": ("base", "energy", "mixture"),
+    "dead-patterns": ("base", "regress", "all", "dead-patterns"),
     "charge-exchange": ("base", "regress", "charge-exchange"),
     "angle-scan": ("base", "regress", "angle", "angle-scan"),
 }
@@ -51,9 +54,15 @@ def test_a_recipe_is_a_valid_configuration(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "d", 40, events_per_shard=16, columns=COLUMNS)
-    data = {"data": {"train": [{"path": str(dataset.path)}], "val": [{"path": str(dataset.path)}]}}
+    data: dict[str, Any] = {"data": {"train": [{"path": str(dataset.path)}], "val": [{"path": str(dataset.path)}]}}
     sets = list(TINY)
-    if name == "finetune-real":
+    if name == "mixture":
+        other = make_dataset(tmp_path / "e", 20, events_per_shard=16, columns=COLUMNS, first_source=5)
+        data["data"]["train"].append({"path": str(other.path), "weight": 3})
+    if name == "dead-patterns":
+        (tmp_path / "dead.txt").write_text("17\n1234\n")
+        sets.append(f"augment.patterns=[{tmp_path / 'dead.txt'}]")
+    if name in ("finetune-real", "mixture"):
         train(load_config(files("energy"), sets, data), tmp_path / "first")
         sets.append(f"checkpoint.init_from={tmp_path / 'first'}")
     train(load_config(files(name), sets, data), tmp_path / "run")

@@ -31,7 +31,9 @@ def channels(
     reference: Annotated[
         list[Path] | None, Option("--reference", help="Events whose channels are right (simulated ones); repeat.")
     ] = None,
-    max_events: Annotated[int, Option("--max-events", help="Events to look at.", min=20)] = 10_000,
+    max_events: Annotated[
+        int, Option("--max-events", help="Events to look at; of the reference 3 times as many.", min=20)
+    ] = 10_000,
     select: o.Select = None,
     schema: o.Schema = "mc",
     reference_schema: Annotated[str, Option("--reference-schema", help="Of the reference, if it is ROOT.")] = "mc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,31 +105,50 @@ def train(
     if check is not None:
         typer.echo(check_training(settings, out, gpu=check == Machine.GPU))
         return
-    run_training(settings, out, profile)
+    artifacts = Artifacts(out, settings)
+    run_training(settings, out, profile, artifacts.of_epoch)
     if not Ranks.of(os.environ).is_main:  # one rank speaks for all
         return
     if settings.checkpoint.save_artifacts:
-        _write_artifacts(out, settings)
+        artifacts.at_end()
     typer.echo(f"trained: {out} holds the checkpoints, metrics.jsonl and config.yaml")
 
 
-def _write_artifacts(run: Path, settings: Config) -> None:
+@dataclass(frozen=True)
+class Artifacts:
     """Report, tables, plots and card of the best model; what cannot be made is said and spoils no training."""
-    from shards.base import XecError
-    from xectrain.checkpoint import newest_valid
-    from xectrain.evaluation.artifacts import write_artifacts
-    from xectrain.inference.load import load
-    from xectrain.training.runfolder import RunFolder
-    from xectrain.training.tracking import send_artifacts
 
-    try:
-        place = write_artifacts(load(run, device=settings.data.device))
-    except XecError as error:
-        logger.warning("the artifacts could not be made: %s; `xec evaluate %s` makes them", error, run)
-        return
-    found = newest_valid(run)
-    send_artifacts(RunFolder(run), settings, found[1]["tracking_run_id"] if found else None, place)
-    typer.echo(f"{place} holds the report, predictions, plots and the card")
+    run: Path
+    settings: Config
+
+    def of_epoch(self, epoch: int) -> None:
+        """Make them in the course of training."""
+        self._write(self.run / f"artifacts_ep{epoch}")
+
+    def at_end(self) -> None:
+        """Make them, and bring them to MLflow with those that were made before."""
+        from xectrain.checkpoint import newest_valid
+        from xectrain.training.runfolder import RunFolder
+        from xectrain.training.tracking import send_artifacts
+
+        place = self._write(None)
+        if place is None:
+            return
+        found = newest_valid(self.run)
+        run_id = found[1]["tracking_run_id"] if found else None
+        send_artifacts(RunFolder(self.run), self.settings, run_id, [place, *sorted(self.run.glob("artifacts_ep*"))])
+        typer.echo(f"{place} holds the report, predictions, plots and the card")
+
+    def _write(self, folder: Path | None) -> Path | None:
+        from shards.base import XecError
+        from xectrain.evaluation.artifacts import write_artifacts
+        from xectrain.inference.load import load
+
+        try:
+            return write_artifacts(load(self.run, device=self.settings.data.device), folder=folder)
+        except XecError as error:
+            logger.warning("the artifacts could not be made: %s; `xec evaluate %s` makes them", error, self.run)
+            return None
 
 
 def _tasks(names: str | None) -> dict[str, Any]:

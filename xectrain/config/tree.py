@@ -216,6 +216,9 @@ class CheckpointConfig(Group):
     save_artifacts: bool = True
     """When training is done: the best model's report, tables, plots, card and predictions on the validation set, in
     `artifacts` of the run folder and in MLflow, as `xec evaluate RUN` makes them."""
+    artifacts_every: Annotated[int, Field(ge=1)] | None = None
+    """During training, too: after every so many epochs, if there is a new best, in `artifacts_ep{epoch}`. Training
+    waits, a budget of minutes does not count it. null: only at the end."""
 
 
 class TrackingConfig(Group):

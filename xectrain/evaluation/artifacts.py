@@ -121,4 +121,4 @@ def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, setti
             table.update({f"true_{name}": values for name, values in truth.items()})
             worst.add(events, {**table, **model.predict_events(events)}, model)
     for rank, event in enumerate(worst.worst(), 1):
-        save_pages([worst_page(event, rank)], place / "worst_events" / f"worst_{rank:02d}.pdf")
+        save_pages([worst_page(event, rank)], place / "worst_events" / f"worst_{rank:02d}.pdf", png=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
     """
     facts = model.facts
     network: Any = getattr(model, "mode", None)
+    datasets = _datasets(facts)
     page = TEMPLATES.get_template("card.html.j2").render(
         name=facts.file.parent.name,
         mode=facts.mode,
@@ -38,12 +40,12 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
         channels=facts.channels,
         parameters=f"{sum(p.numel() for p in network.parameters()):,}",
         version=facts.code_version,
-        datasets=_datasets(facts),
+        datasets=datasets,
         fingerprint=facts.fingerprint,
         ranges=_ranges(network.model) if isinstance(network, Regress) else [],
         inputs=_inputs(facts),
         metrics=[] if evaluation is None else _metrics(evaluation),
-        limits=_limits(facts),
+        limits=_limits(facts, datasets),
     )
     publish_text(path, page)
 
@@ -67,6 +69,7 @@ def _datasets(facts: ModelFacts) -> list[dict[str, Any]]:
                 "select": entry.get("select") or facts.config["data"].get("select") or "all",
                 "dead": f"{dead.mean():.1f} (at most {dead.max():.0f})" if len(dead) else "–",
                 "fingerprint": dataset.fingerprint[:16],
+                "toy": bool(dataset.manifest.settings.conversion.get("toy")),
             }
         )
     return found
@@ -118,7 +121,7 @@ def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
     return found
 
 
-def _limits(facts: ModelFacts) -> list[str]:
+def _limits(facts: ModelFacts, datasets: Sequence[Mapping[str, Any]]) -> list[str]:
     limits = [
         "Valid within the range above; predictions outside it are flagged, not corrected.",
         "Trained for the geometry named above; a warning says when the data's is another one.",
@@ -127,7 +130,6 @@ def _limits(facts: ModelFacts) -> list[str]:
         limits.append("The time is predicted relative to time_min_used, which has to be added.")
     if "timing" in facts.tasks:
         limits.append(f"The time is that at the {facts.targets.timing_at}.")
-    sources = " ".join(str(entry["path"]) for entry in facts.config["data"]["train"])
-    if "toy" in sources.lower():
+    if any(entry["toy"] for entry in datasets):
         limits.append("Trained on toy events: no statement about real data.")
     return limits

@@ -39,6 +39,8 @@ DEAD, WEAK, HOT, DRIFT = 0.05, 0.7, 1.4, 0.03
 """Response below which a channel is dead or weak, above which it is hot; change between runs that is a drift."""
 SIGNIFICANT = 5.0
 """Errors that a drift must exceed."""
+REFERENCE = 3
+"""Times as many events of the reference, so that its statistics add little."""
 BATCH = 256
 
 
@@ -110,15 +112,20 @@ def sums_of(events: RawEvents) -> ChannelSums:
     return ChannelSums(len(npho), seen.sum(axis=0), expected.sum(axis=0), squares, shares)
 
 
-def solve(sums: ChannelSums, reference: Array | None = None) -> tuple[Array, Array]:
+def solve(sums: ChannelSums, reference: ChannelSums | None = None) -> tuple[Array, Array]:
     """Response of each channel and its error, NaN where nothing was expected.
 
+    The error is that of the channel's own ratio, statistics of the reference included; what neighbours share is not.
+
     Args:
-        reference: ratios of a sample whose channels are right, (4760,); None: the filling is taken as right everywhere.
+        reference: of a sample whose channels are right; None: the filling is taken as right everywhere.
     """
-    ratio = sums.ratio / (1.0 if reference is None else reference)
+    ratio = sums.ratio / (1.0 if reference is None else reference.ratio)
     usable = np.isfinite(ratio) & (ratio > DEAD) & (sums.error > 0)
-    error = np.where(usable, sums.error / np.where(usable, sums.ratio, 1.0), np.inf)
+    relative = sums.error / np.where(usable, sums.ratio, 1.0)
+    if reference is not None:
+        relative = np.hypot(relative, reference.error / np.where(usable, reference.ratio, 1.0))
+    error = np.where(usable, relative, np.inf)
     table = neighbour_table("ring")
     rows, columns = np.nonzero((table >= 0) & (sums.shares > 0))
     weight = sums.shares[rows, columns] / np.maximum(sums.expected[rows], 1e-300)
@@ -159,16 +166,16 @@ def study_channels(
     Args:
         norm: decides what counts as bad in raw sensors.
         reference: events whose channels are right, with light like that of the data: simulated ones.
-        max_events: of the data, and of the reference.
+        max_events: of the data; of the reference `REFERENCE` times as many.
 
     Raises:
         InputError: no events.
     """
     with locked(folder / ".lock", f"studying channels into {folder}"):
-        right: Array | None = None
+        right: ChannelSums | None = None
         if reference:
-            total = list(_by_run(reference, settings, norm, max_events, "reference").values())
-            right = sum(total[1:], total[0]).ratio
+            total = list(_by_run(reference, settings, norm, REFERENCE * max_events, "reference").values())
+            right = sum(total[1:], total[0])
         by_run = _by_run(parts, settings, norm, max_events, "channels")
         solved = {run: solve(sums, right) for run, sums in by_run.items()}
         found = [

@@ -15,6 +15,7 @@ from shards import geometry as geo
 from shards.base import ConfigError
 from shards.dead import read_dead
 from shards.normalization import Normalization
+from xectrain.baselines.inpainting import neighbour_table
 from xectrain.config.networks import Channel, ModelConfig
 from xectrain.config.sensors import MaskingConfig
 from xectrain.models.inpainter import Inpainter
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from xectrain.data import TrainingData
     from xectrain.model_input import InputRules
 
-SUMS = ("count", "error", "absolute", "square")
-"""What is summed over an event's scored sensors of a face, with the error in photons."""
+SUMS = ("count", "error", "absolute", "square", "ring")
+"""What is summed over an event's scored sensors of a face, with the error in photons: of the prediction, and at last
+the absolute one of the mean of the neighbours."""
 
 
 class MaskedSensors(SensorMode):
@@ -113,7 +115,8 @@ class MaskedSensors(SensorMode):
             loss_B, _ = event_loss(loss, self.balance.factors() if self.training else dict(self.balance.weights))
             if self.training and self.balance.learned:
                 loss_B = loss_B + 0.5 * self.balance.log_variance.sum()
-        outputs = {} if self.training else self._photon_sums(predicted_BNX, batch.x_BN2, hidden_BN)
+        seen_BN = npho_valid_BN & ~hidden_BN
+        outputs = {} if self.training else self._photon_sums(predicted_BNX, batch.x_BN2, hidden_BN, seen_BN)
         return StepResult(loss_B, _parts(loss, npho_valid_BN), outputs)
 
     def _mask_input(self, batch: EventBatch, npho_valid_BN: Tensor, time_valid_BN: Tensor) -> MaskInput:
@@ -124,7 +127,9 @@ class MaskedSensors(SensorMode):
         run_B, event_B = pick("run", "event").long().unbind(dim=1)
         return MaskInput(batch.x_BN2, npho_valid_BN, time_valid_BN, run_B, event_B, uvw_B3)
 
-    def _photon_sums(self, predicted_BNX: Tensor, x_BN2: Tensor, hidden_BN: Tensor) -> dict[str, Tensor]:
+    def _photon_sums(
+        self, predicted_BNX: Tensor, x_BN2: Tensor, hidden_BN: Tensor, seen_BN: Tensor
+    ) -> dict[str, Tensor]:
         """Sums over the scored sensors of each face, (B,) each; empty unless npho is predicted."""
         if "npho" not in self.channels:
             return {}
@@ -132,7 +137,9 @@ class MaskedSensors(SensorMode):
         predicted_BN = predicted_BNX[..., self.channels.index("npho")].double()
         true_BN = torch.where(hidden_BN, x_BN2[..., 0].double(), predicted_BN)
         error_BN = torch.where(hidden_BN, norm.inverse_npho(predicted_BN) - norm.inverse_npho(true_BN), 0.0)
-        terms = (hidden_BN.double(), error_BN, error_BN.abs(), error_BN.square())
+        photons_BN = norm.inverse_npho(torch.where(hidden_BN | seen_BN, x_BN2[..., 0].double(), 0.0))
+        ring_BN = torch.where(hidden_BN, _ring_mean(photons_BN, seen_BN) - photons_BN, 0.0)
+        terms = (hidden_BN.double(), error_BN, error_BN.abs(), error_BN.square(), ring_BN.abs())
         sums: dict[str, Tensor] = {}
         for code, face in enumerate(geo.FACE_NAMES):
             on_face_N = torch.eq(self.face_N, code).double()
@@ -140,7 +147,9 @@ class MaskedSensors(SensorMode):
         return sums
 
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
-        """Photon errors of the hidden sensors, per face and over all: `bias_*`, `mae_*`, `rmse_*` [photons]."""
+        """Photon errors of the hidden sensors, per face and over all: `bias_*`, `mae_*`, `rmse_*` [photons], and
+        `mae_ring_*`, those of the mean of the neighbours, which a network has to beat.
+        """
         metrics: dict[str, float] = {}
         total = np.zeros(len(SUMS))
         for face in geo.FACE_NAMES if outputs else ():
@@ -188,13 +197,26 @@ def _keep_own_patterns(module: MaskedSensors, state: dict[str, Any], prefix: str
         state.setdefault(f"{prefix}patterns", module.patterns)
 
 
+def _ring_mean(photons_BN: Tensor, seen_BN: Tensor) -> Tensor:
+    """Mean photons of the neighbours that are seen, (B, N); 0 where there is none."""
+    table_NR = torch.tensor(neighbour_table("ring"), device=photons_BN.device)  # -1 is the zero put at the end
+    lit_BM, count_BM = (
+        torch.nn.functional.pad(values, (0, 1)) for values in (photons_BN * seen_BN, seen_BN.to(photons_BN.dtype))
+    )
+    sums_BN, counts_BN = torch.zeros_like(photons_BN), torch.zeros_like(photons_BN)
+    for column_N in table_NR.T:
+        sums_BN, counts_BN = sums_BN + lit_BM[:, column_N], counts_BN + count_BM[:, column_N]
+    return sums_BN / counts_BN.clamp(min=1)
+
+
 def _errors(where: str, sums: npt.NDArray[np.float64]) -> dict[str, float]:
-    count, error, absolute, square = sums
+    count, error, absolute, square, ring = sums
     if not count:
         return {}
     return {
         f"bias_{where}": error / count,
         f"mae_{where}": absolute / count,
+        f"mae_ring_{where}": ring / count,
         f"rmse_{where}": float(np.sqrt(square / count)),
     }
 

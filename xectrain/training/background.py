@@ -34,6 +34,14 @@ class Background:
             self._jobs[key] = job
             self._changed.notify_all()
 
+    def wait(self) -> None:
+        """Wait until everything submitted so far is done."""
+        done = threading.Event()
+        self.submit(done.set)
+        while not done.wait(0.1):
+            with self._changed:
+                self._complain()
+
     def close(self, patience_s: float | None = None) -> bool:
         """Take no more jobs and wait until all are done.
 

@@ -49,6 +49,13 @@ class Pace:
         return self._spent + self._clock() - self._began
 
     @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside out of the budget."""
+        began = self._clock()
+        yield
+        self._began += self._clock() - began
+
+    @contextmanager
     def validating(self) -> Iterator[None]:
         """Measure a validation."""
         began = self._clock()

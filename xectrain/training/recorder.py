@@ -90,6 +90,11 @@ class Recorder:
             self._writer.submit(write_the_best, "best")
         self._writer.submit(write_the_last, "last")
 
+    def settle(self) -> None:
+        """Wait until every checkpoint is on disk."""
+        if self._writer is not None:
+            self._writer.wait()
+
     def _send(self, held: int) -> None:
         """Let mirrors have the first `held` records: a checkpoint holds them."""
         records = [self._unsent.popleft() for _ in range(held - self._sent)]

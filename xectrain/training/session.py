@@ -24,7 +24,7 @@ from xectrain.training.runfolder import RunFolder, State
 from xectrain.training.signals import StopRequest
 from xectrain.training.state import TrainingState
 from xectrain.training.tracking import Mirrors, open_mirrors
-from xectrain.training.trainer import Stopped, Trainer
+from xectrain.training.trainer import ShowBest, Stopped, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ HURRY_S = 10.0
 """Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
 
 
-def train(config: Config, path: Path, profile: bool = False) -> None:
+def train(config: Config, path: Path, profile: bool = False, show_best: ShowBest | None = None) -> None:
     """Train in the run folder `path`, or continue there, or say that all is done.
 
     Args:
         config: what to train.
         path: the run folder, made if missing.
         profile: also profile a few steps (`xectrain.training.profiling`).
+        show_best: called by the first rank with the epoch, as often as `checkpoint.artifacts_every` says.
 
     Raises:
         ConfigError: the folder holds another run, or the configuration does not fit the data.
@@ -50,7 +51,7 @@ def train(config: Config, path: Path, profile: bool = False) -> None:
     """
     run = _run_folder(config, path)
     with joined_ranks() as ranks, run.held() if ranks.is_main else nullcontext():
-        _train(with_absolute_paths(config).resolved(gpu=torch.cuda.is_available()), run, ranks, profile)
+        _train(with_absolute_paths(config).resolved(gpu=torch.cuda.is_available()), run, ranks, profile, show_best)
 
 
 def check(config: Config, path: Path, *, gpu: bool) -> str:
@@ -79,7 +80,7 @@ def _run_folder(config: Config, path: Path) -> RunFolder:
     return RunFolder(output_folder(path, "run", RunFolder.holds_run, inputs))
 
 
-def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
+def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool, show_best: ShowBest | None) -> None:
     prepared = prepare(config, run)
     if prepared is None:
         logger.info("%s: already trained for %s", run.path, _length(config))
@@ -94,7 +95,7 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool) -> None:
         if prepared.begin_anew and ranks.is_main:
             run.set_metrics_aside()
     profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
-    _fit(state, batches, run, profiler, any(change.within(OF_RATE) for change in differences))
+    _fit(state, batches, run, profiler, show_best, any(change.within(OF_RATE) for change in differences))
 
 
 def _continue(
@@ -118,7 +119,12 @@ def _continue(
 
 
 def _fit(
-    state: TrainingState, batches: Batches, run: RunFolder, profiler: StepProfiler | None, other_rate: bool
+    state: TrainingState,
+    batches: Batches,
+    run: RunFolder,
+    profiler: StepProfiler | None,
+    show_best: ShowBest | None,
+    other_rate: bool,
 ) -> None:
     """Train, and leave `state.json` saying how it ended.
 
@@ -135,7 +141,7 @@ def _fit(
     facts: dict[str, Any] = {}
     try:
         with StopRequest() as stop, recorder:
-            trainer = Trainer(state, batches, recorder, run.path, profiler)
+            trainer = Trainer(state, batches, recorder, run.path, profiler, show_best)
             if other_rate and state.at.rate:
                 logger.info("the learning rate goes on at %.3g, after %.3g", trainer.rate(), state.at.rate)
             trainer.fit(stop)

@@ -175,10 +175,11 @@ class MlflowMirror(Mirror):
             self._client.log_artifact(self.run_id, str(file))
         self._client.set_terminated(self.run_id, status)
 
-    def send_folder(self, folder: Path) -> None:
-        """Bring the files of a folder to the run, under the folder's name."""
+    def send_folders(self, folders: Sequence[Path]) -> None:
+        """Bring the files of folders to the run, under the folders' names."""
         self._connect()
-        self._client.log_artifacts(self.run_id, str(folder), folder.name)
+        for folder in folders:
+            self._client.log_artifacts(self.run_id, str(folder), folder.name)
         self._client.set_terminated(self.run_id, "FINISHED")
 
     def _connect(self) -> None:
@@ -239,7 +240,7 @@ def tracking_uri(config: Config, run: Path) -> str:
     return config.tracking.uri or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
 
 
-def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folder: Path) -> None:
+def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folders: Sequence[Path]) -> None:
     """Bring the files made about a finished run to its MLflow run, if the run is mirrored; says when it cannot."""
     if not config.tracking.mlflow:
         return
@@ -248,12 +249,12 @@ def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folder: P
         Background("tracking"),
         config.tracking.patience_s,
     )
-    work.submit(lambda: mirror.send_folder(folder))
+    work.submit(lambda: mirror.send_folders(folders))
     try:
         if not work.close(patience_s):
-            logger.warning("MLflow did not take everything within %g s: the files are in %s", patience_s, folder)
+            logger.warning("MLflow did not take everything within %g s: the files are in %s", patience_s, run.path)
     except Exception as error:  # noqa: BLE001  MLflow raises its own, SQLAlchemy's and OS errors
-        logger.warning("MLflow does not answer (%s): the files are in %s", _reason(error), folder)
+        logger.warning("MLflow does not answer (%s): the files are in %s", _reason(error), run.path)
 
 
 def sync(run: RunFolder, config: Config, run_id: str | None) -> int:

@@ -11,6 +11,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ BUDGET_WARMUP = 0.1
 """Largest share of a run with a budget of minutes that warm-up takes: it may be over before an epoch is."""
 
 
+PHOTON_ERRORS = ("mae_all", "mae_ring_all")
+"""What is logged of hidden sensors: the network's mean error in photons, and that of the mean of the neighbours."""
+ShowBest = Callable[[int], None]
+"""What is done with the best checkpoint, once it is on disk, after so many epochs."""
+
+
 class Stopped(XecError):
     """The run was asked to stop and has checkpointed; starting it again continues it."""
 
@@ -58,7 +65,9 @@ class Trainer:
         recorder: Recorder,
         folder: Path,
         profiler: StepProfiler | None = None,
+        show_best: ShowBest | None = None,
     ) -> None:
+        self.show_best, self._unshown = show_best, False
         self.state, self.batches, self.recorder, self.profiler = state, batches, recorder, profiler
         self.folder = folder
         self._warned = set[str]()
@@ -96,6 +105,18 @@ class Trainer:
             improved = self._validate(time.monotonic() - started)
             self._plan()
         self._save(best=improved)
+        self._unshown |= improved
+        every = self.config.checkpoint.artifacts_every
+        if every and at.epoch % every == 0 and self._unshown and not self._over():
+            self._show()
+
+    def _show(self) -> None:
+        """Let the best model so far be looked at; other ranks wait at their next common step."""
+        self._unshown = False
+        if self.show_best is not None and self.ranks.is_main:
+            self.recorder.settle()
+            with self.usage.paused(), self.pace.paused():
+                self.show_best(self.state.at.epoch)
 
     def _plan(self) -> None:
         """Agree after how many steps the run ends; in an epoch, steps do."""
@@ -241,7 +262,7 @@ class Trainer:
             at.global_step,
             result.loss,
             " (best so far)" if improved else "",
-            "".join(f", {k} {v:.4g}" for k, v in result.metrics.items() if k.endswith("68pct")),
+            "".join(f", {k} {v:.4g}" for k, v in result.metrics.items() if k.endswith("68pct") or k in PHOTON_ERRORS),
         )
         return improved
 

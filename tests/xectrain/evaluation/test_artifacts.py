@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,16 @@ from support.trained import COLUMNS, Trained, tiny_run
 
 from shards import geometry as geo
 from shards.opening import open_dataset
+from xectrain.cli.train import Artifacts
 from xectrain.evaluation.artifacts import validation_parts, write_artifacts
+from xectrain.evaluation.card import write_card
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
 from xectrain.evaluation.results import EvaluationOptions
 from xectrain.inference.events import Events
 from xectrain.inference.load import load
 from xectrain.inference.regressor import TorchPredictor
 from xectrain.inference.sources import ReadOptions, ShardPart, Wanted, open_parts
+from xectrain.modes import load_config
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def test_everything_of_a_run(trained, tmp_path):
     assert len(list((folder / "worst_events").glob("worst_0[1-5].pdf"))) == 5
     card = (folder / "card.html").read_text()
     assert "Model card: run" in card
-    assert "Trained on toy events: no statement about real data." in card
+    assert "Trained on toy events" not in card, "its data do not say so, whatever their folder is called"
     assert str(trained.train) in card
     with uproot.open(folder / "predictions.root") as file:
         assert file["predictions"].num_entries == 40
@@ -52,6 +56,23 @@ def test_everything_of_a_run(trained, tmp_path):
     (folder / "attention.pdf").unlink()  # as if it had been killed while looking inside
     write_artifacts(load(run, device="cpu"), options=options)
     assert (folder / "attention.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_card_says_that_the_training_data_are_of_the_toy(toy_dataset, tmp_path):
+    """The toy's files say what they are, conversion records it, the card repeats it."""
+    assert open_dataset(toy_dataset).manifest.settings.conversion["toy"] is True
+    data = Path(shutil.copytree(toy_dataset, tmp_path / "data"))
+    model = load(tiny_run(tmp_path / "run", data, ("energy",)), device="cpu")
+    write_card(model, None, tmp_path / "card.html")
+    assert "Trained on toy events: no statement about real data." in (tmp_path / "card.html").read_text()
+
+
+@pytest.mark.slow
+def test_artifacts_of_an_epoch_lie_beside_those_of_the_end(trained, tmp_path):
+    run = Path(shutil.copytree(trained.inpaint, tmp_path / "run"))
+    Artifacts(run, load_config([run / "config.yaml"])).of_epoch(3)
+    assert (run / "artifacts_ep3" / "report.html").exists()
+    assert not (run / "artifacts").exists()
 
 
 @pytest.mark.slow

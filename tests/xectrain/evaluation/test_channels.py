@@ -29,7 +29,7 @@ def test_miscalibration_is_found():
     """Spread of what is left after correcting by the found response, against the spread before."""
     reference, _ = events(500, calibration_spread=0.0, seed=7)
     data, options = events(500, calibration_spread=0.1, seed=8)
-    response, error = solve(sums_of(data), sums_of(reference).ratio)
+    response, error = solve(sums_of(data), sums_of(reference))
     made = draw_response(options.first_run, options)
     true = made.efficiency / made.calibrated
     well = np.isfinite(error) & (np.arange(geo.N_SENSORS) < geo.N_SIPM)
@@ -44,7 +44,7 @@ def test_a_perfect_detector_shows_nothing():
     """Without noise the reference is the data, and every response is one."""
     data, _ = events(100, calibration_spread=0.0)
     sums = sums_of(data)
-    response, _ = solve(sums, sums.ratio)
+    response, _ = solve(sums, sums)
     assert np.nanmax(np.abs(response[np.isfinite(sums.ratio) & (sums.ratio > 0.05)] - 1)) < 1e-6
 
 

@@ -12,10 +12,12 @@ import torch
 from support.networks import STANDARD, tiny
 
 from shards.base import ConfigError
+from xectrain.baselines.inpainting import neighbour_table
 from xectrain.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
 from xectrain.config.networks import TaskConfig, TasksConfig
 from xectrain.config.tree import Config
 from xectrain.modes import load_config
+from xectrain.modes.masked import _ring_mean
 from xectrain.modes.regress import Regress
 from xectrain.targets import TargetOptions
 from xectrain.training import session
@@ -56,6 +58,7 @@ def test_pretraining_improves_and_reports_every_face(pretrained: Path) -> None:
     assert records[-1]["val/actual_mask_ratio"] == pytest.approx(0.6, abs=1e-3)
     for face in ("inner", "outer", "upstream", "downstream", "top", "bottom"):
         assert records[-1][f"val/loss_{face}_npho"] > 0
+        assert records[-1][f"val/mae_ring_{face}"] > 0
         assert records[-1][f"val/rmse_{face}"] >= records[-1][f"val/mae_{face}"] > 0
 
 
@@ -150,3 +153,14 @@ def test_uncertainties_are_calibrated_on_the_validation_set() -> None:
     before = mode.model.standardization.sigma_scale("uvwFI").clone()
     mode.calibrate(scaled)  # what comes out now is calibrated already
     assert mode.model.standardization.sigma_scale("uvwFI").tolist() == pytest.approx(before.tolist(), rel=0.05)
+
+
+def test_the_ring_mean_is_that_of_the_neighbours_that_are_seen():
+    neighbours = [n for n in neighbour_table("ring")[2000].tolist() if n >= 0]
+    photons = torch.rand(2, 4760, dtype=torch.float64)
+    seen = torch.ones(2, 4760, dtype=torch.bool)
+    seen[0, neighbours[0]] = False
+    seen[1, neighbours] = False
+    found = _ring_mean(photons, seen)
+    assert float(found[0, 2000]) == pytest.approx(float(photons[0, neighbours[1:]].mean()))
+    assert float(found[1, 2000]) == 0

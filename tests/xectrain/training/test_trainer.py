@@ -134,3 +134,18 @@ def test_a_run_that_diverges_at_once_ends_with_one_line(dataset: Dataset, tmp_pa
         with pytest.raises(XecError, match=r"epoch 1, step 3: loss (inf|nan)"):
             session.train(config(dataset, train__max_bad_steps=2, train__log_every=1), tmp_path)
     assert [record["train/grad_norm"] for record in curve(tmp_path)] == [None, None]
+
+
+def test_the_best_model_is_shown_in_the_course_of_training_and_changes_nothing(
+    dataset: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    """After an epoch with a new best, when it is on disk, and not at the end, when everything is shown anyhow."""
+    shown: list[tuple[int, int]] = []
+
+    def show(epoch: int) -> None:
+        shown.append((epoch, read_checkpoint(tmp_path / BEST)["position"]["epoch"]))
+        torch.rand(3)
+
+    session.train(config(dataset, checkpoint__artifacts_every=1), tmp_path, show_best=show)
+    assert shown == [(1, 1)]
+    assert_same_run(undisturbed, tmp_path)
