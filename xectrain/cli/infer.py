@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ingest.reading.rootio import Skipped
     from shards.dead import DeadList
     from xectrain.inference.infer import Result
+    from xectrain.inference.regressor import Predictor
+    from xectrain.inference.sensors import Filler
     from xectrain.inference.sources import Part
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ Examples:
   xec infer runs/energy 'data/*.root' --output predictions/ --per-file --schema real --dead dead.txt
 
   xec infer runs/energy shards/all --output predictions/ --task-index 3 --task-count 20    (then --join predictions/)
+
+  xec infer runs/inpaint shards/val --output hidden.root --hide --masks random:0.1
 
   xec infer old.onnx data/run430000.root --output old.root --normalization legacy
 
@@ -60,6 +64,7 @@ def infer(
     hide: Annotated[
         bool, Option("--hide", help="Inpainter: hide sensors as in validation, one row per hidden sensor.")
     ] = False,
+    masks: o.Masks = None,
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
@@ -109,7 +114,9 @@ def infer(
         normalization=normalization,
         allow_cpu=allow_cpu,
     )
-    request = Request(ReadOptions(select, _dead(dead or []), backend, threads), _names(columns), precision, hide)
+    request = Request(ReadOptions(select, _dead(dead or []), backend, threads), _names(columns), precision, hide, masks)
+    if masks is not None:
+        _hide(predictor, masks, hide)
     if check:
         check_request(predictor, parts, request)
         _say_extent(parts)
@@ -137,6 +144,20 @@ def infer(
             logger.warning("skipped: %s", error)
             skipped.append(Skipped(Path(str(error.file)), str(error)))
     _say_skipped(skipped)
+
+
+def _hide(model: Predictor | Filler, masks: str, hide: bool) -> None:
+    """Let a model hide other sensors than in its validation."""
+    from xectrain.inference.sensors import SensorPredictor
+    from xectrain.modes.chosen_masks import chosen_masks
+
+    if not isinstance(model, SensorPredictor):
+        raise ConfigError(
+            "belongs to a run or checkpoint of an inpainter or autoencoder", item="--masks", found=model.facts.mode
+        )
+    if model.mode.fills and not hide:
+        raise ConfigError("needs --hide, without which dead sensors are filled", item="--masks")
+    model.mode.masker = chosen_masks(masks, model.facts.normalization)
 
 
 def _say_extent(parts: list[Part]) -> None:

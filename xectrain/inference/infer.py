@@ -26,6 +26,7 @@ from xectrain.inference.rows import Carried, EventRows, RowMaker, predicts_relat
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, RootPart, Wanted, check_selection, share
+from xectrain.modes.chosen_masks import masks_identity
 from xectrain.modes.masking import MASK_KINDS
 from xectrain.tasks import TASKS
 from xectrain.workers import in_order
@@ -45,6 +46,8 @@ class Request:
     precision: str = "auto"
     hide: bool = False
     """Inpainter: hide sensors as in validation and write a row per hidden sensor, instead of filling dead ones."""
+    masks: str | None = None
+    """With `hide`: what else than in validation is hidden (`chosen_masks`); the model hides it already."""
 
 
 @dataclass(frozen=True)
@@ -319,6 +322,7 @@ def _identity(facts: ModelFacts, parts: Iterable[Part], request: Request) -> dic
         "columns": request.columns,
         "precision": request.precision,
         "hide": request.hide,
+        **({} if request.masks is None else {"masks": masks_identity(request.masks)}),
     }
 
 
@@ -381,6 +385,7 @@ def _metadata(
         "geometry_is_models": int(all(p.geometry == facts.geometry for p in parts)) if facts.geometry else -1,
         "skipped_files": "; ".join(item.reason for item in skipped),
         "select": request.settings.select or "",
+        **({} if request.masks is None else {"masks": request.masks}),
         "code_version": code_version(),
         "request_digest": digest,
         "events": events[0],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from shards.base import ConfigError, nearest
@@ -54,3 +56,16 @@ def chosen_masks(text: str, normalization: Normalization) -> Masker:
         )
     config = MaskingConfig(kind="random" if kind == "random" else "flat", ratio=share)
     return Masker(config, share, normalization, SEED)
+
+
+def masks_identity(text: str) -> str:
+    """What determines the masks of a text: the text, and what is in the list that it names.
+
+    Raises:
+        InputError: the list cannot be read.
+    """
+    kind, _, value = text.partition(":")
+    if kind != "pattern":
+        return text
+    listed = np.flatnonzero(read_dead(Path(value)).sensors())
+    return f"{kind}:{hashlib.sha256(listed.astype('<i8').tobytes()).hexdigest()}"

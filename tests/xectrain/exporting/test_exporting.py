@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.pages import ROOT, blocks
 from support.synthetic import make_dataset, make_events
 from support.trained import COLUMNS, Trained, tiny_run, write_root
 from typer.testing import CliRunner
@@ -334,3 +337,35 @@ def test_an_autoencoder_predicts_every_sensor(trained, tmp_path):
     assert "outputs pred_npho, pred_time" in done.output
     with pytest.raises(ConfigError, match="fills no sensors"):
         load(path, device="cpu")
+
+
+HEADERS = "onnxruntime_cxx_api.h"
+
+
+def cpp_headers() -> Path | None:
+    """Where onnxruntime's C++ headers are: `ONNXRUNTIME_INCLUDE`, or where distributions put them."""
+    named = os.environ.get("ONNXRUNTIME_INCLUDE")
+    places = [Path(named)] if named else [Path(p) for p in ("/usr/include", "/usr/local/include")]
+    places += [place / sub for place in places for sub in ("onnxruntime", "onnxruntime/core/session")]
+    return next((place for place in places if (place / HEADERS).is_file()), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+@pytest.mark.skipif(cpp_headers() is None, reason=f"no {HEADERS} here: name its folder in ONNXRUNTIME_INCLUDE")
+def test_the_example_in_cpp_compiles_and_predicts_what_python_does(run, exported, tmp_path):
+    """As docs/onnx.md has it, linked to the library in the Python package."""
+    (example,) = (b.text for b in blocks(ROOT / "docs" / "onnx.md") if b.kind == "cpp")
+    (tmp_path / "predict.cpp").write_text(example)
+    shutil.copy(exported, tmp_path / "model.onnx")
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    command = ["g++", "-std=c++17", "predict.cpp", f"-I{cpp_headers()}", str(library), f"-Wl,-rpath,{library.parent}"]
+    subprocess.run([*command, "-o", "predict"], cwd=tmp_path, check=True)
+    done = subprocess.run(["./predict"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stderr == "", "it is loaded without a warning"
+    npho, time = np.full((2, 4760), 100.0), np.full((2, 4760), 2e-8)
+    dead = np.zeros((2, 4760), dtype=bool)
+    dead[0, 17] = True
+    expected = load(run, device="cpu", precision="fp32").predict(npho, time, dead)["pred_energy"]
+    found = [float(line.removesuffix(" MeV")) for line in done.stdout.splitlines()]
+    assert found == pytest.approx(1e3 * expected, rel=1e-3)

@@ -360,3 +360,21 @@ def test_a_bad_basket_ends_reading_with_its_name(tmp_path):
     for threads in (1, 3):
         with pytest.raises(CorruptError, match=r"a\.root"):
             list(read_source(part.source, 10, threads))
+
+
+def test_the_sensors_to_hide_are_chosen(trained, run_command, tmp_path):
+    """Two of each face, in every event; another choice is another output."""
+    out = tmp_path / "hidden.root"
+    line = ("xectrain.cli.infer:app", trained.inpaint, trained.data, "--output", out)
+    run_command(*line, "--hide", "--masks", "fixed:2")
+    with uproot.open(out) as file:
+        rows = file["predictions"].arrays(["event_idx", "face"], library="np")
+    assert len(rows["face"]) == 2 * 6 * 40
+    assert read_metadata(out)["masks"] == "fixed:2"
+    assert "nothing to do" in run_command(*line, "--hide", "--masks", "fixed:2").lower()
+    with pytest.raises(OutputError, match="came from another model, other data or other options"):
+        run_command(*line, "--hide", "--masks", "fixed:3")
+    with pytest.raises(ConfigError, match="--masks: needs --hide, without which dead sensors are filled"):
+        run_command(*line, "--masks", "fixed:2")
+    with pytest.raises(ConfigError, match="--masks: belongs to a run or checkpoint of an inpainter"):
+        run_command("xectrain.cli.infer:app", trained.regress, *line[2:], "--masks", "fixed:2")
