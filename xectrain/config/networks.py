@@ -208,6 +208,8 @@ class RegressorConfig(Section):
     """Width of the two hidden layers of a head."""
     head_dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout probability after a head's first hidden layer."""
+    head_norm: bool = True
+    """LayerNorm after a head's first layer. Without it a head finds small differences to a reference sooner."""
     time_mean: int = Field(default=0, ge=0)
     """With a reference: hidden width of the network that weights and corrects each sensor's time in a mean that is
     added to the head of `timing`; 0: none."""
@@ -282,7 +284,7 @@ PRESETS: dict[str, ModelConfig] = {
             fusion_norm="pre",
             fusion_dropout=0.0,
         ),
-        regressor=RegressorConfig(head_dropout=0.0, time_mean=16),
+        regressor=RegressorConfig(head_dropout=0.0, head_norm=False, time_mean=16),
         mae=MaeConfig(decoder_channels=(64, 48, 32), hex_decoder_channels=32),
         inpainter=InpainterConfig(local_channels=16, hex_local_channels=32, query_width=64, hidden=64),
     ),
@@ -299,7 +301,7 @@ PRESETS: dict[str, ModelConfig] = {
             fusion_layers=3,
             fusion_norm="pre",
         ),
-        regressor=RegressorConfig(head_hidden=512, head_dropout=0.0, time_mean=64),
+        regressor=RegressorConfig(head_hidden=512, head_dropout=0.0, head_norm=False, time_mean=64),
     ),
     "tiny": ModelConfig(
         encoder=EncoderConfig(

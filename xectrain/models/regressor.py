@@ -31,14 +31,14 @@ LOG_VARIANCE_LIMIT = 12.0
 
 
 class Head(nn.Module):
-    """Linear → LayerNorm → GELU → dropout → Linear → GELU → Linear, the last one in float32."""
+    """Linear → LayerNorm (`head_norm`) → GELU → dropout → Linear → GELU → Linear, the last one in float32."""
 
     def __init__(self, inputs: int, outputs: int, config: RegressorConfig) -> None:
         super().__init__()
         hidden = config.head_hidden
         self.body = nn.Sequential(
             nn.Linear(inputs, hidden),
-            nn.LayerNorm(hidden, eps=EPSILON),
+            nn.LayerNorm(hidden, eps=EPSILON) if config.head_norm else nn.Identity(),
             nn.GELU(),
             nn.Dropout(config.head_dropout),
             nn.Linear(hidden, hidden),

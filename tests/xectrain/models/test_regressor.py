@@ -241,7 +241,7 @@ def test_summaries_are_what_their_names_say() -> None:
 @pytest.mark.parametrize("option", RegressorConfig.model_fields)
 def test_every_option_of_the_heads_changes_the_output(option: str) -> None:
     x = events(4)
-    changed = {"head_hidden": 24, "head_dropout": 0.9, "time_mean": 4}[option]
+    changed = {"head_hidden": 24, "head_dropout": 0.9, "head_norm": False, "time_mean": 4}[option]
     outs = []
     for options in ({}, {option: changed}):
         torch.manual_seed(0)
