@@ -38,7 +38,7 @@ SCALES = {"u": (10, "mm"), "v": (10, "mm"), "w": (10, "mm"), "energy": (100, "%"
 """Display units; of the energy the relative deviation is shown."""
 SETS = (
     *("schedule.kind=onecycle", "optim.lr=1e-3", "tracking.mlflow=false"),
-    *("tasks.uvwFI.weight=3", "tasks.angle.weight=0.2"),
+    *("tasks.uvwFI.weight=3", "tasks.angle.weight=0.2", "model.encoder.fusion_layers=0"),
 )
 WRONG_CM = 10.0
 """A point farther than this from the truth belongs to another photon."""
