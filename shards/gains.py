@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from shards.base import InputError
+from shards.base.documents import read_text
 from shards.manifest import N_SENSORS
 from shards.normalization import HUGE
 
@@ -95,9 +97,10 @@ def read_gains(file: GainFile) -> ChannelGains:
     path = Path(file.path)
     if _digest(path) != file.sha256:
         raise InputError("has changed since the conversion began", file=path, remedy="begin it anew in another folder")
+    text = read_text(path, "table of gains", InputError)
     try:
-        table = pl.read_csv(path)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        table = pl.read_csv(StringIO(text))
+    except pl.exceptions.PolarsError as error:
         raise InputError(f"is no table of gains: {str(error).partition(chr(10))[0]}", file=path) from None
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:

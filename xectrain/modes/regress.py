@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,10 @@ from xectrain.targets import (
     targets,
 )
 from xectrain.tasks import TASKS, find_task, output_columns
+from xectrain.workers import in_order, workers_for
 
 if TYPE_CHECKING:
+    from shards.dataset import Dataset
     from xectrain.config.tree import Config
     from xectrain.data import TrainingData
     from xectrain.model_input import InputRules
@@ -151,31 +153,39 @@ class Regress(EventMode):
         self.model.keep(wanted)
         self._name_outputs()
 
-    @torch.no_grad()
     def _sample(self, data: TrainingData, rules: InputRules) -> Sample:
         """Look at the sensors of a sample of the training events, taken evenly over the datasets."""
-        summaries: list[npt.NDArray[Any]] = []
-        facts: list[Tensor] = []
-        differences: dict[str, list[Tensor]] = {name: [] for name in self.model.references}
-        for view in data.train:
-            rows = view.rows[:: max(1, len(view.rows) * len(data.train) // RANGE_SAMPLE)]
-            for part in np.array_split(rows, max(1, len(rows) // 512)):
-                sensors, truth = view.dataset.read(part)
-                x_BN2, mask_BN = rules.apply(torch.from_numpy(sensors.astype(np.float32)))
-                summaries.append(input_summaries(x_BN2, mask_BN, rules.model).numpy())
-                scene = self.model.encoder.look(x_BN2, mask_BN)
-                if scene is not None:
-                    facts.append(scene.facts_BA)
-                for name, found in differences.items():
-                    assert scene is not None
-                    target_BK = targets(TASKS[name], torch.from_numpy(truth), list(view.dataset.columns), self.options)
-                    target_BK = target_BK.log() if name in self.model.standardization.logarithmic else target_BK
-                    found.append(target_BK - self.model.reference_values(name, scene).double())
-        left = {name: torch.cat(found).numpy() for name, found in differences.items()}
+
+        def pieces() -> Iterator[tuple[Dataset, npt.NDArray[Any], npt.NDArray[Any]]]:
+            for view in data.train:
+                rows = view.rows[:: max(1, len(view.rows) * len(data.train) // RANGE_SAMPLE)]
+                for part in np.array_split(rows, max(1, len(rows) // 256)):
+                    yield view.dataset, *view.dataset.read(part)
+
+        looked = list(in_order(lambda piece: self._look(*piece, rules), pieces(), workers_for("cpu")))
+        summaries, facts, differences = zip(*looked, strict=True)
+        left = {name: torch.cat([found[name] for found in differences]).numpy() for name in self.model.references}
         if self.model.correction is not None:
             left = self.model.correction.fit(torch.cat(facts), left)
         fitted = {name: fit_differences(TASKS[name], found) for name, found in left.items()}
         return Sample(np.concatenate(summaries), fitted)
+
+    @torch.no_grad()
+    def _look(
+        self, dataset: Dataset, sensors: npt.NDArray[Any], truth: npt.NDArray[Any], rules: InputRules
+    ) -> tuple[npt.NDArray[Any], Tensor, dict[str, Tensor]]:
+        """Summaries of the input, facts, and target minus reference by task, of some events."""
+        x_BN2, mask_BN = rules.apply(torch.from_numpy(sensors.astype(np.float32)))
+        summaries = input_summaries(x_BN2, mask_BN, rules.model).numpy()
+        scene = self.model.encoder.look(x_BN2, mask_BN)
+        if scene is None:
+            return summaries, torch.empty(0), {}
+        differences = {}
+        for name in self.model.references:
+            target_BK = targets(TASKS[name], torch.from_numpy(truth), list(dataset.columns), self.options)
+            target_BK = target_BK.log() if name in self.model.standardization.logarithmic else target_BK
+            differences[name] = target_BK - self.model.reference_values(name, scene).double()
+        return summaries, scene.facts_BA, differences
 
     def forward(self, batch: EventBatch) -> StepResult:
         out = self.model(batch.x_BN2, batch.mask_BN)
