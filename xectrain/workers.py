@@ -42,7 +42,7 @@ def in_order(function: Callable[[T], R], pieces: Iterable[T], workers: int) -> I
         yield from map(function, pieces)
         return
     waiting: deque[Future[R]] = deque()
-    with _single_threaded(), ThreadPoolExecutor(workers, "worker", _begin) as pool:
+    with single_threaded(), ThreadPoolExecutor(workers, "worker", _begin) as pool:
         try:
             for piece in pieces:
                 waiting.append(pool.submit(function, piece))
@@ -56,8 +56,9 @@ def in_order(function: Callable[[T], R], pieces: Iterable[T], workers: int) -> I
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
-    """torch's own threads off while workers compute, also for what the consumer does meanwhile."""
+def single_threaded() -> Iterator[None]:
+    """torch's own threads off: while workers compute, also for what the consumer does meanwhile, or in small operators
+    that are not worth waking them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -16,6 +16,7 @@ from shards import geometry as geo
 from xectrain.baselines.light import LightCentre, window_photons, window_table
 from xectrain.baselines.raw import Floats
 from xectrain.localfit import Patch, fit_point, profile, sensor_frames, solid_angle, variance
+from xectrain.workers import single_threaded
 
 Array = NDArray[np.float64]
 
@@ -45,6 +46,7 @@ class LocalFit:
     """Per degree of freedom; NaN where fewer than 6 sensors were usable and the point is the light-weighted start."""
 
 
+@single_threaded()
 def local_fit(
     npho: Floats,
     centre: LightCentre,
