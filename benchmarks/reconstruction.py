@@ -1,6 +1,7 @@
 """The network against the classical methods on events of unseen runs, clean and hard, in one table.
 
     python benchmarks/reconstruction.py --folder build/reconstruction --minutes 5
+    python benchmarks/reconstruction.py --of demo/evaluation/signal
     python benchmarks/reconstruction.py --only hard --events 120000 --minutes 60
 
 Toy events of 15–65 MeV in many runs to train on, signal events of other runs to judge by (fiducial only). `clean` is
@@ -92,11 +93,11 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     xec("evaluate", folder / "run", folder / "signal", "--out", folder / "evaluation")
 
 
-def tables(folder: Path) -> tuple[dict[str, TaskTable], int]:
+def tables(evaluation: Path) -> tuple[dict[str, TaskTable], int]:
     """The fiducial events' predictions by task, and how many they are."""
     found = {}
     for task in TASKS:
-        frame = pl.read_parquet(folder / "evaluation" / f"predictions_{task}.parquet")
+        frame = pl.read_parquet(evaluation / f"predictions_{task}.parquet")
         found[task] = TaskTable(task, {c: frame[c].to_numpy() for c in frame.columns})
     u, v, w = (found["uvwFI"].truth()[c] for c in "uvw")
     fiducial = (abs(u) < geo.FIDUCIAL_U) & (abs(v) < geo.FIDUCIAL_V) & (w >= 0)
@@ -136,11 +137,11 @@ def rows(found: dict[str, TaskTable]) -> list[Row]:
     return result
 
 
-def report(folder: Path, samples: list[str]) -> str:
-    """The tables as Markdown."""
+def report(evaluations: dict[str, Path]) -> str:
+    """The tables of evaluations by name as Markdown."""
     lines: list[str] = []
-    for sample in samples:
-        found, count = tables(folder / sample)
+    for sample, evaluation in evaluations.items():
+        found, count = tables(evaluation)
         lines += [f"`{sample}`, {count} events:", "", "| | network | classical | ratio |", "|---|---|---|---|"]
         lines += ["| " + " | ".join(row.cells) + " |" for row in rows(found)] + [""]
     return "\n".join(lines)
@@ -155,12 +156,16 @@ def main() -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--set", action="append", default=[], help="further training options")
+    parser.add_argument("--of", type=Path, help="only the table of an evaluation, as demo/evaluation/signal")
     options = parser.parse_args()
+    if options.of:
+        print(report({str(options.of): options.of}))
+        return
     samples = options.only or list(SAMPLES)
     for sample in samples:
         make_data(options.folder / sample, SAMPLES[sample], options.events)
         train(options.folder / sample, options)
-    text = report(options.folder, samples)
+    text = report({sample: options.folder / sample / "evaluation" for sample in samples})
     (options.folder / "table.md").write_text(text)
     print("\n" + text)
 
