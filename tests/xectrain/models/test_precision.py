@@ -130,7 +130,8 @@ def test_compiled_code_agrees(name: str) -> None:
         (flat(run(x, mask)) - target).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in run.parameters() if p.grad is not None]))
     assert float(gradients[0].norm()) > 0.01
-    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 1e-4
+    allowed = 1e-3 if name == "focus" else 1e-4  # steps of a fit magnify rounding; what this looks for is of order one
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < allowed
 
 
 def test_the_same_weights_give_the_same_numbers_after_saving() -> None:
