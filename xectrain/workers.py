@@ -41,18 +41,25 @@ def in_order(function: Callable[[T], R], pieces: Iterable[T], workers: int) -> I
     if workers == 1 or getattr(_this_thread, "is_worker", False):
         yield from map(function, pieces)
         return
-    waiting: deque[Future[R]] = deque()
     with single_threaded(), ThreadPoolExecutor(workers, "worker", _begin) as pool:
-        try:
-            for piece in pieces:
-                waiting.append(pool.submit(function, piece))
-                if len(waiting) >= workers + AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
+        yield from buffered_map(pool, function, pieces, workers + AHEAD)
+
+
+def buffered_map(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], buffersize: int
+) -> Iterator[R]:
+    """`pool.map(function, items, buffersize=buffersize)` of Python 3.14: results in order, so many items in advance."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= buffersize:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @contextmanager

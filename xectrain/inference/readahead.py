@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat, takewhile
 from typing import TypeVar
 
 from ingest.reading.rootio import Chunk, Source, SourceReader, read_chunks
+from xectrain.workers import buffered_map
 
-S = TypeVar("S")
 T = TypeVar("T")
 AHEAD = 3
 """Items read while the consumer works on another."""
 LARGEST_BLOCK = 4096
 """Storage blocks of more events are read by one thread, a piece at a time: whole ones would take too much memory."""
-
-
-def buffered_map(
-    pool: ThreadPoolExecutor, function: Callable[[S], T], items: Iterable[S], buffersize: int
-) -> Iterator[T]:
-    """`pool.map(function, items, buffersize=buffersize)` of Python 3.14: results in order, so many items in advance."""
-    waiting: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= buffersize:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
