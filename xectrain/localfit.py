@@ -13,6 +13,7 @@ two edges of a sensor along an axis.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,14 @@ class Patch:
 
     def of(self, rows: Tensor) -> Patch:
         """The patches of some events."""
-        return Patch(*(getattr(self, name)[..., rows, :] for name in self.__dataclass_fields__))
+        return self._at((..., rows, slice(None)))
+
+    def among(self, sensors_X: Tensor) -> Patch:
+        """Some of the sensors of each patch."""
+        return self._at((..., sensors_X))
+
+    def _at(self, place: tuple[Any, ...]) -> Patch:
+        return Patch(*(getattr(self, name)[place] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,12 @@ def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) 
             Steps are damped alike and taken in part; rest is reached more slowly.
     """
     point_B3 = torch.cat([start_B3[:, :2], start_B3[:, 2:].clamp(*DEPTH_RANGE)], dim=1)
+    first_BS = patch.used_BS / variance(patch.photons_BS)
     damping_B = torch.full_like(point_B3[:, 0], SMOOTH_DAMPING if smooth else FIRST_DAMPING)
     moved_B = torch.zeros_like(damping_B)
     for _ in range(steps):
         omega_BS, slope_3BS = solid_angle_and_slopes(patch, point_B3)
-        weight_BS = _weights(patch, omega_BS)
+        weight_BS = _weights(patch, first_BS, omega_BS)
         amplitude_B1, _, residual_BS = profile(patch.photons_BS, omega_BS, weight_BS)
         step_B3 = _step(omega_BS, slope_3BS * amplitude_B1, residual_BS, weight_BS, damping_B)
         trial_B3 = _moved(point_B3, step_B3)
@@ -109,7 +118,7 @@ def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) 
         moved_B = (trial_B3 - point_B3).abs().amax(dim=1)
         point_B3 = point_B3 + share_B[:, None] * (trial_B3 - point_B3)
     omega_BS = solid_angle(patch, point_B3)
-    weight_BS = _weights(patch, omega_BS)
+    weight_BS = _weights(patch, first_BS, omega_BS)
     amplitude_B1, background_B1, residual_BS = profile(patch.photons_BS, omega_BS, weight_BS)
     freedom_B = (patch.used_BS.sum(dim=1) - PARAMETERS).clamp(min=1)
     chi2_B = (weight_BS * residual_BS.square()).sum(dim=1) / freedom_B
@@ -134,9 +143,9 @@ def _sum(values: Tensor) -> Tensor:
     return values.sum(dim=-1, keepdim=True)
 
 
-def _weights(patch: Patch, omega_BS: Tensor) -> Tensor:
-    """Inverse variances from the model's photons (from the data's they would favour downward fluctuations)."""
-    first_BS = patch.used_BS / variance(patch.photons_BS)
+def _weights(patch: Patch, first_BS: Tensor, omega_BS: Tensor) -> Tensor:
+    """Inverse variances from the model's photons: from the data's, `first_BS`, they would favour downward
+    fluctuations."""
     amplitude_B1, background_B1, _ = profile(patch.photons_BS, omega_BS, first_BS)
     return patch.used_BS / variance((amplitude_B1 * omega_BS + background_B1).clamp(min=0))
 
@@ -224,9 +233,14 @@ def _cylinder(uvw_B3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return r_B1, phi_B1.cos(), phi_B1.sin()
 
 
-def _edges(patch: Patch, uvw_B3: Tensor) -> _Edges:
+def xyz(uvw_B3: Tensor) -> Tensor:
+    """Cartesian coordinates [cm] of points u, v, w, as `geo.xyz_from_uvw`."""
     r_B1, cosine_B1, sine_B1 = _cylinder(uvw_B3)
-    source_3B1 = torch.stack((-r_B1 * cosine_B1, r_B1 * sine_B1, uvw_B3[:, :1]))
+    return torch.cat((-r_B1 * cosine_B1, r_B1 * sine_B1, uvw_B3[:, :1]), dim=1)
+
+
+def _edges(patch: Patch, uvw_B3: Tensor) -> _Edges:
+    source_3B1 = xyz(uvw_B3).T[..., None]
     x_BS, y_BS, height_BS = (patch.frame_33BS * (source_3B1 - patch.position_3BS)).sum(dim=1)
     height_BS = height_BS.clamp(min=1e-3)
     side = geo.SIPM_SQUARE_HALF_SIDE

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.base import ConfigError
 from xectrain.config.networks import EncoderConfig, TaskConfig
+from xectrain.localfit import xyz
 from xectrain.models.blocks import full_precision, init_linear
 from xectrain.models.focus import gathered
 from xectrain.models.foveated import brightness, shown_lateness
-from xectrain.models.reference import LightReference, Scene, xyz
+from xectrain.models.reference import LightReference, Scene
 
 REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
 """Tasks that the light alone says something of."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
 from xectrain.config.networks import EncoderConfig
+from xectrain.localfit import xyz
 from xectrain.models.backbone import FaceBackbone
 from xectrain.models.blocks import full_precision
 from xectrain.models.faces import CELLS, RectangularMap, TokenInfo, rectangular_maps, token_table
@@ -21,7 +22,7 @@ from xectrain.models.fusion import Fusion, PositionCode
 from xectrain.models.hexagonal import HexEncoder
 from xectrain.models.outer import OuterGrid
 from xectrain.models.pooling import AttentionPool, LinearPool
-from xectrain.models.reference import LightReference, Scene, xyz
+from xectrain.models.reference import LightReference, Scene
 
 
 class Encoder(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards import geometry as geo
-from xectrain.localfit import Patch, PointFit, fit_point, sensor_frames, solid_angle, variance
+from xectrain.localfit import Patch, PointFit, fit_point, sensor_frames, solid_angle, variance, xyz
 from xectrain.models.focus import Light, Spot, Spotter, gathered
 
 CENTRE_SIDE = 9
@@ -214,8 +214,7 @@ class LightReference(nn.Module):
         window = Patch(place_3BS, frame_33BS, photons_BS, keep_BS)
 
         def fit(side: int, start_B3: Tensor, steps: int) -> PointFit:
-            square_X = self.get_buffer(f"square{side}_X")
-            square = Patch(*(getattr(window, name)[..., square_X] for name in Patch.__dataclass_fields__))
+            square = window.among(self.get_buffer(f"square{side}_X"))
             return fit_point(square, start_B3, steps, smooth=True)
 
         point = fit(FIT_SIDE, start_B3, self.fit)
@@ -248,13 +247,6 @@ FIT_FACTS = 2 + 1 + 2 + 1 + 3
 def facts(fit: int) -> int:
     """A, the length of `Scene.facts_BA`, with so many steps of the fit."""
     return LIGHT_FACTS + (FIT_FACTS if fit else 0)
-
-
-def xyz(uvw_B3: Tensor) -> Tensor:
-    """Cartesian coordinates [cm] of points u, v, w, as `geo.xyz_from_uvw`."""
-    u_B, v_B, w_B = uvw_B3.unbind(dim=1)
-    r_B, phi_B = w_B + geo.R_INNER, v_B / geo.R_INNER
-    return torch.stack((-r_B * phi_B.cos(), r_B * phi_B.sin(), u_B), dim=1)
 
 
 def _depth(inner_BP: Tensor, area: float) -> Tensor:

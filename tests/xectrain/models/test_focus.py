@@ -17,12 +17,13 @@ from shards.normalization import mark_dead, normalize
 from xectrain.baselines.inpainting import fill
 from xectrain.baselines.light import light_centre, window_table
 from xectrain.baselines.raw import RawEvents
+from xectrain.localfit import xyz
 from xectrain.models.encoder import Encoder
 from xectrain.models.focus import Light, Spotter, read_light
 from xectrain.models.foveated import window_image
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
-from xectrain.models.reference import LIGHT_FACTS, LightReference, Scene, facts, xyz
+from xectrain.models.reference import LIGHT_FACTS, LightReference, Scene, facts
 
 WINDOW = 11
 GRID = geo.face_grid("inner")
