@@ -6,7 +6,6 @@ where the channel is calibrated. Dead and unknown channels are left as they are;
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from shards.base import InputError
-from shards.base.documents import read_text
+from shards.base.documents import file_digest, read_text
 from shards.manifest import N_SENSORS
 from shards.normalization import HUGE
 
@@ -44,7 +43,7 @@ class GainFile:
         Raises:
             InputError: it cannot be read, or is no such table.
         """
-        found = cls(str(path.resolve()), _digest(path))
+        found = cls(str(path.resolve()), file_digest(path))
         read_gains(found)
         return found
 
@@ -95,7 +94,7 @@ def read_gains(file: GainFile) -> ChannelGains:
         InputError: it is unreadable, no such table, or no longer what it was.
     """
     path = Path(file.path)
-    if _digest(path) != file.sha256:
+    if file_digest(path) != file.sha256:
         raise InputError("has changed since the conversion began", file=path, remedy="begin it anew in another folder")
     text = read_text(path, "table of gains", InputError)
     try:
@@ -146,10 +145,3 @@ def _by_range(table: pl.DataFrame, path: Path) -> ChannelGains:
     known = np.isfinite(response)
     gains[rows[known], sensor[known].astype(np.int64)] = response[known]
     return ChannelGains(tuple(ranges), gains, path.name)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None

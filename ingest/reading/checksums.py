@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ingest.reading.sources import file_digest
 from shards.base import CorruptError, InputError
-from shards.base.documents import read_text
+from shards.base.documents import file_digest, read_text
 
 
 def read_checksums(path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from ingest.reading.inputs import InputFile, expand
 from ingest.reading.rootfile import COPY_AGAIN, TOY, file_uuid, find_tree, opened, tree_paths
 from ingest.reading.schema import PRESETS, Schema, load_schema
 from shards.base import CorruptError, InputError
+from shards.base.documents import file_digest
 from shards.manifest import N_SENSORS
 
 logger = logging.getLogger(__name__)
@@ -289,12 +289,3 @@ def _identified(sources: list[Source], skipped: list[Skipped] | None) -> list[So
         else:
             first[source.id] = source
     return list(first.values())
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a whole file, hexadecimal."""
-    try:
-        with open(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error

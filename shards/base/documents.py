@@ -11,6 +11,7 @@ YAML is that of version 1.2: `off` and `no` are words, `1e-4` and `010` are numb
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -47,6 +48,19 @@ def read_text(file: Path | str, what: str, error: type[XecError] = CorruptError)
     except UnicodeDecodeError as problem:
         line = problem.object[: problem.start].count(b"\n") + 1
         raise error(f"is no {what}: it is not UTF-8 text", file=file, item=f"line {line}") from None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a whole file, hexadecimal.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
 
 
 def read_json(file: Path | str, what: str, error: type[XecError] = CorruptError) -> Any:

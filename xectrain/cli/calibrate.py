@@ -41,7 +41,7 @@ def calibrate(
     ] = None,
     undo: Annotated[bool, Option("--undo", help="Remove the calibration.")] = False,
     out: Annotated[Path | None, Option("--out", "-o", help="Folder of the report; default: RUN/calibration.")] = None,
-    select: Annotated[str | None, Option("--select", "--cut", help="Only events that pass this expression.")] = None,
+    select: o.Cut = None,
     schema: o.Schema = "mc",
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
@@ -50,12 +50,12 @@ def calibrate(
 ) -> None:
     """Put a model's energy right on lines of known energy, over position and run; stored beside it, and undone."""
     from xectrain.checkpoint import find_checkpoint
+    from xectrain.cli.lines import energy_predictor
     from xectrain.evaluation.calibrate import calibrate as run
     from xectrain.evaluation.calibrate import undo as remove
     from xectrain.evaluation.wording import compact_number
     from xectrain.inference.calibration import calibration_path, summary
     from xectrain.inference.load import load
-    from xectrain.inference.regressor import Predictor
     from xectrain.inference.sources import ReadOptions, open_parts
 
     if model.suffix == ".onnx":
@@ -72,9 +72,8 @@ def calibrate(
         raise ConfigError("are needed", item="DATA", remedy="name the events of the lines, or give --undo")
     if not lines:
         raise ConfigError("is needed", item="--line", remedy="give the energy in MeV, as in --line 54.9")
-    predictor = load(checkpoint, device=device, precision=precision, batch_size=batch_size, calibrated=False)
-    if not isinstance(predictor, Predictor):
-        raise ConfigError("predicts no energy", file=model, found=predictor.facts.mode, expected="a regressor")
+    found = load(checkpoint, device=device, precision=precision, batch_size=batch_size, calibrated=False)
+    predictor = energy_predictor(found, model)
     chosen = [_line(text) for text in lines]
     folder = out or checkpoint.parent / "calibration"
     study = run(predictor, open_parts(data, schema), chosen, folder, ReadOptions(select, None, backend))

@@ -13,6 +13,8 @@ from xectrain.cli import options as o
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xectrain.inference.model import Model
+    from xectrain.inference.regressor import Predictor
     from xectrain.inference.sensors import Filler
 
 app = typer.Typer(add_completion=False)
@@ -36,7 +38,7 @@ def lines(
     out: o.Out,
     energy: Annotated[float, Option("--energy", help="The line's energy [MeV].", min=0.1)],
     group: Annotated[str | None, Option("--group", help="The column that makes groups (patch, run).")] = None,
-    select: Annotated[str | None, Option("--select", "--cut", help="Only events that pass this expression.")] = None,
+    select: o.Cut = None,
     shape: Annotated[str, Option("--shape", help="expgauss, double or single.")] = "expgauss",
     inpainter: o.Inpainter = None,
     baselines: o.UseBaselines = True,
@@ -54,14 +56,11 @@ def lines(
     from xectrain.evaluation.results import Line
     from xectrain.evaluation.wording import compact_number
     from xectrain.inference.load import load
-    from xectrain.inference.regressor import Predictor
     from xectrain.inference.sources import ReadOptions, open_parts
 
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
-    predictor = load(model, device=device, precision=precision, batch_size=batch_size)
-    if not isinstance(predictor, Predictor):
-        raise ConfigError("predicts no energy", file=model, found=predictor.facts.mode, expected="a regressor")
+    predictor = energy_predictor(load(model, device=device, precision=precision, batch_size=batch_size), model)
     parts = open_parts(data, schema)
     filler = None if inpainter is None else load_filler(inpainter, predictor.device)
     calibrated = calibrated_baselines(predictor.facts, baseline_data, baseline_events) if baselines else None
@@ -75,6 +74,19 @@ def lines(
         )
         typer.echo(f"{result.name:<28} {peak}{len(result.groups)} groups fitted; together: {told}")
     typer.echo(f"Wrote {out / 'report.html'} with line.json, line.pdf and the table line_events.")
+
+
+def energy_predictor(model: Model, path: Path) -> Predictor:
+    """The model, if it is of a mode that predicts energies.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    from xectrain.inference.regressor import Predictor
+
+    if not isinstance(model, Predictor):
+        raise ConfigError("predicts no energy", file=path, found=model.facts.mode, expected="a regressor")
+    return model
 
 
 def load_filler(path: Path, device: str) -> Filler:

@@ -14,6 +14,8 @@ ModelFile = Annotated[Path, Argument(help="Run folder, checkpoint or ONNX file."
 Inputs = Annotated[list[Path], Argument(help="Shard datasets; or ROOT files, folders, globs and lists of them.")]
 Out = Annotated[Path, Option("--out", "-o", help="Folder to write.")]
 Select = Annotated[str | None, Option("--select", help="Only events that pass this expression.")]
+Cut = Annotated[str | None, Option("--select", "--cut", help="Only events that pass this expression.")]
+"""`Select` of the studies of lines, where it is also called a cut."""
 Schema = Annotated[str, Option("--schema", help="Meaning of ROOT branches: mc, real, cex, a file.")]
 Tree = Annotated[str | None, Option("--tree", help="Name of the input tree.")]
 Dead = Annotated[list[Path] | None, Option("--dead", help="List of dead sensors (text, CSV, Parquet); repeat.")]

@@ -162,7 +162,7 @@ def test_files_can_be_checked_against_a_list_of_digests(file: Path, tmp_path: Pa
     from functools import partial
 
     from ingest.reading.checksums import check_digest, read_checksums
-    from ingest.reading.sources import file_digest
+    from shards.base.documents import file_digest
 
     listed = tmp_path / "SHA256SUMS"
     listed.write_text(f"{file_digest(file)}  data/{file.name}\n\n")
