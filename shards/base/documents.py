@@ -38,8 +38,7 @@ def read_text(file: Path | str, what: str, error: type[XecError] = CorruptError)
     """
     path = Path(file)
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"is no {what}: it is a {'folder' if path.is_dir() else 'device or pipe'}", file=file)
+        _refuse_special(path, what)
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"there is no such {what}", file=file) from None
@@ -50,12 +49,19 @@ def read_text(file: Path | str, what: str, error: type[XecError] = CorruptError)
         raise error(f"is no {what}: it is not UTF-8 text", file=file, item=f"line {line}") from None
 
 
+def _refuse_special(path: Path, what: str) -> None:
+    """What is no regular file is refused: reading a pipe or a device may never end."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"is no {what}: it is a {'folder' if path.is_dir() else 'device or pipe'}", file=path)
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a whole file, hexadecimal.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it is no regular file, or cannot be read.
     """
+    _refuse_special(path, "file")
     try:
         with open(path, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
