@@ -123,15 +123,15 @@ def _require_ours(target: Path, what: str, ours: Callable[[Path], object]) -> No
 
 
 def _require_writable(folder: Path) -> None:
-    """Make `folder` and a file in it; OSError where that fails. Folders made for it are removed again."""
-    made: list[Path] = []
-    try:
-        for path in (*reversed(folder.absolute().parents), folder.absolute()):
-            if not path.is_dir():
-                path.mkdir()
-                made.append(path)
-        with tempfile.TemporaryFile(dir=folder):
+    """Make a file in `folder`, or where it would be made; OSError where that fails.
+
+    Folders that are missing are tried under a name of this process's own, so that others who ask at the same time
+    (ranks, array jobs) neither meet nor miss them.
+    """
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    with tempfile.TemporaryDirectory(dir=there, prefix=".") as trial:
+        inside = Path(trial) / folder.relative_to(there)
+        inside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=inside):
             pass
-    finally:
-        for path in reversed(made):
-            path.rmdir()

@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,11 @@ def test_places_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
             with pytest.raises(OutputError, match=r"cannot be written: (Not a dir|File exists|File name too long)"):
                 ask(tmp_path / place, "thing", is_view)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_folder_asked_for_by_many_at_once_is_writable_for_all(tmp_path: Path) -> None:
+    place = tmp_path / "campaign" / "run"
+    with ThreadPoolExecutor(8) as pool:
+        asked = list(pool.map(lambda _: output_folder(place, "run", lambda path: True), range(100)))
+    assert asked == [place] * 100
+    assert not any(tmp_path.iterdir())
