@@ -169,16 +169,21 @@ def fit_statistics(task: Task, target_NK: npt.NDArray[np.float64], log_transform
     return TargetStatistics(scaled.mean(axis=0), scaled.std(axis=0), quantiles, len(good))
 
 
-def fit_differences(task: Task, difference_NK: npt.NDArray[np.float64]) -> TargetStatistics:
-    """Median and half of the central 68 % of target − reference; what a wrong photon or a tail does must not set the
-    scale.
+def fit_differences(
+    task: Task, difference_NK: npt.NDArray[np.float64], left_NK: npt.NDArray[np.float64]
+) -> TargetStatistics:
+    """Median of target − reference, and what it is measured in: half of the central 68 % of what a regression leaves.
+
+    So every value's loss is in units of how well it can be known, and neither a wrong photon nor a tail sets the scale.
 
     Args:
         difference_NK: (n, K), of logarithms where those are learned; NaN without truth.
+        left_NK: (n, K), what a regression on the light's facts leaves of it; used where it is the smaller.
     """
-    good = difference_NK[np.isfinite(difference_NK).all(axis=1)]
+    known = np.isfinite(difference_NK).all(axis=1)
+    good, left = difference_NK[known], left_NK[known]
     if not len(good):
         raise ConfigError("no event of the sample has a usable target for this task", item=f"tasks.{task.name}")
-    low, middle, high = np.quantile(good, (0.16, 0.5, 0.84), axis=0)
+    spread = np.minimum(*(np.subtract(*np.quantile(values, (0.84, 0.16), axis=0)) / 2 for values in (good, left)))
     quantiles = np.quantile(good, RANGE_QUANTILES, axis=0).T
-    return TargetStatistics(middle, np.maximum((high - low) / 2, SMALLEST_SPREAD), quantiles, len(good))
+    return TargetStatistics(np.median(good, axis=0), np.maximum(spread, SMALLEST_SPREAD), quantiles, len(good))

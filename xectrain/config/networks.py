@@ -147,10 +147,11 @@ class TaskConfig(Section):
     """Quantiles of the `quantile` loss, rising, 0.5 among them: it is the prediction, the others get `_q16` columns."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the task in the sum, with the `manual` balance."""
-    reference: Literal["auto", "none", "light"] = "auto"
+    reference: Literal["auto", "none", "light", "corrected"] = "auto"
     """What the head predicts a difference to: `light`, a value that the network computes from the light alone (see
-    `docs/model.md`), so that an untrained network is a simple classical method; `none`: nothing. `auto`: `light` with a
-    focus, else `none`."""
+    `docs/model.md`), so that an untrained network is a simple classical method; `corrected`, that value after a
+    regression on what else the light says, fitted before training; `none`: nothing. `auto`: with a focus `corrected`
+    for `timing` and `light` for all others that have one, else `none`."""
     log_transform: bool = False
     """Learn the logarithm of the target (before standardization); the target must be positive."""
 

@@ -1,13 +1,15 @@
-"""The reference corrected: a quadratic form of the scene's facts, fitted once to the training set before training.
+"""A quadratic form of the scene's facts, fitted once to the training set before training.
 
-What a shower does to the light's centre, width and sum is smooth in a few numbers. A regression learns that from a few
-thousand events in a second; a network would spend its first hundred thousand passes on it. Shape suffixes: see
-`xectrain.models.focus`; here A facts, Q terms of the form, K values of a task.
+What a shower does to the light's centre, width and sum is smooth in a few numbers, and a regression learns that from a
+few thousand events in a second. How much it leaves is how well a task can be known: the unit of its loss. The form
+itself corrects the time's reference. Not the point's: what is then left is noise, from which a network learns nothing
+for hundreds of thousands of passes, whereas on the way from the light's centre to the first interaction it learns to
+read the window. Shape suffixes: see `xectrain.models.focus`; here A facts, Q terms of the form, K values of a task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -33,7 +35,7 @@ class ReferenceCorrection(nn.Module):
     """What is added to the references; zero until it is fitted. Stored with the weights and exported.
 
     Args:
-        tasks: names of the tasks that have a reference.
+        tasks: names of the tasks whose reference may be corrected.
         facts: how many facts a scene has.
     """
 
@@ -66,15 +68,16 @@ class ReferenceCorrection(nn.Module):
         return one_BA[:, self.first_Q] * one_BA[:, self.second_Q]
 
     @torch.no_grad()
-    def fit(self, facts_NA: Tensor, differences: Mapping[str, Array]) -> dict[str, Array]:
+    def fit(self, facts_NA: Tensor, differences: Mapping[str, Array], corrected: Container[str]) -> dict[str, Array]:
         """Fit to target − reference.
 
         Args:
             facts_NA: float32, of a sample of the training events.
             differences: float64 (N, K) by task; NaN without truth.
+            corrected: the tasks that are corrected from now on.
 
         Returns:
-            What is left of the differences; those of other tasks as they are.
+            What the form leaves of the differences, of all tasks; with too few events the differences themselves.
         """
         if len(facts_NA) < ENOUGH_EVENTS:
             return dict(differences)
@@ -89,10 +92,10 @@ class ReferenceCorrection(nn.Module):
             buffer.copy_(torch.from_numpy(values))
         design = self.terms(facts_NA).double().numpy()
         left = dict(differences)
-        for name in self.tasks:
-            wanted = left[name]
+        for name, wanted in differences.items():
             weights = np.stack([_robust(design, column) for column in wanted.T], axis=1)
-            self.get_buffer(f"{name}_QK").copy_(torch.from_numpy(weights))
+            if name in corrected:
+                self.get_buffer(f"{name}_QK").copy_(torch.from_numpy(weights))
             left[name] = wanted - design @ weights
         return left
 

@@ -23,7 +23,9 @@ from xectrain.models.reference import LightReference, Scene
 REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
 """Tasks that the light alone says something of."""
 MULTIPLIED = ("energy",)
-"""Those whose reference is a factor: the difference is one of logarithms."""
+"""Those whose reference is a factor: the difference is one of logarithms, which is not corrected."""
+CORRECTED = ("timing",)
+"""Those whose reference is corrected unless something else is asked for."""
 RATIO_LIMIT = 4.0
 """Learned weights change a sensor's weight by at most e to this power."""
 SENSOR_FEATURES = 6
@@ -36,11 +38,19 @@ def referenced(encoder: EncoderConfig, tasks: Mapping[str, TaskConfig]) -> tuple
         ConfigError: a reference is asked for without a focus, or for a task that has none.
     """
     for name, task in tasks.items():
-        if task.reference == "light" and not (encoder.focus and name in REFERENCED):
+        asked = task.reference in ("light", "corrected")
+        if asked and not (encoder.focus and name in REFERENCED):
             why = "needs model.encoder.focus" if name in REFERENCED else "has no reference in the light"
             raise ConfigError(why, item=f"tasks.{name}.reference", found=task.reference)
-    wanted = [n for n, t in tasks.items() if t.reference == "light" or (t.reference == "auto" and encoder.focus)]
+        if task.reference == "corrected" and name in MULTIPLIED:
+            raise ConfigError("has no correction", item=f"tasks.{name}.reference", expected="light")
+    wanted = [name for name, task in tasks.items() if task.reference != "none" and encoder.focus]
     return tuple(name for name in wanted if name in REFERENCED)
+
+
+def is_corrected(name: str, task: TaskConfig) -> bool:
+    """Whether a task's reference, if it has one, is corrected before training."""
+    return task.reference == "corrected" or (task.reference == "auto" and name in CORRECTED)
 
 
 def reference_values(name: str, scene: Scene) -> Tensor:

@@ -166,8 +166,8 @@ class Regressor(nn.Module):
             }
         )
         self.references = referenced(config.encoder, self.tasks)
-        corrected = tuple(name for name in self.references if name not in MULTIPLIED)  # leaking light is no parabola
-        self.correction = ReferenceCorrection(corrected, facts(config.encoder.focus_fit)) if corrected else None
+        correctable = tuple(name for name in self.references if name not in MULTIPLIED)
+        self.correction = ReferenceCorrection(correctable, facts(config.encoder.focus_fit)) if correctable else None
         learns_time = config.regressor.time_mean > 0 and "timing" in self.references
         self.time_mean = LearnedMean(flat, config.regressor.time_mean) if learns_time else None
         for name in self.references:  # training begins at the reference and can only improve on it

@@ -17,6 +17,8 @@ from shards.normalization import Normalization
 from xectrain.config.networks import ModelConfig, TasksConfig
 from xectrain.metrics import task_metrics
 from xectrain.metrics.statistics import FRACTION_1SIGMA
+from xectrain.models.calibration import ReferenceCorrection
+from xectrain.models.differences import is_corrected
 from xectrain.models.ranges import input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.modes.base import EventBatch, EventMode, StepResult
@@ -164,11 +166,23 @@ class Regress(EventMode):
 
         looked = list(in_order(lambda piece: self._look(*piece, rules), pieces(), workers_for("cpu")))
         summaries, facts, differences = zip(*looked, strict=True)
-        left = {name: torch.cat([found[name] for found in differences]).numpy() for name in self.model.references}
-        if self.model.correction is not None:
-            left = self.model.correction.fit(torch.cat(facts), left)
-        fitted = {name: fit_differences(TASKS[name], found) for name, found in left.items()}
+        fitted = self._fit_references(
+            torch.cat(facts),
+            {name: torch.cat([d[name] for d in differences]).numpy() for name in self.model.references},
+        )
         return Sample(np.concatenate(summaries), fitted)
+
+    def _fit_references(
+        self, facts_NA: Tensor, differences: Mapping[str, npt.NDArray[np.float64]]
+    ) -> dict[str, TargetStatistics]:
+        """Correct the references that are to be, and what the differences to them are measured in."""
+        form = self.model.correction or ReferenceCorrection((), facts_NA.shape[-1])
+        corrected = {name for name, task in self.model.tasks.items() if is_corrected(name, task)}
+        left = form.fit(facts_NA, differences, corrected)
+        return {
+            name: fit_differences(TASKS[name], left[name] if name in corrected else difference, left[name])
+            for name, difference in differences.items()
+        }
 
     @torch.no_grad()
     def _look(

@@ -24,7 +24,7 @@ def test_a_quadratic_form_is_found_in_spite_of_wrong_photons() -> None:
     correction = ReferenceCorrection(("uvwFI",), FACTS)
     facts, wanted = sample(3000)
     wanted[:, 0] -= 1700  # as far from the reference as the logarithm of photons is from that of an energy
-    left = correction.fit(facts, {"uvwFI": wanted})["uvwFI"]
+    left = correction.fit(facts, {"uvwFI": wanted}, {"uvwFI"})["uvwFI"]
     assert np.quantile(np.abs(left), 0.68) < 0.25
     unseen, other = sample(1000, seed=1)
     other[:, 0] -= 1700
@@ -39,10 +39,20 @@ def test_a_quadratic_form_is_found_in_spite_of_wrong_photons() -> None:
 def test_missing_truth_is_left_out_and_few_events_fit_nothing() -> None:
     correction = ReferenceCorrection(("uvwFI",), FACTS)
     facts, wanted = sample(ENOUGH_EVENTS - 1)
-    assert correction.fit(facts, {"uvwFI": wanted})["uvwFI"] is wanted
+    assert correction.fit(facts, {"uvwFI": wanted}, {"uvwFI"})["uvwFI"] is wanted
     assert (correction("uvwFI", facts) == 0).all()
     facts, wanted = sample(2 * ENOUGH_EVENTS)
     wanted[5] = np.nan
-    left = correction.fit(facts, {"uvwFI": wanted})["uvwFI"]
+    left = correction.fit(facts, {"uvwFI": wanted}, {"uvwFI"})["uvwFI"]
     assert np.isnan(left[5]).all()
     assert np.isfinite(left[6:]).all()
+
+
+def test_what_is_not_to_be_corrected_is_measured_all_the_same() -> None:
+    correction = ReferenceCorrection(("uvwFI", "timing"), FACTS)
+    facts, wanted = sample(3000)
+    left = correction.fit(facts, {"uvwFI": wanted, "energy": wanted[:, :1], "timing": wanted[:, :1]}, {"timing"})
+    for values in left.values():
+        assert (np.quantile(np.abs(values), 0.68, axis=0) < 0.25).all()
+    assert (correction("uvwFI", facts) == 0).all()
+    assert (correction("timing", facts) != 0).any()
