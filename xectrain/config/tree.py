@@ -162,6 +162,8 @@ class AugmentConfig(Group):
     """Relative spread of a common factor on all photons and on the energy target."""
     mirror_z: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of swapping z for −z: channels permuted, θ → 180° − θ, u → −u."""
+    mirror_y: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of swapping y for −y: channels permuted, φ → −φ, v → −v."""
     curriculum: str | None = None
     """Column by which an epoch is ordered from small to large, in eight stages shuffled in themselves."""
 

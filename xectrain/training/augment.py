@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,9 +24,13 @@ from shards.normalization import Normalization, mark_dead, valid
 from xectrain.config.tree import AugmentConfig
 from xectrain.modes.masking import event_key, uniform
 
-STREAM = {name: 100 + k for k, name in enumerate(("dead", "pattern", "npho", "time", "scale", "mirror"))}
-MIRRORED = {"u": 0.0, "z": 0.0, "emi_z": 0.0, "vtx_z": 0.0, "theta": 180.0}
-"""Columns that change under z → −z: the new value is this minus the old one."""
+STREAM = {name: 100 + k for k, name in enumerate(("dead", "pattern", "npho", "time", "scale", "mirror_z", "mirror_y"))}
+MIRRORED = {
+    "z": {"u": 0.0, "z": 0.0, "emi_z": 0.0, "vtx_z": 0.0, "theta": 180.0},
+    "y": {"v": 0.0, "y": 0.0, "emi_y": 0.0, "vtx_y": 0.0, "phi": 0.0},
+}
+"""Columns that change where an axis is reversed: the new value is this minus the old one."""
+Axis = Literal["y", "z"]
 SCALED = ("energy", "energy_dep")
 
 
@@ -41,7 +46,8 @@ class Augmentation:
         self.config, self.norm, self.columns, self.seed = config, normalization, list(columns), seed
         self.patterns = torch.stack([_pattern(f) for f in config.patterns]) if config.patterns else None
         steps: list[tuple[float, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]] = [
-            (config.mirror_z, self._mirror),
+            (config.mirror_z, partial(self._mirror, "z", config.mirror_z)),
+            (config.mirror_y, partial(self._mirror, "y", config.mirror_y)),
             (config.energy_scale, self._scale),
             (config.npho_noise, self._noise),
             (config.time_jitter, self._jitter),
@@ -68,11 +74,13 @@ class Augmentation:
             x_BN2, truth_BC = step(x_BN2, truth_BC, key_B)
         return x_BN2, truth_BC
 
-    def _mirror(self, x_BN2: Tensor, truth_BC: Tensor, key_B: Tensor) -> tuple[Tensor, Tensor]:
-        chosen_B = uniform(key_B, STREAM["mirror"], 1)[:, 0] < self.config.mirror_z
-        partner_N = mirror_partners().to(x_BN2.device)
+    def _mirror(
+        self, axis: Axis, chance: float, x_BN2: Tensor, truth_BC: Tensor, key_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        chosen_B = uniform(key_B, STREAM[f"mirror_{axis}"], 1)[:, 0] < chance
+        partner_N = mirror_partners(axis).to(x_BN2.device)
         mirrored_BC = truth_BC.clone()
-        for name, centre in MIRRORED.items():
+        for name, centre in MIRRORED[axis].items():
             if name in self.columns:
                 k = self.columns.index(name)
                 mirrored_BC[:, k] = centre - truth_BC[:, k]
@@ -124,10 +132,11 @@ def normal(key_B: Tensor, stream: int, count: int) -> Tensor:
 
 
 @lru_cache
-def mirror_partners() -> Tensor:
-    """The channel at (x, y, −z) of each channel, int64 (4760,)."""
+def mirror_partners(axis: Axis) -> Tensor:
+    """The channel at (x, y, −z), or at (x, −y, z), of each channel, int64 (4760,)."""
     positions = geo.nominal().positions
-    distance, partner = KDTree(positions).query(positions * np.array([1.0, 1.0, -1.0]))
+    reversed_ = np.array([1.0, 1.0, -1.0] if axis == "z" else [1.0, -1.0, 1.0])
+    distance, partner = KDTree(positions).query(positions * reversed_)
     assert np.max(distance) < 1e-6
     return torch.from_numpy(np.asarray(partner, dtype=np.int64))
 

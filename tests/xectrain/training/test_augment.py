@@ -15,10 +15,10 @@ from shards import geometry as geo
 from shards.base import ConfigError
 from shards.normalization import denormalize, preset, valid
 from xectrain.config.tree import AugmentConfig
-from xectrain.training.augment import Augmentation, mirror_partners
+from xectrain.training.augment import MIRRORED, Augmentation, Axis, mirror_partners
 
 NORM = preset("standard")
-COLUMNS = ["run", "event", "theta", "energy", "u", "v", "w", "z"]
+COLUMNS = ["run", "event", "theta", "phi", "energy", "u", "v", "w", "y", "z"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,14 @@ def test_off_changes_nothing(batch: tuple[Tensor, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"channel_dropout": 0.1}, {"npho_noise": 0.5}, {"time_jitter": 1.0}, {"energy_scale": 0.1}, {"mirror_z": 0.5}],
+    [
+        {"channel_dropout": 0.1},
+        {"npho_noise": 0.5},
+        {"time_jitter": 1.0},
+        {"energy_scale": 0.1},
+        {"mirror_z": 0.5},
+        {"mirror_y": 0.5},
+    ],
 )
 def test_an_event_is_augmented_alike_in_any_batch_and_anew_every_epoch(
     batch: tuple[Tensor, Tensor], config: dict[str, float]
@@ -108,26 +115,43 @@ def test_time_jitter_is_in_nanoseconds_and_spares_invalid_times(batch: tuple[Ten
 
 def test_the_energy_scale_moves_light_and_target_together(batch: tuple[Tensor, Tensor]) -> None:
     x, truth = augmentation(energy_scale=0.1).apply(*batch, epoch=0)
-    factor = truth[:, 3] / batch[1][:, 3]
+    energy = COLUMNS.index("energy")
+    factor = truth[:, energy] / batch[1][:, energy]
     before, after = physical(batch[0])[0].nan_to_num(0), physical(x)[0].nan_to_num(0)
     light = (after * (before > 100)).sum(1) / (before * (before > 100)).sum(1)
     assert torch.allclose(light, factor, rtol=1e-4)
     assert 0.04 < float(factor.std()) < 0.2
 
 
-def test_mirrored_events_are_mirror_images(batch: tuple[Tensor, Tensor]) -> None:
-    x, truth = augmentation(mirror_z=1.0).apply(*batch, epoch=0)
-    partner = mirror_partners()
+@pytest.mark.parametrize(
+    ("axis", "reversed_", "angle", "centre", "coordinate"),
+    [("z", [1, 1, -1], "theta", 180, "u"), ("y", [1, -1, 1], "phi", 0, "v")],
+)
+def test_mirrored_events_are_mirror_images(
+    batch: tuple[Tensor, Tensor], axis: Axis, reversed_: list[int], angle: str, centre: float, coordinate: str
+) -> None:
+    x, truth = augmentation(**{f"mirror_{axis}": 1.0}).apply(*batch, epoch=0)
+    partner = mirror_partners(axis)
     positions = geo.nominal().positions
-    assert np.allclose(positions[partner.numpy()], positions * [1, 1, -1], atol=1e-6)
+    assert np.allclose(positions[partner.numpy()], positions * reversed_, atol=1e-6)
     assert torch.equal(partner[partner], torch.arange(4760))
     assert torch.equal(x, batch[0][:, partner])
-    changed = {name: truth[:, k] for k, name in enumerate(COLUMNS)}
-    given = {name: batch[1][:, k] for k, name in enumerate(COLUMNS)}
-    assert torch.allclose(changed["theta"], 180 - given["theta"])
-    assert torch.equal(changed["u"].nan_to_num(0), -given["u"].nan_to_num(0))
-    assert torch.equal(changed["z"], -given["z"])
-    assert torch.equal(changed["v"], given["v"])
-    twice, back = augmentation(mirror_z=1.0).apply(x, truth, epoch=0)
+    changed = {name: truth[:, k].nan_to_num(0) for k, name in enumerate(COLUMNS)}
+    given = {name: batch[1][:, k].nan_to_num(0) for k, name in enumerate(COLUMNS)}
+    assert torch.allclose(changed.pop(angle), centre - given[angle])
+    for name in (coordinate, axis):
+        assert torch.equal(changed.pop(name), -given[name])
+    assert all(torch.equal(values, given[name]) for name, values in changed.items())
+    twice, back = augmentation(**{f"mirror_{axis}": 1.0}).apply(x, truth, epoch=0)
     assert torch.equal(twice, batch[0])
     assert torch.allclose(back.nan_to_num(-9), batch[1].nan_to_num(-9))
+
+
+def test_mirrored_columns_are_those_of_the_mirrored_geometry() -> None:
+    """u, v, w and the angles of mirrored points are what `geometry` makes of them."""
+    points = np.random.default_rng(0).uniform([-110, -60, -30], [-66, 60, 30], (50, 3))
+    for axis, reversed_, (name, k) in (("z", [1, 1, -1], ("u", 0)), ("y", [1, -1, 1], ("v", 1))):
+        before, after = geo.uvw_from_xyz(points), geo.uvw_from_xyz(points * reversed_)
+        expected = before.copy()
+        expected[:, k] = MIRRORED[axis][name] - before[:, k]
+        np.testing.assert_allclose(after, expected, atol=1e-9)
