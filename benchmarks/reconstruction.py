@@ -40,6 +40,7 @@ SCALES = {"u": (10, "mm"), "v": (10, "mm"), "w": (10, "mm"), "energy": (100, "%"
 SETS = (
     *("schedule.kind=onecycle", "optim.lr=1e-3", "tracking.mlflow=false"),
     *("tasks.uvwFI.weight=3", "tasks.angle.weight=0.2", "model.encoder.fusion_layers=0"),
+    *("augment.mirror_z=0.5", "augment.mirror_y=0.5"),
 )
 WRONG_CM = 10.0
 """A point farther than this from the truth belongs to another photon."""
