@@ -70,6 +70,8 @@ class Spotter(nn.Module):
     padded_Q: Tensor
     offset_S: Tensor
     preference_P: Tensor
+    row_P: Tensor
+    column_P: Tensor
 
     def __init__(self, window: int) -> None:
         super().__init__()
@@ -86,22 +88,38 @@ class Spotter(nn.Module):
             ("padded_Q", padded.ravel()),
             ("offset_S", offsets.ravel()),
             ("preference_P", (CENTRE_PREFERENCE * (1 - far)).ravel().astype(np.float32)),
+            ("row_P", np.arange(geo.N_SIPM) // grid.shape[1]),
+            ("column_P", np.arange(geo.N_SIPM) % grid.shape[1]),
         ):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)), persistent=False)
 
     def forward(self, light: Light) -> Spot:
         """The window of every event. Without any light it lies in the middle of the face.
 
-        The brightest spot is the largest mean over 3×3 visible sensors: a single hot or dead channel moves it little.
+        Its middle is the brightest spot of the window-sized square that holds most light: a shallow photon of little
+        energy is brighter on a few sensors than a deep one of much. A spot is the mean over 3×3 visible sensors, so a
+        single hot or dead channel moves it little.
         """
         photons_BP, keep_BP = light.photons_BN[:, : geo.N_SIPM], light.keep_BN[:, : geo.N_SIPM]
         smooth_BHW = self._smooth(photons_BP, keep_BP)
-        score_BP = torch.where(keep_BP > 0, smooth_BHW.flatten(1), torch.full_like(photons_BP, NOWHERE))
+        smooth_BP = smooth_BHW.flatten(1)
+        filled_BP = torch.where(keep_BP > 0, photons_BP, smooth_BP).clamp(min=0)
+        square_B1 = (self._squares(filled_BP) + self.preference_P).argmax(dim=1, keepdim=True)
+        row_B1, column_B1 = self.row_P[square_B1], self.column_P[square_B1]
+        half = self.window // 2
+        inside_BP = ((self.row_P - row_B1).abs() <= half) & ((self.column_P - column_B1).abs() <= half)
+        score_BP = torch.where(inside_BP & (keep_BP > 0), smooth_BP, torch.full_like(photons_BP, NOWHERE))
         place_B = (score_BP + self.preference_P).argmax(dim=1)
-        row_B = torch.div(place_B, self.shape[1], rounding_mode="floor")
-        corner_B = row_B * self.stride + (place_B - row_B * self.shape[1])
+        corner_B = self.row_P[place_B] * self.stride + self.column_P[place_B]
         channels_BS = self.padded_Q[corner_B[:, None] + self.offset_S]
         return Spot(place_B, channels_BS, smooth_BHW)
+
+    def _squares(self, photons_BP: Tensor) -> Tensor:
+        """Mean photons of the square of the window's size around each sensor; dark outside the face."""
+        side, half = self.window, self.window // 2
+        photons_B1HW = photons_BP.unflatten(1, self.shape)[:, None]
+        columns_B1HW = F.avg_pool2d(photons_B1HW, (side, 1), stride=1, padding=(half, 0))
+        return F.avg_pool2d(columns_B1HW, (1, side), stride=1, padding=(0, half)).flatten(1)
 
     def _smooth(self, photons_BP: Tensor, keep_BP: Tensor) -> Tensor:
         both_B2HW = torch.stack((photons_BP, keep_BP), dim=1).unflatten(2, self.shape)

@@ -208,3 +208,14 @@ def test_the_modes_that_predict_sensors_accept_a_focus_and_never_look_at_hidden_
     assert out.shape == (2, 4760, 2)
     poison = torch.where(mask[..., None], 1e30, x)
     torch.testing.assert_close(model(poison, mask), out)
+
+
+def test_a_shallow_photon_of_less_light_does_not_draw_the_window() -> None:
+    """A few bright sensors at one end of the face, and three times their light spread over 11×11 at the other."""
+    photons = np.zeros(4760)
+    photons[GRID[9:12, 9:12]] = 4000
+    photons[GRID[70:81, 25:36]] = 900
+    photons[GRID[75, 30]] = 1500
+    x = sensors(np.tile(photons, (2, 1)), np.full((2, 4760), np.nan))
+    scene = scene_of(x)
+    assert np.abs(np.argwhere(int(scene.spot.centre_B[0]) == GRID)[0] - (75, 30)).max() <= 1
