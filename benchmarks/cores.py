@@ -1,11 +1,11 @@
-"""Cores over events against threads inside operators, alone and beside a busy process: events/s, in turns, in one run.
+"""Cores: torch's threads inside operators, one thread, and what xec does, alone and beside a busy process, in turns.
 
     python benchmarks/cores.py --preset small --batch 64
 
-`threads`: torch's own, as many as there are cores. `one`: one thread. `workers`: `xectrain.workers`, one thread each,
-which is what `xec infer`, `xec evaluate` and validation do; for training, an equal part of the batch each and the
-gradients added once per step, which `xec train` does not do. The best turn counts alone, the median beside the
-neighbour, a process that does nothing but run.
+`threads`: torch's own, as many as there are cores. `one`: one thread. `xec`: in inference (also evaluation and
+validation) `xectrain.workers`, threads that have a batch each; in training as many threads as the neighbours leave
+(`xectrain.training.threads`). The best turn counts alone, the median beside the neighbour, a process that does nothing
+but run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from collections.abc import Iterator
 
 import torch
 
-from shards.base import free_cores, keep_freed_memory
+from shards.base import Neighbours, free_cores, keep_freed_memory
 from shards.normalization import preset
 from xectrain.config.networks import PRESETS
 from xectrain.models.regressor import Regressor
+from xectrain.training.threads import LOOK_S, FreeThreads
 from xectrain.workers import in_order
 
 TASKS = ("angle", "energy", "timing", "uvwFI")
-WAYS = ("threads", "one", "workers")
+WAYS = ("threads", "one", "xec")
 
 
 class Work:
@@ -45,37 +46,39 @@ class Work:
         self.model(self.x_BN2[:events], self.mask_BN[:events])
         return events
 
-    def gradients(self, events: int) -> list[torch.Tensor]:
-        """Forward and backward."""
+    def train(self, events: int) -> int:
+        """Forward and backward; how many events."""
         found = self.model(self.x_BN2[:events], self.mask_BN[:events])
         loss = sum((value.square().mean() for value in found.values()), start=torch.zeros(()))
-        every = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return [gradient for gradient in every if gradient is not None]
+        torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return events
 
     def rate(self, what: str, way: str, seconds: float) -> float:
         """Events/s."""
         cores = free_cores()
-        torch.set_num_threads(cores if way == "threads" else 1)
+        torch.set_num_threads(1 if way == "one" else cores)
         self.model.train(what == "training")
-        began, events = time.perf_counter(), 0
+        if what == "training" and way == "xec":
+            self.look_around()
+        began = time.perf_counter()
 
         def batches() -> Iterator[int]:
             while time.perf_counter() - began < seconds:
                 yield self.batch
 
         if what == "inference":
-            events = sum(in_order(self.infer, batches(), cores if way == "workers" else 1))
-        elif way == "workers":
-            for size in batches():
-                first, *others = in_order(self.gradients, [size // cores] * cores, cores)
-                for other in others:
-                    torch._foreach_add_(first, other)
-                events += size
+            events = sum(in_order(self.infer, batches(), cores if way == "xec" else 1))
         else:
-            for size in batches():
-                self.gradients(size)
-                events += size
+            events = sum(map(self.train, batches()))
         return events / (time.perf_counter() - began)
+
+    def look_around(self) -> None:
+        """Train until the number of threads follows from what others do, as it does in a training all the time."""
+        neighbours = Neighbours()
+        threads = FreeThreads(neighbours, fixed=False, environment={})
+        while neighbours.seconds < LOOK_S:
+            self.train(self.batch)
+        threads.follow()
 
 
 def main() -> None:
@@ -87,9 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     work = Work(options.preset, options.batch)
-    print(
-        f"| `{options.preset}`, batch {options.batch}, {free_cores()} cores | {' | '.join(WAYS)} | workers : threads |"
-    )
+    print(f"| `{options.preset}`, batch {options.batch}, {free_cores()} cores | {' | '.join(WAYS)} | xec : threads |")
     print("|---|---|---|---|---|")
     for beside in (False, True):
         busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if beside else None
@@ -99,7 +100,7 @@ def main() -> None:
             best = {way: choose(turn[way] for turn in turns) for way in WAYS}
             cells = " | ".join(f"{best[way]:.0f}" for way in WAYS)
             where = "beside a busy process" if beside else "alone"
-            print(f"| {what}, {where} | {cells} | {best['workers'] / best['threads']:.2f} |", flush=True)
+            print(f"| {what}, {where} | {cells} | {best['xec'] / best['threads']:.2f} |", flush=True)
         if busy is not None:
             busy.kill()
 

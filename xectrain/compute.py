@@ -15,10 +15,6 @@ from xectrain.workers import workers_for
 
 logger = logging.getLogger(__name__)
 
-COMPILE_PAYS_EVENT_PASSES = 400_000
-"""Event passes above which the minutes of compilation are earned back for networks of any size. On a CPU compiled bf16
-trains 1.5 (`reference`) to 1.7 (`small`) times as fast as eager float32 (`benchmarks/model.py`)."""
-
 
 @dataclass(frozen=True)
 class Compute:
@@ -28,6 +24,11 @@ class Compute:
     bf16: bool
     compile_mode: str | None
     """Mode for `torch.compile`; None: eager."""
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return ("bf16" if self.bf16 else "float32") + (f", compiled ({self.compile_mode})" if self.compile_mode else "")
 
     @property
     def workers(self) -> int:
@@ -43,47 +44,34 @@ class Compute:
 
 
 def choose_compute(
-    device: str = "auto",
-    precision: str = "auto",
-    compile_: str = "auto",
-    *,
-    event_passes: int = 0,
-    deterministic: bool = False,
-    local_rank: int = 0,
+    device: str = "auto", precision: str = "auto", *, deterministic: bool = False, local_rank: int = 0
 ) -> Compute:
-    """Resolve `auto` settings and log the choice with its reason.
+    """Where and how to compute when nothing has been measured, eagerly; the choice is logged with its reason.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `auto`, `fp32` or `bf16`.
-        compile_: `auto`, `off`, `default` or `max-autotune`.
-        event_passes: events the network will see in this process; what compilation must pay for.
-        deterministic: force float32 and eager.
+        precision: `auto`, `fp32` or `bf16`; auto: float32 on a CPU, whose predictions depend on no clock then.
+        deterministic: force float32.
         local_rank: GPU of this rank when several are used.
 
     Raises:
-        ConfigError: a device that is not there, or bf16 or compilation together with `deterministic`.
+        ConfigError: a device that is not there, or bf16 together with `deterministic`.
     """
     place = _device(device, local_rank)
-    if deterministic and (precision == "bf16" or compile_ not in ("auto", "off")):
-        raise ConfigError("deterministic training is float32 and eager", found=f"{precision}, compile {compile_}")
-    compiled, why_compiled = _compile(compile_, place, event_passes, deterministic)
-    bf16, why_bf16 = _precision(precision, place, compiled is not None, deterministic)
+    if deterministic and precision == "bf16":
+        raise ConfigError(
+            "a deterministic training is float32", item="train.precision", found=precision, expected="fp32"
+        )
+    bf16, why = _precision(precision, place, deterministic)
     if place.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(min(torch.get_num_threads(), free_cores()))  # torch knows nothing of quotas
     elif not deterministic:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    logger.info(
-        "device %s; %s (%s); %s (%s)",
-        place,
-        "bf16" if bf16 else "float32",
-        why_bf16,
-        f"compiled, {compiled}" if compiled else "eager",
-        why_compiled,
-    )
-    return Compute(place, bf16, compiled)
+    compute = Compute(place, bf16, None)
+    logger.info("device %s; %s (%s)", place, compute.name, why)
+    return compute
 
 
 def compile_in_place(module: nn.Module, mode: str = "default") -> None:
@@ -96,6 +84,11 @@ def compile_in_place(module: nn.Module, mode: str = "default") -> None:
 
     inductor.reorder_for_peak_memory = False
     module.compile(mode=mode)
+
+
+def not_compiled(module: nn.Module) -> None:
+    """Take `compile_in_place` back; torch has no word for it."""
+    module._compiled_call_impl = None
 
 
 def _device(device: str, local_rank: int) -> torch.device:
@@ -114,27 +107,20 @@ def _device(device: str, local_rank: int) -> torch.device:
     return place
 
 
-def _compile(setting: str, place: torch.device, event_passes: int, deterministic: bool) -> tuple[str | None, str]:
-    if deterministic:
-        return None, "deterministic"
-    if setting != "auto":
-        return (None if setting == "off" else setting), "as asked"
-    if event_passes < COMPILE_PAYS_EVENT_PASSES:
-        return None, f"{event_passes} event passes do not pay for compiling"
-    return "default", f"{event_passes} event passes pay for compiling"
-
-
-def _precision(setting: str, place: torch.device, compiled: bool, deterministic: bool) -> tuple[bool, str]:
+def _precision(setting: str, place: torch.device, deterministic: bool) -> tuple[bool, str]:
     if deterministic:
         return False, "deterministic"
     if setting != "auto":
         return setting == "bf16", "as asked"
-    if place.type == "cuda":
-        has = torch.cuda.is_bf16_supported()
-        return has, "the GPU computes in it" if has else "the GPU has no bf16"
-    if not cpu_has_bf16():
-        return False, "the CPU has no bf16 instructions"
-    return (True, "the CPU computes in it") if compiled else (False, "eager, small networks gain little from bf16")
+    if place.type == "cpu":
+        return False, "the default of a CPU"
+    has = computes_bf16(place)
+    return has, "the GPU computes in it" if has else "the GPU has no bf16"
+
+
+def computes_bf16(place: torch.device) -> bool:
+    """Whether a device has bf16 arithmetic."""
+    return torch.cuda.is_bf16_supported() if place.type == "cuda" else cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

@@ -4,7 +4,7 @@ Kept free of heavy imports, so that `xec --help` stays instant: `documents`, whi
 imported by name. It imports nothing of ours; what is added here must be wanted by three packages at least.
 """
 
-from shards.base.cores import free_cores
+from shards.base.cores import Neighbours, free_cores
 from shards.base.errors import ConfigError, CorruptError, InputError, LockedError, OutputError, XecError, nearest
 from shards.base.lock import locked
 from shards.base.log import counted, duration_text, printable, progress, setup_logging, size_text
@@ -18,6 +18,7 @@ __all__ = [
     "CorruptError",
     "InputError",
     "LockedError",
+    "Neighbours",
     "OutputError",
     "XecError",
     "code_version",

@@ -1,13 +1,15 @@
-"""How many cores this process may keep busy."""
+"""How many cores this process may keep busy, and how many others keep busy."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+USAGE = Path("/proc/stat")
 LIMITS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 """Variables that say how many cores a process shall use. Nobody has to set one; where one is set it is meant."""
 
@@ -21,6 +23,47 @@ def free_cores(
     said = (environment.get(name, "").partition(",")[0].strip() for name in LIMITS)  # OpenMP: one number a level
     named = [int(text) for text in said if text.isascii() and text.isdigit()]
     return max(1, min([affinity, *_quotas(cgroups, membership), *named]))
+
+
+class Neighbours:
+    """How much of this process' cores others used between two looks."""
+
+    def __init__(self, usage: Path = USAGE, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin to measure.
+
+        Args:
+            usage: the kernel's table of what every core did.
+            clock: seconds.
+        """
+        self._usage, self._clock = usage, clock
+        self._began, self._before = clock(), self._others_s()
+
+    @property
+    def seconds(self) -> float:
+        """Since the last look."""
+        return self._clock() - self._began
+
+    def look(self) -> float | None:
+        """Cores that others kept busy on average since the last look; None where the system does not say."""
+        seconds, now = self.seconds, self._others_s()
+        before, self._began, self._before = self._before, self._clock(), now
+        return None if before is None or now is None or seconds <= 0 else max(0.0, (now - before) / seconds)
+
+    def _others_s(self) -> float | None:
+        """Seconds that others have used of the cores of this process, since whenever.
+
+        Source: proc_stat(5). What runs at a lower priority than this process gives way, and does not count; what the
+        host of a virtual machine takes for itself (`steal`) does.
+        """
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        ticks = 0
+        for line in _text(self._usage).splitlines():
+            name, *columns = line.split()
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, columns[:8])
+                ticks += user + system + irq + softirq + steal + (nice if os.nice(0) > 0 else 0)
+        mine = os.times()
+        return ticks / os.sysconf("SC_CLK_TCK") - mine.user - mine.system if ticks else None
 
 
 def _quotas(cgroups: Path, membership: Path) -> list[int]:

@@ -74,7 +74,7 @@ def _processor() -> Finding:
 
     cores = free_cores()
     bf16 = cpu_has_bf16()
-    meaning = "long trainings run compiled in bf16" if bf16 else "trainings run in float32"
+    meaning = "trainings time bf16 against float32" if bf16 else "trainings run in float32"
     return Finding(
         "processor", f"{counted(cores, 'core')}, {platform.machine()}, bf16 {'yes' if bf16 else 'no'}", meaning
     )

@@ -128,15 +128,17 @@ class TrainConfig(Group):
     early_stop: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many validations without improvement; null: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where GPU or CPU computes in it, else fp32; the log says which and why."""
+    """auto: the faster one, measured on a few steps before the first unless the run is short; a run goes on in the
+    precision that it began with. The log has the table."""
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
-    """auto: compile where the saved time exceeds the minutes compilation takes; the log says which and why."""
+    """auto: tried where a run takes more than an hour and a half, and kept if it is faster; the log has the table."""
     ema_decay: Fraction = 0.999
     """Decay of the weights' moving average, min(this, (1+n)/(10+n)) at step n; 0: no average."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the order of events, the initial weights and everything random in a step."""
     deterministic: bool = False
-    """Bit-identical repetition on CPU: float32, eager, deterministic algorithms."""
+    """Bit-identical repetition on CPU: float32, eager, deterministic algorithms, and a number of threads that does not
+    follow what else the machine does."""
     val_every: Annotated[int, Field(ge=1)] = 1
     """Validate after every so many epochs, and after the last."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 0

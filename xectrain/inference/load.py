@@ -53,7 +53,7 @@ def load(
         raise ConfigError("a checkpoint knows its own normalization", file=model, found=normalization)
     path = find_checkpoint(Path(model))
     mode, facts = load_mode(read_checkpoint(path), path, weights, calibrated)
-    compute = choose_compute(device, precision, "off")
+    compute = choose_compute(device, precision)
     mode = mode.to(compute.device)
     size = batch_size or (GPU_BATCH if compute.device.type == "cuda" else CPU_BATCH)
     logger.info("%s: %s of %s", path, facts.mode, ", ".join(facts.tasks or facts.channels or facts.columns))

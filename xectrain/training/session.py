@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from shards.base import counted, output_folder, publish_text
+from shards.base import ConfigError, Neighbours, counted, output_folder, publish_text
 from xectrain.compute import Compute, choose_compute
 from xectrain.config.files import to_yaml
 from xectrain.config.tree import Config
-from xectrain.data import TrainingData
 from xectrain.training.batches import Batches
 from xectrain.training.changes import OF_RATE, Change
 from xectrain.training.preparation import acts_now, prepare, with_absolute_paths
@@ -23,15 +22,14 @@ from xectrain.training.recorder import Recorder
 from xectrain.training.runfolder import RunFolder, State
 from xectrain.training.signals import StopRequest
 from xectrain.training.state import TrainingState
+from xectrain.training.threads import FreeThreads
 from xectrain.training.tracking import Mirrors, open_mirrors
 from xectrain.training.trainer import ShowBest, Stopped, Trainer
+from xectrain.training.trials import settle
 
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"done": "FINISHED", "requeue": "KILLED", "failed": "FAILED"}
-PASSES_A_MINUTE = 10_000
-"""What a budget of minutes is taken for when it is decided whether compiling pays: two cores train the preset `small`
-twice as fast, and five minutes must not go by in a compiler."""
 HURRY_S = 10.0
 """Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
 
@@ -81,12 +79,14 @@ def _run_folder(config: Config, path: Path) -> RunFolder:
 
 
 def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool, show_best: ShowBest | None) -> None:
+    neighbours = Neighbours()
     prepared = prepare(config, run)
     if prepared is None:
         logger.info("%s: already trained for %s", run.path, _length(config))
         return
     found, differences = prepared.found, prepared.differences
-    compute = _choose(config, prepared.data, ranks)
+    compute = _choose(config, ranks)
+    threads = FreeThreads(neighbours, fixed=config.train.deterministic or compute.device.type != "cpu")
     state = TrainingState(prepared.mode.to(compute.device), prepared.facts, config)
     batches = Batches(config, prepared.data, prepared.rules, compute, ranks)
     _announce(state, batches)
@@ -95,7 +95,13 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool, show_bes
         if prepared.begin_anew and ranks.is_main:
             run.set_metrics_aside()
     profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
-    _fit(state, batches, run, profiler, show_best, any(change.within(OF_RATE) for change in differences))
+    with threads.given_back():
+        threads.follow()
+        timing_s = settle(state, batches, None if found is None else found[1])
+        if config.train.minutes is not None:
+            state.at.spent_s += timing_s
+        other_rate = any(change.within(OF_RATE) for change in differences)
+        _fit(state, batches, run, threads, profiler, show_best, other_rate)
 
 
 def _continue(
@@ -122,6 +128,7 @@ def _fit(
     state: TrainingState,
     batches: Batches,
     run: RunFolder,
+    threads: FreeThreads,
     profiler: StepProfiler | None,
     show_best: ShowBest | None,
     other_rate: bool,
@@ -141,7 +148,7 @@ def _fit(
     facts: dict[str, Any] = {}
     try:
         with StopRequest() as stop, recorder:
-            trainer = Trainer(state, batches, recorder, run.path, profiler, show_best)
+            trainer = Trainer(state, batches, recorder, threads, run.path, profiler, show_best)
             if other_rate and state.at.rate:
                 logger.info("the learning rate goes on at %.3g, after %.3g", trainer.rate(), state.at.rate)
             trainer.fit(stop)
@@ -162,24 +169,19 @@ def _length(config: Config) -> str:
     return counted(config.train.epochs, "epoch") if minutes is None else f"{minutes:g} minutes"
 
 
-def _choose(config: Config, data: TrainingData, ranks: Ranks) -> Compute:
+def _choose(config: Config, ranks: Ranks) -> Compute:
     if config.train.deterministic:
+        if config.train.compile not in ("auto", "off"):
+            raise ConfigError(
+                "a deterministic training is eager", item="train.compile", found=config.train.compile, expected="off"
+            )
         torch.use_deterministic_algorithms(True)
     return choose_compute(
         config.data.device,
         config.train.precision,
-        config.train.compile,
-        event_passes=_event_passes(config, data) // ranks.world,
         deterministic=config.train.deterministic,
         local_rank=ranks.local_rank,
     )
-
-
-def _event_passes(config: Config, data: TrainingData) -> int:
-    """About how many events the run will see; its epochs say nothing of it where minutes are counted."""
-    if config.train.minutes is not None:
-        return round(config.train.minutes * PASSES_A_MINUTE)
-    return config.train.epochs * data.epoch_events(config.data.epoch_events)
 
 
 def _announce(state: TrainingState, batches: Batches) -> None:

@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import Batch
 from shards.base import XecError, progress
-from xectrain.compute import compile_in_place
 from xectrain.training.batches import Batches
 from xectrain.training.optimization import clip_gradients, learning_rate
 from xectrain.training.pace import Pace
@@ -33,6 +32,7 @@ from xectrain.training.recorder import Recorder
 from xectrain.training.records import Sums
 from xectrain.training.signals import StopRequest
 from xectrain.training.state import TrainingState
+from xectrain.training.threads import FreeThreads
 from xectrain.training.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -63,13 +63,14 @@ class Trainer:
         state: TrainingState,
         batches: Batches,
         recorder: Recorder,
+        threads: FreeThreads,
         folder: Path,
         profiler: StepProfiler | None = None,
         show_best: ShowBest | None = None,
     ) -> None:
         self.show_best, self._unshown = show_best, False
         self.state, self.batches, self.recorder, self.profiler = state, batches, recorder, profiler
-        self.folder = folder
+        self.folder, self.threads = folder, threads
         self._warned = set[str]()
         self.config, self.ranks, self.compute = state.config, batches.ranks, batches.compute
         self.usage = Usage(self.compute.device)
@@ -80,8 +81,6 @@ class Trainer:
 
     def fit(self, stop: StopRequest) -> None:
         """Train until the epochs or the minutes are over, or a signal, early stopping or a failure ends it."""
-        if self.compute.compile_mode:
-            compile_in_place(self.state.mode.model, self.compute.compile_mode)
         stepper: nn.Module = self.state.mode
         if self.ranks.world > 1:
             stepper = DistributedDataParallel(self.state.mode, broadcast_buffers=False)
@@ -205,6 +204,7 @@ class Trainer:
     def _account(self) -> None:
         """Measure the step that has ended."""
         self.pace.step_ended()
+        self.threads.follow()
         self.pace.announce(self.state.at.global_step)
         if self.config.train.minutes is not None:
             self.state.at.spent_s = self.pace.spent_s

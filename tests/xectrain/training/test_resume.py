@@ -196,12 +196,3 @@ def test_a_budget_of_minutes_ends_a_run_and_more_continue_it(dataset: Dataset, t
     assert second["global_step"] > first["global_step"]
     assert second["spent_s"] > first["spent_s"]
     assert [r["step"] for r in curve(tmp_path) if r["kind"] == "steps"] == list(range(1, second["global_step"] + 1))
-
-
-def test_a_budget_of_minutes_is_not_spent_on_compiling(
-    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    short = {"train__epochs": 10**6, "train__minutes": 0.005, "train__deterministic": False}
-    with caplog.at_level("INFO"):
-        session.train(config(dataset, **short), tmp_path)
-    assert "eager (50 event passes do not pay for compiling)" in caplog.text

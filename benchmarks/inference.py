@@ -1,0 +1,189 @@
+"""ROOT to ROOT: `xec infer` against the plain script that it replaces, at an equal network, and single events for C++.
+
+    python benchmarks/inference.py --preset reference --folder /tmp/inference
+
+The script is what one writes first, and what the older project had: `uproot.iterate`, float32 onnxruntime with its own
+threads, normalization in numpy, predictions collected in lists and written at the end; it is in this file. Its network
+is the exported one. Both are whole commands in processes of their own, which take turns; `without start` is a second
+measurement with a twentieth of the events subtracted. `model alone` is the rate of the network on events that are in
+memory. The network is an untrained one of the preset; making and exporting it takes minutes, and `--folder` keeps it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import psutil
+import uproot
+from conversion import COMPRESSIONS, write_file
+
+SMALLER = 20
+"""How many times fewer events the second measurement has."""
+SCRIPT = """
+import sys, numpy, onnxruntime, uproot
+root, onnx, out = sys.argv[1:]
+session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+rows = {"run": [], "event": []}
+with uproot.open(root) as file:
+    for chunk in file["tree"].iterate(["run", "event", "npho", "relative_time"], step_size=1000, library="np"):
+        npho, time = chunk["npho"].astype("f4"), chunk["relative_time"].astype("f4")
+        bad, none = (npho > 9e9) | numpy.isnan(npho), (numpy.abs(time) > 9e9) | numpy.isnan(time)
+        x = numpy.stack([numpy.log1p(numpy.maximum(npho, 0) / 0.58), time / 6.5e-8], 2).astype("f4")
+        x[..., 0][bad] = -1
+        x[..., 1][bad | none] = -5
+        for start in range(0, len(x), 256):
+            values = session.run(None, {session.get_inputs()[0].name: x[start:start + 256]})
+            for output, value in zip(session.get_outputs(), values):
+                rows.setdefault(output.name, []).append(value)
+        rows["run"].append(chunk["run"])
+        rows["event"].append(chunk["event"])
+with uproot.recreate(out) as file:
+    whole = {name: numpy.concatenate(parts) for name, parts in rows.items()}
+    file.mktree("predictions", {name: v.dtype if v.ndim == 1 else (v.dtype, v.shape[1:]) for name, v in whole.items()})
+    file["predictions"].extend(whole)
+"""
+
+
+def xec(*arguments: object) -> list[str]:
+    """A command line."""
+    return [sys.executable, "-m", "xec", *map(str, arguments)]
+
+
+def make(folder: Path, preset: str) -> None:
+    """A run folder and its network as ONNX, from raw sensors and bare."""
+    toy, shards, run = folder / "toy.root", folder / "shards", folder / "run"
+    steps = [
+        (toy, xec("toymc", "--events", 64, "--out", toy)),
+        (shards, xec("ingest", "root2shards", toy, "--out", shards)),
+        (
+            run / "checkpoint_last.pt",
+            xec(
+                *("train", "--data", shards, "--val", shards, "--preset", preset, "--out", run, "--epochs", 1),
+                *("--tasks", "angle,energy,timing,uvwFI", "--set", "checkpoint.save_artifacts=false"),
+                *("--set", "tracking.mlflow=false", "--batch-size", 32, "--device", "cpu"),
+            ),
+        ),
+        (folder / "raw.onnx", xec("export", run, "--data", shards, "--output", folder / "raw.onnx")),
+        (folder / "bare.onnx", xec("export", run, "--data", shards, "--normalized", "--output", folder / "bare.onnx")),
+    ]
+    for made, command in steps:
+        if not made.exists():
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def seconds(command: list[str], out: Path) -> tuple[float, float]:
+    """Wall time of a command, and the peak of its anonymous memory in MB."""
+    out.unlink(missing_ok=True)
+    began, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    measured = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            info = measured.memory_info()
+            peak = max(peak, info.rss - info.shared)
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.02)
+    if process.wait():
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return time.perf_counter() - began, peak / 1e6
+
+
+def alone(run: Path, root: Path, events: int) -> float:
+    """Events/s of the network on events in memory, side by side as in the command."""
+    from xectrain.inference.events import Events
+    from xectrain.inference.load import load
+
+    with uproot.open(root) as file:
+        arrays = file["tree"].arrays(["npho", "relative_time"], library="np", entry_stop=min(events, 512))
+    loaded, known = load(run, device="cpu"), Events.of_raw(arrays["npho"], arrays["relative_time"])
+    loaded.predict_events(known)  # type: ignore[union-attr]
+    began = time.perf_counter()
+    for _ in range(max(1, events // len(known))):
+        loaded.predict_events(known)  # type: ignore[union-attr]
+    return len(known) * max(1, events // len(known)) / (time.perf_counter() - began)
+
+
+def singles(onnx: Path, root: Path, count: int = 200) -> tuple[float, float]:
+    """Median and 99th percentile of one event's time [ms], through onnxruntime with one thread, as C++ would."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    with uproot.open(root) as file:
+        arrays = file["tree"].arrays(["npho", "relative_time"], library="np", entry_stop=64)
+    taken = []
+    for k in range(count + 5):
+        event = slice(k % 64, k % 64 + 1)
+        feed = {"npho": arrays["npho"][event], "time": arrays["relative_time"][event]}
+        feed["dead"] = np.zeros(feed["npho"].shape, dtype=bool)
+        wanted = {given.name for given in session.get_inputs()}
+        began = time.perf_counter()
+        session.run(None, {name: value for name, value in feed.items() if name in wanted})
+        taken.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(taken[5:]), float(np.quantile(taken[5:], 0.99))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="reference")
+    parser.add_argument("--events", type=int, default=1000)
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--memory", type=int, nargs="*", default=[], help="events at which only memory is measured")
+    parser.add_argument("--folder", type=Path, default=None, help="keeps the network for another run")
+    parser.add_argument("--only-make", action="store_true", help="make the network and the files, measure nothing")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    make(folder, options.preset)
+    files = {events: folder / f"{events}.root" for events in (options.events, options.events // SMALLER)}
+    files |= {events: folder / f"{events}.root" for events in options.memory}
+    for events, file in files.items():
+        if not file.exists():
+            write_file(file, events, COMPRESSIONS["lz4"])
+    if options.only_make:
+        return
+    out, run = folder / "out.root", folder / "run"
+
+    def ours(model: Path, file: Path) -> list[str]:
+        return xec("infer", model, file, "--output", out, "--device", "cpu")
+
+    ways = {
+        "the plain script": lambda file: [sys.executable, "-c", SCRIPT, str(file), str(folder / "bare.onnx"), str(out)],
+        "`xec infer run`": lambda file: ours(run, file),
+        "`xec infer raw.onnx`": lambda file: ours(folder / "raw.onnx", file),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(options.turns):
+        for name, command in ways.items():
+            pair = [seconds(command(files[n]), out)[0] for n in (options.events, options.events // SMALLER)]
+            taken[name].append((pair[0], pair[1]))
+    network = alone(run, files[options.events], options.events)
+    print(
+        f"| `{options.preset}`, {options.events} events | events/s | ratio | without start | ratio | of model alone |"
+    )
+    print("|---|---|---|---|---|---|")
+    first: tuple[float, float] | None = None
+    for name, pairs in taken.items():
+        whole, start = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+        rates = options.events / whole, (options.events - options.events // SMALLER) / (whole - start)
+        first = first or rates
+        ratios = [rate / other for rate, other in zip(rates, first, strict=True)]
+        share = f"{rates[1] / network:.2f}" if name == "`xec infer run`" else ""
+        print(f"| {name} | {rates[0]:.1f} | {ratios[0]:.2f} | {rates[1]:.1f} | {ratios[1]:.2f} | {share} |")
+    median, late = singles(folder / "raw.onnx", files[options.events])
+    print(f"\nOne event at a time, one thread of onnxruntime: median {median:.1f} ms, 99th percentile {late:.1f} ms.")
+    for events in options.memory:
+        wall, peak = seconds(ours(run, files[events]), out)
+        print(f"{events} events: {peak:.0f} MB, {events / wall:.0f} events/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
