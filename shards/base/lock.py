@@ -68,7 +68,7 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
     finally:
         released.set()
         with suppress(OSError):
-            if _is_held(lock, mine):
+            if _is_ours_to_remove(lock, mine):
                 lock.unlink(missing_ok=True)
 
 
@@ -80,6 +80,15 @@ def _touch(lock: Path, mine: Mapping[str, object], released: threading.Event) ->
                 logger.warning("%s: another process took the lock over while this one stood still", lock)
                 return
             os.utime(lock)
+
+
+def _is_ours_to_remove(lock: Path, mine: Mapping[str, object]) -> bool:
+    """Where it cannot be looked into (no descriptor is left), it is: nobody takes over a lock that is touched, and one
+    that stays would be held as long as this process lives."""
+    try:
+        return _is_held(lock, mine)
+    except OSError:
+        return True
 
 
 def _is_held(lock: Path, mine: Mapping[str, object]) -> bool:

@@ -74,6 +74,8 @@ def failing(faults: Faults, files: Path, out: Path, number: int) -> str | None:
     except OutputError:
         return None
     except (XecError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE and error.filename:
+            return None  # something that was to be read: the command says it in one line
         return f"raised {type(error).__name__}: {error}"
     finally:
         faults.disarm()

@@ -1,9 +1,11 @@
-/* Makes the n-th write, fsync, rename or link below a folder fail, or kills the process in the middle of it.
+/* Makes the n-th open, write, fsync, rename or link below a folder fail, or kills the process in the middle of it.
    Preloaded into a test's process; armed and read through ctypes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
@@ -81,3 +83,22 @@ int link(const char *from, const char *to) {
     REAL(link);
     return below(to) && due() ? give_up() : real(from, to);
 }
+
+/* Opening to read runs out of descriptors, not of space. */
+static int give_up_open(int flags) {
+    give_up();
+    if (!(flags & (O_CREAT | O_TRUNC))) errno = EMFILE;
+    return -1;
+}
+
+#define OPEN(name)                                                           \
+    int name(const char *path, int flags, ...) {                             \
+        REAL(name);                                                          \
+        va_list rest;                                                        \
+        va_start(rest, flags);                                               \
+        mode_t rights = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
+        va_end(rest);                                                        \
+        return below(path) && due() ? give_up_open(flags) : real(path, flags, rights); \
+    }
+OPEN(open)
+OPEN(open64)

@@ -1,4 +1,4 @@
-"""Old state or new state, never a third: faults at every write, fsync and rename, and kills at any moment."""
+"""Old state or new state, never a third: faults at every open, write, fsync and rename, and kills at any moment."""
 
 from __future__ import annotations
 
@@ -14,25 +14,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.fault_shim import built, drive
 from support.ingest_files import digests, events, write_tree
 
 from shards.base import InputError
 from shards.opening import open_dataset
 
-TESTS = Path(__file__).parents[2]
-HERE = TESTS / "support"
-ROOT = TESTS.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs Linux and a C compiler to intercept system calls")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "fault_shim.c", "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return library
+    return built(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +34,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(folder / "a.root", events(14, run=1), basket=4)
     write_tree(folder / "b.root", events(9, run=2), basket=4)
     return folder
-
-
-def drive(shim: Path, files: Path, work: Path, mode: str, stride: int) -> str:
-    command = [sys.executable, HERE / "fault_driver.py", shim, files, work, mode, stride]
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def check(output: str, least_calls: int, stride: int) -> None:
@@ -61,13 +46,13 @@ def check(output: str, least_calls: int, stride: int) -> None:
 
 @pytest.mark.parametrize("mode", ["fail", "kill"])
 def test_a_fault_at_some_calls_leaves_old_or_new_state(shim: Path, files: Path, tmp_path: Path, mode: str) -> None:
-    check(drive(shim, files, tmp_path, mode, 29), least_calls=150, stride=29)
+    check(drive("fault_driver.py", shim, files, tmp_path, mode, 53), least_calls=150, stride=53)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fail", "kill"])
 def test_a_fault_at_every_call_leaves_old_or_new_state(shim: Path, files: Path, tmp_path: Path, mode: str) -> None:
-    check(drive(shim, files, tmp_path, mode, 1), least_calls=150, stride=1)
+    check(drive("fault_driver.py", shim, files, tmp_path, mode, 1), least_calls=150, stride=1)
 
 
 def command(files: Path, out: Path) -> list[str]:

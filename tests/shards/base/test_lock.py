@@ -2,6 +2,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -153,3 +154,13 @@ def test_a_place_without_room_for_a_lock_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=r"cannot be written: (Not a directory|File exists|File name too)"):
             with locked(place, "x"):
                 pass
+
+
+def test_a_holder_without_descriptors_leaves_no_lock_behind(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with locked(tmp_path / "l", "working"):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # nothing can be opened any more
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not (tmp_path / "l").exists()

@@ -1,0 +1,167 @@
+"""Runs inference, evaluation, export or training with injected faults and judges what they leave; run under the
+preloaded shim.
+
+    fault_commands.py SHIM PLACE WORK infer|evaluate|export|train fail|kill STRIDE
+
+PLACE holds a run `regress`, `a.root` with events and the dataset `data`. Prints one line per fault that leaves
+something wrong, and at the end `calls=N tried=M`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uproot
+
+from shards.base import XecError
+from shards.base.cli import error_line
+from support.fault_driver import Faults
+from support.training import config, curve
+from xectrain.checkpoint import newest_valid
+from xectrain.evaluation.evaluate import evaluate
+from xectrain.evaluation.results import EvaluationOptions
+from xectrain.exporting import graph
+from xectrain.exporting.gate import GateEvents
+from xectrain.exporting.modules import module_for
+from xectrain.inference.infer import Request, infer
+from xectrain.inference.load import load
+from xectrain.inference.sources import open_parts
+from xectrain.training import session
+from xectrain.training.runfolder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command on small data."""
+
+    run: Callable[[Path], object]
+    """Does it, into a folder."""
+    result: Callable[[Path], Any]
+    """What it left under final names; None: nothing that looks complete."""
+
+
+def inference(place: Path) -> Job:
+    model, parts = load(place / "regress", device="cpu", precision="fp32"), open_parts([place / "a.root"])
+
+    def rows(out: Path) -> Any:
+        if not (out / "p.root").exists():
+            return None
+        with uproot.open(out / "p.root") as file:
+            return {name: values.tolist() for name, values in file["predictions"].arrays(library="np").items()}
+
+    return Job(lambda out: infer(model, parts, out / "p.root", Request(columns=())), rows)
+
+
+def evaluation(place: Path) -> Job:
+    model, parts = load(place / "regress", device="cpu", precision="fp32"), open_parts([place / "a.root"])
+    options = EvaluationOptions(baselines=False, resamples=2)
+
+    def files(out: Path) -> Any:
+        if not (out / "report" / "metrics.json").exists():
+            return None
+        names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".part")
+        return names, json.loads((out / "report" / "metrics.json").read_text())
+
+    return Job(lambda out: evaluate(model, parts, out / "report", options), files)
+
+
+def exporting(place: Path) -> Job:
+    """The graph is made once: what is tried is how it is published."""
+    model: Any = load(place / "regress", device="cpu", precision="fp32")
+    module = module_for(model.mode, model.facts)
+    content = graph.onnx_bytes(module)
+    graph.onnx_bytes = lambda _: content
+    rng = np.random.default_rng(0)
+    events = GateEvents.spoiled(rng.exponential(300, (2, 4760)), rng.uniform(0, 1e-7, (2, 4760)))
+
+    def published(out: Path) -> Any:
+        return (out / "m.onnx").read_bytes() if (out / "m.onnx").exists() else None
+
+    return Job(lambda out: graph.export(module, out / "m.onnx", events), published)
+
+
+def training(place: Path) -> Job:
+    from shards.opening import open_dataset
+
+    options = {"train__epochs": 1, "checkpoint__every": 3, "data__epoch_events": 20}
+    settings = config(open_dataset(place / "data"), **options)
+
+    def losses(out: Path) -> Any:
+        run = RunFolder(out / "run")
+        if any((out / "run").glob("checkpoint_*.pt")) and newest_valid(out / "run") is None:
+            return "checkpoints, and none of them valid"
+        if run.read_state().state != "done":
+            return None
+        return [{key: f"{value:.4g}" for key, value in record.items() if "/" in key} for record in curve(out / "run")]
+
+    return Job(lambda out: session.train(settings, out / "run"), losses)
+
+
+JOBS = {"infer": inference, "evaluate": evaluation, "export": exporting, "train": training}
+
+
+def failing(faults: Faults, job: Job, out: Path, number: int) -> str | None:
+    """Let call `number` fail in this process; the complaint must be one of ours, or of the system about a file."""
+    faults.arm(out, number, Faults.FAIL)
+    try:
+        job.run(out)
+    except (XecError, OSError) as error:
+        return (
+            None if error_line(error) else f"raised {type(error).__name__}: {error}, which is a traceback for the user"
+        )
+    except Exception as error:  # noqa: BLE001  what comes out is the finding
+        return f"raised {type(error).__name__}: {error}"
+    finally:
+        faults.disarm()
+    return None if job.result(out) is not None else "a failure went unnoticed, and the result is not there"
+
+
+def killed(faults: Faults, job: Job, out: Path, number: int) -> str | None:
+    """Kill a child at call `number`."""
+    child = os.fork()
+    if child == 0:
+        faults.arm(out, number, Faults.KILL)
+        job.run(out)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return None if os.WIFSIGNALED(status) else f"was not killed, but ended with status {status}"
+
+
+def main(shim: str, place: Path, work: Path, kind: str, mode: str, stride: int) -> None:
+    faults, job = Faults(shim), JOBS[kind](place)
+    (work / "reference").mkdir()
+    faults.arm(work / "reference", 0, Faults.COUNT)
+    job.run(work / "reference")
+    calls, tried = faults.disarm(), 0
+    reference = job.result(work / "reference")
+    out = work / "out"
+    for number in range(1, calls + 1, stride):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        wrong = {"fail": failing, "kill": killed}[mode](faults, job, out, number)
+        if wrong is None and (left := job.result(out)) not in (None, reference):
+            wrong = f"left something else: {str(left)[:300]}"
+        if wrong is None:
+            try:
+                job.run(out)
+            except (XecError, OSError) as error:
+                wrong = f"cannot be run again: {error}"
+            else:
+                if job.result(out) != reference:
+                    wrong = f"running again gives another result: {str(job.result(out))[:300]}"
+        if wrong is not None:
+            print(f"call {number}: {wrong}", flush=True)
+        tried += 1
+    print(f"calls={calls} tried={tried}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5], int(sys.argv[6]))
