@@ -10,16 +10,15 @@ from pathlib import Path
 from shards.base import ConfigError
 from xectrain.data import located, open_training_data
 from xectrain.evaluation.card import write_card
-from xectrain.evaluation.evaluate import evaluate, is_of_others
+from xectrain.evaluation.evaluate import evaluate, holds_another_evaluation
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
 from xectrain.evaluation.plots import loss_curves, save_pages
 from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page, worst_page
 from xectrain.evaluation.results import EvaluationOptions
 from xectrain.evaluation.sensors import MAX_EVENTS, evaluate_sensors
-from xectrain.inference.infer import Request, infer
-from xectrain.inference.model import ModelFacts, config_of
+from xectrain.inference.infer import Request, holds_other_predictions, infer
+from xectrain.inference.model import Model, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor, TorchPredictor
-from xectrain.inference.root_output import read_metadata
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, ShardPart, Wanted
@@ -40,7 +39,7 @@ def write_artifacts(
     max_events: int = MAX_EVENTS,
 ) -> Path:
     """Write everything about a run's model; what is there already and still right is kept. The run's own artifacts of
-    an earlier model, as of a run that was trained longer since, are set aside as `artifacts-1`, `artifacts-2`, ….
+    something else, as of a run that was trained longer or calibrated since, are set aside as `artifacts-1`, ….
 
     Args:
         parts: data to evaluate on; None: the run's validation set.
@@ -58,7 +57,7 @@ def write_artifacts(
     place = folder or run / FOLDER
     data = list(parts) if parts is not None else validation_parts(model.facts)
     if folder is None:
-        _set_aside(place, model.facts, data)
+        _set_aside(place, model, data, chosen)
     log = run / "metrics.jsonl"
     if log.is_file() and log.stat().st_size:
         save_pages(loss_curves(log), place / "loss_curves.pdf")
@@ -77,15 +76,19 @@ def write_artifacts(
     return place
 
 
-def _set_aside(place: Path, facts: ModelFacts, parts: Sequence[Part]) -> None:
-    """Rename a folder of artifacts that are of another model or of other data."""
-    predictions = place / PREDICTIONS_FILE
-    predicted = predictions.exists() and read_metadata(predictions).get("model_digest") != facts.digest
-    if not predicted and not (facts.tasks and is_of_others(place, facts, parts)):
+def _set_aside(place: Path, model: Model, parts: Sequence[Part], options: EvaluationOptions) -> None:
+    """Rename a folder of artifacts that `evaluate` or `infer` would refuse to go on with."""
+    predicted = holds_other_predictions(place / PREDICTIONS_FILE, model.facts, parts, Request(options.settings))
+    evaluated = isinstance(model, Predictor) and holds_another_evaluation(place, model.facts, parts, options)
+    if not predicted and not evaluated:
         return
     aside = next(p for i in count(1) if not (p := place.with_name(f"{place.name}-{i}")).exists())
     place.rename(aside)
-    logger.info("%s holds what was made of an earlier model: it is called %s now", place, aside.name)
+    logger.info(
+        "%s holds what was made of another model, other data or with other options: it is called %s now",
+        place,
+        aside.name,
+    )
 
 
 def validation_parts(facts: ModelFacts) -> list[Part]:

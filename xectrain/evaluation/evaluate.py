@@ -165,11 +165,11 @@ def _identity(facts: ModelFacts, parts: Sequence[Part], options: EvaluationOptio
     }
 
 
-def is_of_others(folder: Path, facts: ModelFacts, parts: Sequence[Part]) -> bool:
-    """Whether a folder holds the evaluation of another model, or on other data."""
-    found = _requested(folder)
-    wanted = _through_json(_identity(facts, parts, EvaluationOptions()))
-    return found is not None and any(found.get(key) != wanted[key] for key in ("model", "data"))
+def holds_another_evaluation(
+    folder: Path, facts: ModelFacts, parts: Sequence[Part], options: EvaluationOptions
+) -> bool:
+    """Whether `evaluate` would refuse a folder for the evaluation that it holds."""
+    return _requested(folder) not in (None, _through_json(_identity(facts, parts, options)))
 
 
 class _Result(BaseModel):

@@ -139,6 +139,11 @@ def check(model: Model, parts: Sequence[Part], request: Request) -> None:
         check_selection(parts, request.settings.select)
 
 
+def holds_other_predictions(output: Path, facts: ModelFacts, parts: Sequence[Part], request: Request) -> bool:
+    """Whether `infer` would refuse a file for what is in it."""
+    return output.exists() and read_metadata(output).get("request_digest") != _digest(facts, parts, request, None)
+
+
 def join(model: Model, parts: Sequence[Part], output: Path, request: Request, folder: Path, count: int) -> Result:
     """Make of the outputs of `count` shares in `folder` the file that one run over `parts` gives, rows in input order.
 

@@ -14,15 +14,18 @@ from support.synthetic import make_events
 from support.trained import COLUMNS, Trained, tiny_run
 
 from shards import geometry as geo
+from shards.base import publish_text
 from shards.opening import open_dataset
 from xectrain.cli.train import Artifacts
 from xectrain.evaluation.artifacts import validation_parts, write_artifacts
 from xectrain.evaluation.card import write_card
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
 from xectrain.evaluation.results import EvaluationOptions
+from xectrain.inference.calibration import EnergyCalibration, EnergyFactor, calibration_path
 from xectrain.inference.events import Events
 from xectrain.inference.load import load
 from xectrain.inference.regressor import TorchPredictor
+from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import ReadOptions, ShardPart, Wanted, open_parts
 from xectrain.modes import load_config
 
@@ -56,6 +59,21 @@ def test_everything_of_a_run(trained, tmp_path):
     (folder / "attention.pdf").unlink()  # as if it had been killed while looking inside
     write_artifacts(load(run, device="cpu"), options=options)
     assert (folder / "attention.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+def test_artifacts_of_a_run_that_was_calibrated_since_are_set_aside(trained, tmp_path):
+    run, options = shutil.copytree(trained.regress, tmp_path / "run"), EvaluationOptions(baselines=False, resamples=2)
+    model = load(run, device="cpu")
+    before = read_metadata(write_artifacts(model, options=options) / "predictions.root")
+    found = EnergyCalibration(
+        model=model.facts.digest, request="", factor=EnergyFactor(constant=0.01), lines=(), code_version=""
+    )
+    publish_text(calibration_path(model.facts.file), found.model_dump_json())
+    write_artifacts(load(run, device="cpu"), options=options)
+    assert read_metadata(run / "artifacts-1" / "predictions.root") == before
+    assert read_metadata(run / "artifacts" / "predictions.root")["energy_calibration"] != "none"
+    assert not (run / "artifacts-2").exists()
 
 
 def test_the_card_says_that_the_training_data_are_of_the_toy(toy_dataset, tmp_path):

@@ -93,6 +93,23 @@ def test_the_command_has_the_exit_status_of_the_signal(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, 138), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_ends_the_command_and_leaves_nothing(
+    dataset: Dataset, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    settings, run = write_config(config(dataset, train__epochs=5000), tmp_path / "c.yaml"), tmp_path / "run"
+    running = launch(settings, run)
+    while not (run / ".lock").exists():  # it looks at its data and builds its network behind this
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.002)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == status, output
+    assert "Traceback" not in output
+    assert not run.exists()
+
+
+@pytest.mark.slow
 def test_a_terminal_that_closes_ends_the_run_after_a_checkpoint(dataset: Dataset, tmp_path: Path) -> None:
     settings = write_config(config(dataset, train__epochs=5000), tmp_path / "c.yaml")
     ours, theirs = pty.openpty()
