@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.base import CorruptError, InputError, package_version, publish_text
+from shards.base import CorruptError, InputError, local_path, package_version, publish_text
 from shards.base.documents import checked, read_json
 from shards.columns import Column
 from shards.normalization import Normalization, SensorCounts
@@ -241,10 +241,10 @@ class Manifest:
         """Read `manifest.json` of a dataset's folder.
 
         Raises:
-            InputError: there is none, which means that there is no complete dataset.
+            InputError: a URL, or there is none, which means that there is no complete dataset.
             CorruptError: it is damaged.
         """
-        file = Path(folder) / MANIFEST
+        file = local_path(folder, InputError) / MANIFEST
         if not file.is_file():
             raise _no_dataset(Path(folder))
         value = read_json(file, "manifest")
@@ -308,6 +308,19 @@ def json_text(value: Any, indent: int = 0) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def folder_of_others(path: Path) -> InputError | None:
+    """What to say of a folder that is given for data and is that of a run, or the parent of datasets; None else."""
+    inside = sorted(item.name for item in path.iterdir())
+    if "state.json" in inside or "config.yaml" in inside or "checkpoint_last.pt" in inside:
+        return InputError("is the folder of a run, not of data", file=path, remedy="give the data it is to read")
+    parts = [name for name in inside if (path / name / MANIFEST).is_file()]
+    if parts:
+        return InputError(
+            "is not a dataset, it holds some", file=path, found=", ".join(parts[:8]), remedy=f"give {path / parts[0]}"
+        )
+    return None
+
+
 def _no_dataset(path: Path) -> InputError:
     """What stands where the folder of a dataset was expected, and what to do."""
     convert = f"convert it first: xec ingest root2shards {path} --out DIR"
@@ -318,15 +331,9 @@ def _no_dataset(path: Path) -> InputError:
         return InputError("is a file, not the folder of a dataset", file=path)
     if not path.is_dir():
         return InputError("there is no such dataset", file=path)
-    inside = sorted(item.name for item in path.iterdir())
-    if "state.json" in inside or "config.yaml" in inside or "checkpoint_last.pt" in inside:
-        return InputError("is the folder of a run, not of a dataset", file=path, remedy="give the data it is to read")
-    parts = [name for name in inside if (path / name / MANIFEST).is_file()]
-    if parts:
-        return InputError(
-            "is not a dataset, it holds some", file=path, found=", ".join(parts[:8]), remedy=f"give {path / parts[0]}"
-        )
-    if any(name.endswith(".root") for name in inside):
+    if (other := folder_of_others(path)) is not None:
+        return other
+    if any(item.suffix == ".root" for item in path.iterdir()):
         return InputError("holds ROOT files and is no dataset", file=path, remedy=convert)
     return InputError(
         "is not a complete dataset: it has no manifest.json",

@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from shards.base import CorruptError, InputError, published
+from shards.base import CorruptError, InputError, local_path, published
 from shards.base.documents import checked
+from shards.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
 FORMAT, WITHOUT_DIGEST = "xec-checkpoint-2", "xec-checkpoint-1"
 LAST, PREVIOUS, BEST = "checkpoint_last.pt", "checkpoint_previous.pt", "checkpoint_best.pt"
+MODEL_FIRST = "give the model first, then the data"
 DIGEST = "sha256"
 """Key that `read_checkpoint` adds: the hexadecimal SHA-256 of the file that was read."""
 _MARK = b"xec-sha256:"
@@ -119,6 +121,8 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    if content.startswith(b"root"):
+        raise InputError("is a ROOT file, not a checkpoint", file=path, remedy=MODEL_FIRST)
     signed = _verify(content, path)
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
@@ -180,12 +184,15 @@ def find_checkpoint(model: Path) -> Path:
     """The checkpoint meant by a run folder (its best, else its last) or by a file.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is a URL.
     """
+    local_path(model, InputError)
     if model.is_dir():
         for name in (BEST, LAST, PREVIOUS):
             if (model / name).exists():
                 return model / name
+        if (model / MANIFEST).exists():
+            raise InputError("is a dataset, not a run", file=model, remedy=MODEL_FIRST)
         raise InputError("holds no checkpoint", file=model, expected=f"{BEST} or {LAST}")
     if not model.exists():
         raise InputError("there is no such run folder or checkpoint", file=model)

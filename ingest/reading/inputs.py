@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shards.base import InputError, local_path
 from shards.base.documents import read_text
+from shards.manifest import folder_of_others
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _folder(path: Path) -> list[InputFile]:
     over += [f"{p.name}/" for p in inside if p.is_dir() and not p.name.startswith(".") and any(p.glob("*.root"))]
     shown = ", ".join(over[:5]) + (f" and {len(over) - 5} more" if len(over) > 5 else "")
     if not files:
-        raise InputError(
+        raise folder_of_others(path) or InputError(
             "folder holds no *.root file",
             file=path,
             found=shown or None,

@@ -182,5 +182,16 @@ def test_find_checkpoint_prefers_the_best(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / BEST, STATE)
     assert find_checkpoint(tmp_path).name == BEST
     assert find_checkpoint(tmp_path / LAST).name == LAST
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    (tmp_path / "a.root").write_bytes(b"root\0\0")
+    for path, message in {
+        tmp_path / "data": "data: is a dataset, not a run; give the model first, then the data",
+        Path("root://host/run"): "is a URL, inputs are local files",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            find_checkpoint(path)
+    with pytest.raises(InputError, match=r"a\.root: is a ROOT file, not a checkpoint; give the model first"):
+        read_checkpoint(find_checkpoint(tmp_path / "a.root"))
     with pytest.raises(InputError, match="there is no such run folder"):
         find_checkpoint(tmp_path / "nothing")

@@ -83,7 +83,8 @@ def _check_same(output: Path, wanted: dict[str, str]) -> None:
     try:
         properties = open_session(output, "cpu").get_modelmeta().custom_metadata_map
     except CorruptError as error:
-        raise OutputError(f"exists and is no ONNX file: {error.problem}", file=output, remedy="remove it") from error
+        remedy = "choose another --output, or remove it"
+        raise OutputError("exists and is no ONNX file that can be read", file=output, remedy=remedy) from error
     different = sorted(key for key in wanted if properties.get(key) != wanted[key])
     if different:
         raise OutputError(

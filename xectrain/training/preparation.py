@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shards.base import ConfigError, code_version
+from shards.base import ConfigError, InputError, code_version, local_path
 from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, denormalize, preset, valid
 from shards.plan import View
 from shards.plausible import PLAUSIBLE, outside
@@ -169,10 +169,12 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(group: str, key: str) -> None:
         value = tree.get(group, {}).get(key)
         if isinstance(value, str):
-            tree[group][key] = str(Path(value).absolute())
+            tree[group][key] = str(local_path(value, InputError).absolute())
         elif value:
             entries = [{"path": entry} if isinstance(entry, str) else entry for entry in value]
-            with_absolute_paths = [{**entry, "path": str(Path(entry["path"]).absolute())} for entry in entries]
+            with_absolute_paths = [
+                {**entry, "path": str(local_path(entry["path"], InputError).absolute())} for entry in entries
+            ]
             tree[group][key] = (
                 with_absolute_paths if isinstance(value[0], dict) else [entry["path"] for entry in with_absolute_paths]
             )

@@ -42,6 +42,8 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
         "gone.root": r"gone\.root: does not exist",
         "no*.root": r"no\*\.root: matches no file",
         "empty": "empty: folder holds no",
+        "run": "run: is the folder of a run, not of data; give the data it is to read",
+        "all": r"all: is not a dataset, it holds some \(found train\); give .*all/train",
         "empty.txt": r"empty\.txt: list file names no file",
         "bad.txt": r"bad\.txt: line 2: does not exist \(found missing\.root\)",
         "binary.list": r"binary\.list: line 1: is no list file: it is not UTF-8 text",
@@ -50,6 +52,9 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
         "url.txt": r"url\.txt: line 1: is a URL, inputs are local files",
     }
     (folder / "empty").mkdir()
+    for name in ("run/state.json", "all/train/manifest.json"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("{}")
     (folder / "empty.txt").write_text("# nothing\n")
     (folder / "self.txt").write_text("run9.root\nself.txt\n")
     (folder / "runs.txt").write_text("12a run9.root\n")

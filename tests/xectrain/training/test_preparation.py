@@ -9,11 +9,13 @@ import pytest
 from support.synthetic import make_dataset
 from support.trained import COLUMNS
 
+from shards.base import InputError
 from shards.dataset import Dataset
 from shards.opening import open_dataset
 from shards.plan import View
 from xectrain.data import TrainingData
-from xectrain.training.preparation import look_at_values
+from xectrain.modes import load_config
+from xectrain.training.preparation import look_at_values, with_absolute_paths
 
 
 def test_values_in_other_units_are_said_once_with_the_key_that_corrects_them(
@@ -51,3 +53,9 @@ def test_synthetic_events_without_times_are_said(tmp_path: Path, caplog: pytest.
     dataset = make_dataset(tmp_path / "d", 8, columns=COLUMNS)
     look_at_values(TrainingData((View(dataset, np.arange(8)),), ()))
     assert "has a time" not in caplog.text
+
+
+def test_data_behind_a_url_are_refused_as_such() -> None:
+    config = load_config(options={"data": {"train": [{"path": "https://host/data"}]}})
+    with pytest.raises(InputError, match=r"https:/+host/data: is a URL, inputs are local files; copy it here first"):
+        with_absolute_paths(config)
