@@ -26,6 +26,7 @@ from shards.base import CorruptError, InputError, keep_freed_memory
 from shards.base.publish import process_alive
 from shards.dataset import require_whole
 from shards.plan import write_indexes
+from shards.sums import member_sums
 
 if TYPE_CHECKING:
     from shards.plan import RankPlan, View
@@ -73,6 +74,7 @@ class DaliLoader:
         self._plan, self._views = plan, views
         self._layout = views[0].dataset.manifest.settings.layout  # datasets that are read together have the same
         self._pipe: Any = None
+        self._sums = any(view.dataset.has_unseen(plan.global_row[plan.dataset == d]) for d, view in enumerate(views))
         self._lent: tuple[torch.Tensor, torch.cuda.Event] | None = None
         if device == "cpu":
             keep_freed_memory()  # every batch is a fresh buffer of megabytes
@@ -150,12 +152,30 @@ class DaliLoader:
                     expected=header[10:].decode().strip(),
                     remedy="see what xec shards verify says",
                 )
+        if self._sums:
+            self._require_sums(first, sensors, truth)
         values = sensors[:, len(expected[0]) :].view(getattr(torch, self._layout.dtype))
         values = values.unflatten(1, (self._layout.sensors, 2))
         truth = truth[:, len(expected[1]) :].view(torch.float64)
         if values.is_cuda:
             return self._own(values), truth.clone()
         return in_float32(values), truth
+
+    def _require_sums(self, first: int, sensors: torch.Tensor, truth: torch.Tensor) -> None:
+        """Compare a batch's sums with those that were written, for samples that are read for the first time.
+
+        On the CPU NumPy makes them, in this thread: torch would wake its others, and DALI's own sum takes longer.
+        """
+        part = slice(first, first + len(truth))
+        found = member_sums(truth.numpy())
+        if sensors.is_cuda:
+            found += sensors.view(torch.int64).sum(dim=1).cpu().numpy()
+        else:
+            found += member_sums(sensors.numpy())
+        dataset, rows = self._plan.dataset[part], self._plan.global_row[part]
+        for d in np.unique(dataset).tolist():
+            mine = dataset == d
+            self._views[d].dataset.require_sums(rows[mine], found[mine])
 
     def _own(self, lent: torch.Tensor) -> torch.Tensor:
         """A float32 copy of a tensor in DALI's memory on the GPU.

@@ -14,6 +14,7 @@ import webdataset
 
 from pipelines.batch import Batch
 from shards.dataset import require_whole
+from shards.sums import member_sums
 
 if TYPE_CHECKING:
     from shards.plan import RankPlan, View
@@ -62,6 +63,9 @@ class WebDatasetLoader:
                     truth = tar.read(index.truth_size[row])
                     if len(truth) != index.truth_size[row]:  # the last member of a sample
                         require_whole(dataset, shard)
+                    if not dataset.seen[place := int(dataset.starts[shard]) + row]:
+                        members = (np.frombuffer(member, np.uint8)[None] for member in (sensors, truth))
+                        dataset.require_sums(np.array([place]), sum(map(member_sums, members), np.zeros(1, np.int64)))
                     yield {"__key__": index.keys[row], "sensors.npy": sensors, "truth.npy": truth}
 
     def close(self) -> None:

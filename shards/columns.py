@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-ROLES = ("identity", "truth", "carried")
+ROLES = ("identity", "truth", "carried", "rest")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Column:
     unit: str
     """"" for pure numbers."""
     role: str
-    """`identity` (whole numbers naming the event), `truth` (what a network may be trained on), `carried` (the rest)."""
+    """`identity` (whole numbers naming the event), `truth` (what a network may be trained on), `carried` (all else),
+    `rest` (what the nearest float64 leaves of a whole number of 64 bits: `shards.whole`)."""
     description: str = ""
     branch: str = ""
     """The branch of the input it came from, in a dataset's manifest; empty in the canonical table."""
@@ -53,6 +54,6 @@ COLUMNS: dict[str, Column] = _table(
 
 
 def canonical_order(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """`columns` in the order of the canonical table, carried ones behind it by name."""
+    """`columns` in the order of the canonical table, carried ones behind it by name, rests last."""
     place = {name: i for i, name in enumerate(COLUMNS)}
-    return tuple(sorted(columns, key=lambda c: (place.get(c.name, len(place)), c.name)))
+    return tuple(sorted(columns, key=lambda c: (c.role == "rest", place.get(c.name, len(place)), c.name)))

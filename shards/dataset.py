@@ -23,7 +23,8 @@ from shards.expressions import condition, inlined
 from shards.manifest import N_SENSORS, SHARD_FOLDER, Manifest
 from shards.normalization import Normalization
 from shards.selection import SavedView
-from shards.sidecar import OFFSET_COLUMNS, PLACE_COLUMNS, SUMMARY_COLUMNS, read_sidecar
+from shards.sidecar import OFFSET_COLUMNS, PLACE_COLUMNS, SUMMARY_COLUMNS, read_sidecar, read_sums
+from shards.sums import member_sums
 from shards.writer import sample_keys
 
 Int64 = npt.NDArray[np.int64]
@@ -107,7 +108,8 @@ class Dataset:
     @property
     def table_columns(self) -> list[str]:
         """Names that `table` and selections know."""
-        return [*self.columns, *PLACE_COLUMNS, *SUMMARY_COLUMNS, *OFFSET_COLUMNS]
+        shown = [column.name for column in self.manifest.settings.columns if column.role != "rest"]
+        return [*shown, *PLACE_COLUMNS, *SUMMARY_COLUMNS, *OFFSET_COLUMNS]
 
     def table(self, columns: Sequence[str] | None = None, rows: npt.ArrayLike | None = None) -> pl.DataFrame:
         """The sidecars as one table, page checksums verified.
@@ -205,6 +207,47 @@ class Dataset:
         source_ids = tuple(source.id for source in self.manifest.sources)
         return _read_index(self.file(shard, "parquet"), self.manifest.shards[shard].parquet.sha256, source_ids)
 
+    @cached_property
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """Which events this process has read and found to be what was written, bool (events,)."""
+        return np.zeros(self.n_events, dtype=bool)
+
+    def has_unseen(self, rows: npt.ArrayLike) -> bool:
+        """Whether samples among global rows have sums that are still to be compared."""
+        first = self.manifest.shards[0]
+        keeps = _read_sums(self.file(0, "parquet"), first.parquet.sha256) is not None
+        return keeps and not bool(self.seen[row_numbers(rows)].all())
+
+    def require_sums(self, rows: npt.ArrayLike, found: Int64) -> None:
+        """Compare samples that are read for the first time with what was written, where the sidecars keep sums.
+
+        Args:
+            rows: global rows, (n,).
+            found: sums of the bytes that were read (`shards.sums`), (n,).
+
+        Raises:
+            CorruptError: a sample is another one.
+        """
+        rows = row_numbers(rows)
+        if self.seen[rows].all():
+            return
+        shard = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in set(shard.tolist()):
+            known = _read_sums(self.file(number, "parquet"), self.manifest.shards[number].parquet.sha256)
+            if known is None:
+                continue
+            mine = shard == number
+            row = rows[mine] - self.starts[number]
+            wrong = known[row] != found[mine]
+            if wrong.any():
+                raise CorruptError(
+                    "a sample has other contents than were written",
+                    file=self.file(number, "tar"),
+                    item=f"row {row[wrong.argmax()]}",
+                    remedy=f"restore the file; xec shards verify --full {self.path} lists all that is damaged",
+                )
+        self.seen[rows] = True
+
     def read(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """Read events by global row, in any order, straight from the tars.
 
@@ -226,7 +269,8 @@ class Dataset:
         self, rows: npt.ArrayLike, at_once: int = 512
     ) -> Iterator[tuple[Int64, npt.NDArray[np.floating], npt.NDArray[np.float64]]]:
         """Read events by global row, shard by shard: (places in `rows`, sensors in the storage dtype, truth)."""
-        shard, row = self.shard_of(rows)
+        wanted = np.atleast_1d(row_numbers(rows))
+        shard, row = self.shard_of(wanted)
         order = np.lexsort((row, shard))
         layout = self.manifest.settings.layout
         cuts = np.flatnonzero(np.diff(shard[order])) + 1
@@ -237,26 +281,16 @@ class Dataset:
             handle = os.open(path, os.O_RDONLY)
             try:
                 for start in range(0, len(part), at_once):
-                    places = part[start : start + at_once]
-                    yield (
-                        places.astype(np.int64),
-                        _members(
-                            handle,
-                            path,
-                            index.sensors_offset[row[places]],
-                            layout.sensors_npy,
-                            (N_SENSORS, 2),
-                            self.dtype,
-                        ),
-                        _members(
-                            handle,
-                            path,
-                            index.truth_offset[row[places]],
-                            layout.truth_npy,
-                            (len(self.columns),),
-                            "float64",
-                        ),
+                    places = part[start : start + at_once].astype(np.int64)
+                    sensors = _members(handle, path, index.sensors_offset[row[places]], layout.sensors_size)
+                    truth = _members(handle, path, index.truth_offset[row[places]], layout.truth_size)
+                    values = (
+                        _decoded(sensors, path, layout.sensors_npy, (N_SENSORS, 2), self.dtype),
+                        _decoded(truth, path, layout.truth_npy, (len(self.columns),), "float64"),
                     )
+                    if not self.seen[wanted[places]].all():
+                        self.require_sums(wanted[places], member_sums(sensors) + member_sums(truth))
+                    yield places, *values
             finally:
                 os.close(handle)
 
@@ -302,19 +336,28 @@ def _read_index(file: Path, digest: str, source_ids: tuple[str, ...]) -> MemberO
     return MemberOffsets(**columns, source_ids=source_ids)
 
 
-def _members(
-    handle: int, path: Path, offsets: Int64, header: bytes, shape: tuple[int, ...], dtype: str
-) -> npt.NDArray[Any]:
-    """The arrays of the `.npy` members at `offsets`, (len(offsets), *shape); each must start with exactly `header`."""
-    kind = np.dtype(dtype).newbyteorder("<")
-    size = len(header) + int(np.prod(shape)) * kind.itemsize
+@lru_cache(maxsize=CACHED_SHARDS)
+def _read_sums(file: Path, digest: str) -> Int64 | None:
+    """As `_read_index`."""
+    return read_sums(file)
+
+
+def _members(handle: int, path: Path, offsets: Int64, size: int) -> npt.NDArray[np.uint8]:
+    """The bytes of the members at `offsets`, (len(offsets), size)."""
     raw = np.empty((len(offsets), size), np.uint8)
     for target, offset in zip(raw, offsets.tolist(), strict=True):
         if os.preadv(handle, [target.data], offset) != size:
             raise CorruptError("ends in the middle of a member", file=path, item=f"offset {offset}")
+    return raw
+
+
+def _decoded(
+    raw: npt.NDArray[np.uint8], path: Path, header: bytes, shape: tuple[int, ...], dtype: str
+) -> npt.NDArray[Any]:
+    """The arrays of `.npy` members, (len(raw), *shape); each must start with exactly `header`."""
     if (raw[:, : len(header)] != np.frombuffer(header, np.uint8)).any():
         raise CorruptError(
             "a member is not the array that the manifest describes", file=path, expected=header[10:].strip()
         )
-    values = np.ascontiguousarray(raw[:, len(header) :]).view(kind)
-    return values.reshape(len(offsets), *shape)
+    values = np.ascontiguousarray(raw[:, len(header) :]).view(np.dtype(dtype).newbyteorder("<"))
+    return values.reshape(len(raw), *shape)

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from shards.base import CorruptError, InputError
 from shards.columns import Column
 from shards.normalization import Normalization, valid
+from shards.sums import SUM_COLUMN
+from shards.whole import joined, parted, whole_places
 
 SUMMARY_COLUMNS: dict[str, Column] = {
     column.name: column
@@ -30,7 +32,7 @@ SUMMARY_COLUMNS: dict[str, Column] = {
 
 PLACE_COLUMNS = ("source", "entry")
 OFFSET_COLUMNS = ("sensors_offset", "sensors_size", "truth_offset", "truth_size")
-RESERVED = frozenset((*SUMMARY_COLUMNS, *PLACE_COLUMNS, *OFFSET_COLUMNS))
+RESERVED = frozenset((*SUMMARY_COLUMNS, *PLACE_COLUMNS, *OFFSET_COLUMNS, SUM_COLUMN))
 """Names that a truth or carried column cannot have."""
 
 
@@ -89,26 +91,33 @@ def write_sidecar(
     place: dict[str, npt.NDArray[np.int64]],
     summaries: dict[str, npt.NDArray[np.float64]],
     offsets: dict[str, npt.NDArray[np.int64]],
+    sums: npt.NDArray[np.int64],
 ) -> None:
     """Write the Parquet file of one shard at `path` (a temporary name): equal arguments give equal bytes.
 
     Args:
-        columns: of the truth vector; `identity` ones become integers.
+        columns: of the truth vector; `identity` ones and those with a `rest` become integers.
         truth: float64 (n, len(columns)).
         place: "source" (index into the manifest's sources) and "entry", (n,).
         summaries: of `summarize`.
         offsets: payload offsets and sizes by `OFFSET_COLUMNS`, (n,).
+        sums: of the samples in the tar, (n,).
     """
     whole = {"brightest", "brightest_face", "n_good", "n_dead", "n_time_invalid"}
     table: dict[str, pa.Array] = {}
+    exact = whole_places(columns)
     for i, column in enumerate(columns):
         values = np.ascontiguousarray(truth[:, i])
-        table[column.name] = whole_numbers(values, column.name) if column.role == "identity" else pa.array(values)
+        if column.name in exact:
+            table[column.name] = pa.array(joined(values, truth[:, exact[column.name][1]]))
+        elif column.role != "rest":
+            table[column.name] = whole_numbers(values, column.name) if column.role == "identity" else pa.array(values)
     table |= {name: pa.array(place[name]) for name in PLACE_COLUMNS}
     table |= {
         name: whole_numbers(values, name) if name in whole else pa.array(values) for name, values in summaries.items()
     }
     table |= {name: pa.array(offsets[name]) for name in OFFSET_COLUMNS}
+    table[SUM_COLUMN] = pa.array(sums)
     pq.write_table(
         pa.table(table),
         path,
@@ -132,7 +141,29 @@ def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise CorruptError(f"cannot be read: {error}", file=path) from error
 
 
+def read_sums(path: Path) -> npt.NDArray[np.int64] | None:
+    """The sums of a shard's samples, int64 (n,); None in datasets of earlier versions.
+
+    Raises:
+        CorruptError: the sidecar is missing or damaged.
+    """
+    table = read_sidecar(path, [SUM_COLUMN])  # a column that is not there is left out
+    return table[SUM_COLUMN].to_numpy() if SUM_COLUMN in table.column_names else None
+
+
 def as_float(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
-    """A column of a sidecar as float64 (n,), missing values as NaN."""
-    values: npt.NDArray[np.float64] = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    """A column of a sidecar as float64 (n,), the nearest there is, missing values as NaN."""
+    values: npt.NDArray[np.float64] = table[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float64)
+
+
+def truth_vectors(table: pa.Table, columns: Sequence[Column]) -> npt.NDArray[np.float64]:
+    """The truth vectors that a sidecar was written from, float64 (n, len(columns))."""
+    places = whole_places(columns)
+    truth = np.empty((table.num_rows, len(columns)))
+    for i, column in enumerate(columns):
+        if column.role != "rest":
+            truth[:, i] = as_float(table, column.name)
+    for name, place in places.items():
+        truth[:, place[0]], truth[:, place[1]] = parted(table[name].to_numpy())
+    return truth

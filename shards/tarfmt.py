@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shards.sums import member_sums
+
 BLOCK = tarfile.BLOCKSIZE
 SENSORS_EXT, TRUTH_EXT = "sensors.npy", "truth.npy"
 INDEX_VERSION = "v1.2"
@@ -142,6 +144,11 @@ class SampleLayout:
         sensors = np.ascontiguousarray(packed[:, a : BLOCK + self.sensors_size]).view(STORAGE_DTYPES[self.dtype])
         truth = np.ascontiguousarray(packed[:, b : self.truth_start + self.truth_size]).view("<f8")
         return sensors.reshape(n, self.sensors, 2), truth.reshape(n, self.columns)
+
+    def sums(self, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """The sum of each sample's members, int64 (n,); `packed` as of `unpack`."""
+        sensors, truth = packed[:, BLOCK : BLOCK + self.sensors_size], packed[:, self.truth_start :]
+        return member_sums(sensors) + member_sums(truth[:, : self.truth_size])
 
     def index_lines(self, keys: Sequence[str]) -> list[str]:
         """The DALI index line of each sample of a shard, without newline: `ext offset size name` per member."""

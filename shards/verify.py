@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from shards.base import CorruptError, progress
 from shards.dataset import Dataset
 from shards.manifest import MANIFEST, SHARD_FOLDER, FileInfo
-from shards.sidecar import PLACE_COLUMNS, as_float, read_sidecar
+from shards.sidecar import PLACE_COLUMNS, read_sidecar, truth_vectors
+from shards.sums import SUM_COLUMN
 from shards.tarfmt import BLOCK, INDEX_VERSION, SampleLayout, index_text, tar_header
 from shards.writer import BLOCK_EVENTS, file_info, sample_keys
 
@@ -185,12 +186,15 @@ def _full_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
     index = dataset.file(shard, "idx")
     if index.read_bytes() != index_text(layout.index_lines(keys)).encode():
         yield CorruptError("is not the index of this shard", file=index)
-    truth = np.stack([as_float(table, name) for name in settings.names], axis=1)
+    truth = truth_vectors(table, settings.columns)
+    sums = table[SUM_COLUMN].to_numpy() if SUM_COLUMN in table.column_names else None
     with open(tar, "rb") as file:
         for start in range(0, events, BLOCK_EVENTS):
             block = slice(start, min(start + BLOCK_EVENTS, events))
             raw = np.frombuffer(file.read(layout.stride * (block.stop - start)), np.uint8).reshape(-1, layout.stride)
             yield from _block_problems(layout, tar, keys[block], raw, truth[block])
+            if sums is not None and (layout.sums(raw) != sums[block]).any():
+                yield CorruptError("has other sums of its samples than the tar", file=sidecar)
         if file.read().strip(b"\0"):
             yield CorruptError("has something behind its last member", file=tar)
 

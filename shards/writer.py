@@ -97,7 +97,7 @@ def write_shard(
         "truth_size": np.full(events, layout.truth_size),
     }
     with published(folder / f"{name}.parquet") as part:
-        write_sidecar(part, settings.columns, tar.truth, tar.place, tar.summary, offsets)
+        write_sidecar(part, settings.columns, tar.truth, tar.place, tar.summary, offsets, tar.sums)
     return ShardInfo(
         name=name,
         events=events,
@@ -116,12 +116,13 @@ class _Tar:
     truth: npt.NDArray[np.float64]
     place: dict[str, npt.NDArray[np.int64]]
     summary: dict[str, npt.NDArray[np.float64]]
+    sums: npt.NDArray[np.int64]
 
 
 def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, source_ids: Sequence[str]) -> _Tar:
     layout, face, digest = settings.layout, np.asarray(nominal_faces(), dtype=np.int8), hashlib.sha256()
     keys: list[str] = []
-    truths, sources, entries = [], [], []
+    truths, sources, entries, sums = [], [], [], []
     summaries: list[dict[str, npt.NDArray[np.float64]]] = []
     with DirectFile(path) as file:
         for rows in parts:
@@ -131,6 +132,7 @@ def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, sourc
                 names = sample_keys(source_ids, block.source, block.entry)
                 packed = layout.pack(names, block.sensors, block.truth)
                 summaries.append(summarize(np.asarray(block.sensors), settings.normalization, face))
+                sums.append(layout.sums(packed))
                 file.write(packed.data)
                 digest.update(packed.data)
                 keys += names
@@ -149,6 +151,7 @@ def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, sourc
         truth=np.concatenate(truths),
         place={"source": np.concatenate(sources).astype(np.int64), "entry": np.concatenate(entries).astype(np.int64)},
         summary={name: np.concatenate([s[name] for s in summaries]) for name in summaries[0]},
+        sums=np.concatenate(sums),
     )
 
 

@@ -21,6 +21,7 @@ from shards.manifest import N_SENSORS
 from shards.normalization import Classes, NormalizedBatch, SensorCounts
 from shards.order import assign_splits
 from shards.plausible import PLAUSIBLE, Outside, outside
+from shards.whole import inexact, parted, whole_places
 
 READ = 256
 """Events read at a time: about 10 MB."""
@@ -167,7 +168,7 @@ class Bucketer:
         rows = slice(at, at + len(kept))
         self._index["key"][rows], self._index["entry"][rows] = keys[kept], entries[kept]
         self._split[rows] = self._splits(source, chunk, entries)[kept]
-        self._truth(chunk, kept, rows, tally)
+        self._truth(chunk, source, kept, rows, tally)
         for before, batch in self._cleaner.blocks(chunk, kept, dead):
             place = slice(at + before, at + before + len(batch.sensors))
             self._rows["sensors"][place] = batch.sensors
@@ -184,16 +185,34 @@ class Bucketer:
         run = chunk.columns["run"]
         return assign_splits(split.fractions, split.by, source_id, entries, run, split.seed, self._groups)
 
-    def _truth(self, chunk: Chunk, kept: npt.NDArray[np.intp], rows: slice, tally: _Tally) -> None:
+    def _truth(self, chunk: Chunk, source: int, kept: npt.NDArray[np.intp], rows: slice, tally: _Tally) -> None:
         """Fill the truth vectors; a column that this source lacks is NaN, which is not counted as a bad value."""
         truth, splits = self._rows["truth"][rows], self._split[rows]
+        exact = whole_places(self._plan.settings.columns)
         for i, name in enumerate(self._plan.settings.names):
             truth[:, i] = chunk.columns[name][kept] if name in chunk.columns else np.nan
+            if name in chunk.columns and chunk.columns[name].dtype.kind == "i" and name not in exact:
+                self._require_exact(name, chunk, source)
             if name in chunk.invalid:
                 for split, invalid in enumerate(tally.invalid):
                     count = int(np.isnan(truth[splits == split, i]).sum())
                     if count:
                         invalid[name] = invalid.get(name, 0) + count
+
+        for name, place in exact.items():
+            truth[:, place[0]], truth[:, place[1]] = parted(chunk.columns[name][kept].astype(np.int64))
+
+    def _require_exact(self, name: str, chunk: Chunk, source: int) -> None:
+        big = inexact(chunk.columns[name])
+        if big.any():
+            raise InputError(
+                f"the whole number of entry {chunk.entry_start + int(big.argmax())} is beyond 2⁵³",
+                file=self._plan.sources[source].path,
+                item=name,
+                found=int(chunk.columns[name][big.argmax()]),
+                expected="less, since another input lacks the column or has fractions there",
+                remedy="leave it out of the schema's carry, or convert these inputs by themselves",
+            )
 
     def _write(self, handle: Any, order: npt.NDArray[np.intp]) -> None:
         """Write rows of the buffer in that order."""

@@ -18,6 +18,7 @@ from shards import geometry
 from shards.base import InputError
 from shards.columns import COLUMNS, Column, canonical_order
 from shards.manifest import N_SENSORS, Settings, Split
+from shards.whole import rest_of
 
 UNITS = 2048
 """Aim at no more units than this for large inputs: the sort step opens one file per unit."""
@@ -176,9 +177,14 @@ def _columns(sources: Sequence[Source]) -> tuple[Column, ...]:
                 text = f"{text.partition(';')[0]} ({bound.meaning})" if text else bound.meaning
             found[bound.name] = Column(bound.name, bound.unit, role, text)
             branches.setdefault(bound.name, set()).add(bound.origin)
-    return canonical_order(
-        dataclasses.replace(column, branch=" or ".join(sorted(branches[name]))) for name, column in found.items()
-    )
+    named = [dataclasses.replace(column, branch=" or ".join(sorted(branches[name]))) for name, column in found.items()]
+    return canonical_order([*named, *(rest_of(column) for column in named if _is_whole(column.name, sources))])
+
+
+def _is_whole(name: str, sources: Sequence[Source]) -> bool:
+    """Whether a column holds whole numbers of 64 bits: every source must have it, and as whole numbers."""
+    bits = [max((bound.bits for bound in s.binding.columns if bound.name == name), default=0) for s in sources]
+    return min(bits) > 0 and max(bits) == 64
 
 
 def split_folder(out: Path, split: Split | None) -> Path:

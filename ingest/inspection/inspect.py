@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -145,8 +146,8 @@ def _places(entries: int, wanted: int) -> list[tuple[int, int]]:
     return [(start, start + length) for start in starts]
 
 
-def _widened(before: ValueRange | None, values: npt.NDArray[np.floating]) -> ValueRange:
-    usable = values[np.abs(values) <= HUGE]
+def _widened(before: ValueRange | None, values: npt.NDArray[Any]) -> ValueRange:
+    usable = values if values.dtype.kind == "i" else values[np.abs(values) <= HUGE]
     low, high = (float(usable.min()), float(usable.max())) if usable.size else (np.nan, np.nan)
     unknown = values.size - usable.size
     if before is None:

@@ -47,6 +47,7 @@ def mapping_lines(source: Source, schema: str) -> Iterator[str]:
         notes += [f"×{column.factor:g}"] if column.factor != 1 else []
         notes += [column.meaning] if column.meaning else []
         notes += ["carried"] if column.carried else []
+        notes += ["whole, 64 bits"] if column.exact else []
         filled = "(run of the list, else 0)" if column.name == "run" else "(entry number)"
         rows.append((column.name, column.origin if column.branch else filled, ", ".join(notes)))
     yield from _table(rows, "  ")

@@ -39,6 +39,13 @@ class BoundColumn:
     invalid: tuple[float, ...] = ()
     meaning: str = ""
     carried: bool = False
+    bits: int = 0
+    """Of carried whole numbers, which are kept exactly; 0: a fraction, a code, a factor or no carried column."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether its values are int64, since float64 would not hold them."""
+        return self.bits == 64
 
     @property
     def origin(self) -> str:
@@ -133,6 +140,7 @@ def _columns(
             invalid=field.invalid,
             meaning=field.meaning,
             carried=field.carried,
+            bits=_bits(field, branches[branch]),
         )
         for i, name in enumerate(field.names)
     ]
@@ -142,10 +150,19 @@ def _matching(field: ColumnField, branches: Mapping[str, InputBranch], used: set
     """Single-valued numeric branches that a carried pattern matches and nothing else has taken."""
     names = sorted({b.name for b in branches.values() if b.numeric and b.length == 1} - used)
     return [
-        BoundColumn(name.replace("/", "."), name, 0, 1, field.scale, field.unit, field.invalid, field.meaning, True)
+        BoundColumn(
+            *(name.replace("/", "."), name, 0, 1, field.scale, field.unit, field.invalid, field.meaning, True),
+            bits=_bits(field, branches[name]),
+        )
         for name in names
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in field.branches)
     ]
+
+
+def _bits(field: ColumnField, branch: InputBranch) -> int:
+    if not field.carried or field.invalid or field.scale != 1 or not branch.whole or branch.dtype is None:
+        return 0
+    return 8 * branch.dtype.itemsize
 
 
 def _filled(name: str) -> BoundColumn:

@@ -22,11 +22,10 @@ from ingest.reading.rootfile import find_tree, open_file
 from ingest.reading.sources import Skipped, Source, open_source, open_sources
 from shards.base import InputError
 from shards.manifest import N_SENSORS
+from shards.whole import inexact
 
 HUGE = 9e9
 """Floating-point scalars beyond this are codes, not numbers (the input marks "missing" with 1e10)."""
-EXACT = 2**53
-"""Whole numbers up to this are kept exactly; integers have no mark for "missing"."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Chunk:
     """(n, 4760), photons, as they are in the file."""
     time: npt.NDArray[np.float32]
     """(n, 4760), s; all NaN where the tree has no times."""
-    columns: dict[str, npt.NDArray[np.float64]]
-    """(n,) each, in the column's unit; NaN where unknown."""
+    columns: dict[str, npt.NDArray[Any]]
+    """(n,) each, in the column's unit: float64, NaN where unknown; int64 where that alone is exact."""
     dead: npt.NDArray[np.bool_] | None
     """(n, 4760), from the `dead` branch; None where there is none."""
     empty: npt.NDArray[np.bool_] | None = None
@@ -122,9 +121,9 @@ class SourceReader:
 
     def read_columns(
         self, start: int, stop: int, names: Sequence[str] | None = None
-    ) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, int]]:
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, int]]:
         """Columns (all, or those named) of entries [start, stop), and how many values of each are unknown."""
-        columns: dict[str, npt.NDArray[np.float64]] = {}
+        columns: dict[str, npt.NDArray[Any]] = {}
         invalid: dict[str, int] = {}
         raw: dict[str, npt.NDArray[Any]] = {}
         for bound in self.source.binding.columns:
@@ -149,10 +148,11 @@ class SourceReader:
         raw = np.empty((stop - start, bound.width), kind.dtype if kind.whole else np.float64)
         reader.read_into(raw, start)
         whole = kind.dtype is not None and kind.dtype.kind in "iu"
-        if whole and (big := (raw > EXACT) | (raw < -EXACT)).any():
+        if whole and (big := raw > 2**63 - 1 if bound.exact else inexact(raw)).any():
             entry = start + int(np.flatnonzero(big.any(axis=1))[0])
+            limit = "2⁶³" if bound.exact else "2⁵³"
             raise InputError(
-                f"the whole number of entry {entry} is beyond 2⁵³, up to which they are kept exactly",
+                f"the whole number of entry {entry} is beyond {limit}, up to which they are kept exactly",
                 file=self.source.path,
                 item=f"{self.source.tree}/{bound.branch}",
                 found=f"{raw[entry - start].max():.0f}" if raw.dtype.kind == "f" else int(raw[entry - start].max()),
@@ -207,8 +207,10 @@ def _filled(bound: BoundColumn, source: Source, start: int, stop: int) -> npt.ND
     return np.full(stop - start, float(source.run or 0))
 
 
-def _cleaned(raw: npt.NDArray[Any], bound: BoundColumn) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _cleaned(raw: npt.NDArray[Any], bound: BoundColumn) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Values in the column's unit, unknown ones as NaN, and which those are."""
+    if bound.exact:
+        return raw.astype(np.int64), np.zeros(raw.shape, dtype=bool)
     whole = raw.dtype.kind in "iu"
     bad = np.zeros(raw.shape, dtype=bool) if whole else ~(np.abs(raw) <= HUGE)  # NaN compares false
     for code in bound.invalid:

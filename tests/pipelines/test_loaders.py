@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.synthetic import make_dataset
 
-from pipelines import open_loader
+from pipelines import Batch, open_loader
 from pipelines.loader import choose_backend
 from shards.base import ConfigError, CorruptError
 from shards.dataset import Dataset
+from shards.manifest import manifest_of
+from shards.opening import open_dataset
 from shards.plan import View, epoch_order, rank_plan
+from shards.sums import SUM_COLUMN
+from shards.writer import file_info
 
 BACKENDS = ("dali", "webdataset")
 
@@ -181,3 +187,61 @@ def test_a_tar_that_is_cut_or_gone_is_one_line_and_never_a_signal(tmp_path: Path
                 if k == 0 and damage == "cut while read":
                     os.truncate(tar, 1 << 20)
                 assert np.array_equal(batch.truth.numpy(), data.read(batch.rows)[1], equal_nan=True)
+
+
+def batches(dataset: Dataset, backend: str, rows: np.ndarray | None = None) -> list[Batch]:
+    """Batches of 8 events in dataset order."""
+    views = [View(dataset, dataset.rows() if rows is None else rows)]
+    plan = rank_plan(epoch_order(views, seed=0, epoch=0, shuffle=False), batch_size=8)
+    with open_loader(views, plan, backend=backend) as loader:
+        return list(loader)
+
+
+def flipped(dataset: Dataset, row: int) -> Path:
+    """Flip a bit of a photon number of a sample of the first shard, behind the checks of opening."""
+    path, layout = dataset.file(0, "tar"), dataset.manifest.settings.layout
+    with open(path, "r+b") as file:
+        file.seek(row * layout.stride + 512 + layout.sensors_size - 8)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    return path
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_bit_that_flipped_is_noticed_where_it_is_read_first(tmp_path: Path, backend: str, dtype: str) -> None:
+    dataset = make_dataset(tmp_path, 40, events_per_shard=16, dtype=dtype)
+    path = flipped(dataset, 5)
+    with pytest.raises(
+        CorruptError, match=rf"{path}: row 5: a sample has other contents than were written; restore the"
+    ):
+        batches(dataset, backend)
+    assert len(batches(dataset, backend, np.arange(16, 40))) == 3  # what else is read is right
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_was_read_once_is_not_summed_again(dataset: Dataset, backend: str) -> None:
+    data = open_dataset(dataset.path)
+    assert data.has_unseen(np.arange(len(data)))
+    batches(data, backend)
+    assert not data.has_unseen(np.arange(len(data)))
+    batches(data, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_dataset_of_an_earlier_version_has_no_sums_and_is_read_as_ever(tmp_path: Path, backend: str) -> None:
+    expected = batches(make_dataset(tmp_path, 40, events_per_shard=16), backend)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        sidecar = tmp_path / "shards" / f"{shard['name']}.parquet"
+        pq.write_table(pq.read_table(sidecar).drop_columns([SUM_COLUMN]), sidecar, write_page_checksum=True)
+        info = file_info(sidecar)
+        shard["parquet"] = {"bytes": info.bytes, "sha256": info.sha256}
+    manifest["fingerprint"] = manifest_of(manifest, None).fingerprint
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    old = open_dataset(tmp_path, check="full")
+    flipped(old, 5)
+    found = batches(old, backend)
+    assert not np.array_equal(found[0].sensors, expected[0].sensors)
+    np.testing.assert_array_equal(found[1].sensors, expected[1].sensors)

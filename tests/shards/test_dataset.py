@@ -231,9 +231,10 @@ def test_what_is_no_dataset_is_called_by_its_name(toy_root: Path, tmp_path: Path
     for path, message in {
         toy_root: "is a ROOT file, not a dataset; convert it first: xec ingest root2shards .*toy.root --out DIR",
         tmp_path / "all": "is not a dataset, it holds some .found train.; give .*all/train$",
-        tmp_path / "run": "is the folder of a run, not of a dataset; give the data it is to read",
+        tmp_path / "run": "is the folder of a run, not of data; give the data it is to read",
         tmp_path / "raw": "holds ROOT files and is no dataset; convert it first",
         tmp_path / "text": "is a file, not the folder of a dataset$",
+        Path("https://host/data"): "is a URL, inputs are local files; copy it here first",
     }.items():
         with pytest.raises(InputError, match=message):
             open_dataset(path)
@@ -275,7 +276,13 @@ def test_rows_that_do_not_exist_are_refused(dataset: Dataset) -> None:
 def test_masks_and_fractions_are_no_rows(dataset: Dataset) -> None:
     mask = np.zeros(len(dataset), bool)
     for rows in (mask, mask.tolist(), [1.5, 2.0], np.array([0.0]), ["1"], np.array([2**63], np.uint64)):
-        for take in (dataset.read, dataset.read_stored, dataset.shard_of, lambda r: dataset.table(rows=r)):
+        for take in (
+            dataset.read,
+            dataset.read_stored,
+            dataset.shard_of,
+            dataset.has_unseen,
+            lambda r: dataset.table(rows=r),
+        ):
             with pytest.raises(InputError, match=r"rows are (a boolean mask|no whole numbers)"):
                 take(rows)
         with pytest.raises(InputError, match=r"rows are"):
@@ -419,5 +426,5 @@ def test_whatever_takes_rows_is_known_to_refuse_masks() -> None:
                     mine = inspect.isfunction(function) and function.__module__ == module.name
                     if mine and not member.startswith("_") and "rows" in inspect.signature(function).parameters:
                         found.add(f"{module.name.rpartition('.')[2]}.{member}")
-    dataset = {"read", "read_raw", "read_stored", "row_numbers", "shard_of", "table"}
+    dataset = {"has_unseen", "read", "read_raw", "read_stored", "require_sums", "row_numbers", "shard_of", "table"}
     assert found == {f"dataset.{name}" for name in dataset} | {"identity.known_hashes", "writer.append"}

@@ -22,7 +22,7 @@ from xectrain.model_input import InputRules
 N_SENSORS = 4760
 Columns = dict[str, NDArray[Any]]
 """Values of some events by the name of a column, (n,) each, or (n, 4760) for sensors."""
-Given = Mapping[str, NDArray[np.float64]]
+Given = Mapping[str, NDArray[Any]]
 
 
 class RawSensors(NamedTuple):
@@ -55,7 +55,8 @@ class Events:
     """Some consecutive events, of a part or of a user's arrays. `events[3:7]` are some of them."""
 
     columns: Given
-    """Truth, identity and carried columns (and `entry` from ROOT), (n,) each, canonical units."""
+    """Truth, identity and carried columns (and `entry` from ROOT), (n,) each, canonical units; float64, but int64 for
+    whole numbers that float64 would not hold."""
     _sensors: _Sensors
 
     @classmethod

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ingest.reading.rootfile import opened
 from shards.base import CorruptError, InputError, OutputError, published
+from shards.whole import inexact
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,14 @@ class RootOutput:
                 file=self.path,
                 item=name,
                 found=f"row {self.rows + int(np.argmin(np.isfinite(values)))}",
+            )
+        if dtype == np.float64 and values.dtype.kind == "i" and (big := inexact(values)).any():
+            raise OutputError(
+                "is a whole number beyond 2⁵³, and another input lacks it or has fractions there",
+                file=self.path,
+                item=name,
+                found=int(values.flat[big.argmax()]),
+                remedy="predict these inputs by themselves",
             )
         return np.ascontiguousarray(values, dtype=dtype)
 

@@ -63,6 +63,8 @@ class Carried:
     origin: bool
     """Whether `source` and `entry` are written."""
     facts: ModelFacts
+    exact: frozenset[str] = frozenset()
+    """Those of `others` that are whole numbers of 64 bits in every part."""
 
     @classmethod
     def of(cls, facts: ModelFacts, parts: Sequence[Part], wanted: tuple[str, ...] | None) -> Carried:
@@ -88,7 +90,8 @@ class Carried:
             truth = {n: n.removeprefix("true_") for n in wanted if n not in known}
             others = [n for n in wanted if n in known and n not in IDENTITY]
         origin = any(isinstance(part, RootPart) for part in parts)
-        return cls(truth, tuple(others), origin, facts)
+        exact = frozenset.intersection(*(part.exact for part in parts)) if parts else frozenset()
+        return cls(truth, tuple(others), origin, facts, exact)
 
     def around(self, predicted: Mapping[str, OutputBranch]) -> dict[str, OutputBranch]:
         """All branches: identity, predictions, then truth and carried columns.
@@ -101,7 +104,7 @@ class Carried:
         for name in (*self.truth, *self.others):
             if name in branches:
                 raise ConfigError(f"the data's column {name!r} has the name of a prediction", remedy="rename it")
-            branches[name] = OutputBranch("float64")
+            branches[name] = OutputBranch("int64" if name in self.exact else "float64")
         return branches
 
     def make(self, events: Events, part: int) -> Columns:

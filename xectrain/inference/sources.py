@@ -31,6 +31,7 @@ from shards.normalization import Normalization, check_remap, mark_dead, normaliz
 from shards.opening import open_dataset
 from shards.plan import View, epoch_order, rank_plan
 from shards.sidecar import SUMMARY_COLUMNS, summarize
+from shards.whole import joined, whole_places
 from xectrain.inference.events import Events
 from xectrain.inference.model import Model
 from xectrain.inference.readahead import read_source
@@ -87,6 +88,11 @@ class Part(Protocol):
         ...
 
     @property
+    def exact(self) -> frozenset[str]:
+        """Columns of whole numbers that float64 would not hold: int64, and never missing."""
+        ...
+
+    @property
     def events(self) -> int: ...
 
     @property
@@ -132,7 +138,11 @@ class ShardPart:
 
     @property
     def columns(self) -> dict[str, Column]:
-        return {column.name: column for column in self.dataset.manifest.settings.columns}
+        return {column.name: column for column in self.dataset.manifest.settings.columns if column.role != "rest"}
+
+    @property
+    def exact(self) -> frozenset[str]:
+        return frozenset(whole_places(self.dataset.manifest.settings.columns))
 
     @property
     def events(self) -> int:
@@ -198,7 +208,7 @@ class ShardPart:
         return np.concatenate(found).astype(np.int64)
 
     def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
-        names = self.dataset.columns
+        names, whole = self.dataset.columns, whole_places(self.dataset.manifest.settings.columns)
         views = [View(self.dataset, rows)]
         plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.chunk, len(rows)))
         with open_loader(
@@ -208,6 +218,7 @@ class ShardPart:
                 real = int((batch.weight > 0).sum())
                 truth = batch.truth[:real].numpy()
                 columns = {name: truth[:, i] for i, name in enumerate(names)}
+                columns |= {name: joined(truth[:, i], truth[:, j]) for name, (i, j) in whole.items()}
                 sensors = self._marked(batch.sensors[:real], columns, settings.dead)
                 yield Events.stored(sensors, self.dataset.normalization, columns)
 
@@ -235,6 +246,10 @@ class RootPart:
             bound.name: COLUMNS.get(bound.name) or Column(bound.name, bound.unit, "carried")
             for bound in self.source.binding.columns
         }
+
+    @property
+    def exact(self) -> frozenset[str]:
+        return frozenset(bound.name for bound in self.source.binding.columns if bound.exact)
 
     @property
     def events(self) -> int:
