@@ -42,8 +42,8 @@ docs: $(READY)  ## remake the generated pages of docs/
 site: $(READY)  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(READY)  ## the benchmarks: tables of ratios measured in one run
-	for name in model cores conversion stages loading memory toymc; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+bench: $(READY)  ## the benchmarks, into docs/benchmarks.md; some only: make bench BENCH="cores steps"
+	$(BIN)/python benchmarks/write.py $(BENCH)
 
 gpu-check: $(READY)  ## the tests that need a CUDA device; then: python benchmarks/gpu.py
 	$(BIN)/pytest -m gpu

@@ -1,9 +1,9 @@
 """Where a training step goes: forward, backward, and the share of what is neither (at most 5 % is asked for).
 
-    python benchmarks/steps.py --batch 32
+    python benchmarks/steps.py --batch 32 --threads 1
 
 The parts are the trainer's own, called in its order: a step's loss is summed into the log's means, gradients are
-clipped, AdamW (fused) steps, the moving average follows. Median over steps, in float32 on torch's threads. The last
+clipped, AdamW (fused) steps, the moving average follows. Median over steps, in float32. The last
 column is the rate against the plain implementation of the same encoder in float32 (`benchmarks/model.py`), forward and
 backward alone on both sides.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from model import both, encoders, events
 
-from shards.base import keep_freed_memory
+from shards.base import free_cores, keep_freed_memory
 from shards.normalization import preset
 from xectrain.config.networks import PRESETS
 from xectrain.config.tree import OptimConfig
@@ -93,7 +93,9 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["small", "reference"], choices=PRESETS)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=free_cores())
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     keep_freed_memory()
     print(f"| batch {options.batch}, ms | forward | backward | {' | '.join(BESIDE)} | beside | : plain |")
     print("|---" * (len(BESIDE) + 5) + "|")

@@ -52,8 +52,8 @@ class Neighbours:
     def _others_s(self) -> float | None:
         """Seconds that others have used of the cores of this process, since whenever.
 
-        Source: proc_stat(5). What runs at a lower priority than this process gives way, and does not count; what the
-        host of a virtual machine takes for itself (`steal`) does.
+        Source: proc_stat(5). What the host of a virtual machine takes for itself (`steal`) counts, and so does what
+        runs at a lower priority: it takes slices of a core all the same.
         """
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         ticks = 0
@@ -61,7 +61,7 @@ class Neighbours:
             name, *columns = line.split()
             if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
                 user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, columns[:8])
-                ticks += user + system + irq + softirq + steal + (nice if os.nice(0) > 0 else 0)
+                ticks += user + nice + system + irq + softirq + steal
         mine = os.times()
         return ticks / os.sysconf("SC_CLK_TCK") - mine.user - mine.system if ticks else None
 
