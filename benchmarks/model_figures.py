@@ -2,24 +2,34 @@
 
     python benchmarks/model_figures.py --data data/toy/val
     python benchmarks/model_figures.py --data data/toy/val --run runs/first
+    python benchmarks/model_figures.py --data data/toy/val --run runs/first --evaluation runs/first/evaluation/val
 
 The first needs no trained network. The second adds the mean |∂prediction/∂sensor| over some events, seen from the
-window's middle.
+window's middle; the third the course of the training beside the strong classical methods, whose figures are taken from
+an evaluation on the validation data (`xec evaluate RUN DATA`).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 import torch
+import yaml
 
 from shards import geometry as geo
 from shards.dataset import Dataset
 from shards.opening import open_dataset
-from xectrain.evaluation.plots.style import new_figure, style
+from xectrain.baselines import STRONG
+from xectrain.evaluation.insight import network_of
+from xectrain.evaluation.plots.style import NETWORK_COLOUR, STRONG_COLOUR, new_figure, style
+from xectrain.evaluation.tables import TaskTable
+from xectrain.inference.load import load
+from xectrain.metrics import task_metrics
 from xectrain.model_input import InputRules
 from xectrain.models.focus import read_light
 from xectrain.models.foveated import window_image
@@ -35,6 +45,12 @@ SHOWN = (0, 1, 3)
 PREDICTIONS = {"pred_u": 0, "pred_w": 0, "pred_energy": 0, "pred_timing": 1}
 """What is asked about, and the channel of the sensors that it is asked of."""
 THRESHOLD = 100.0
+CURVES = {
+    "uvw_dist_68pct": ("uvwFI", 10, "68 % distance [mm]"),
+    "energy_half_width_68": ("energy", 1, "half of 68 % of the energies [%]"),
+    "timing_core_sigma": ("timing", 1, "core of the time [ps]"),
+}
+"""Validation metrics whose course is drawn: task, factor, axis."""
 
 
 def model_input(dataset: Dataset, events: int) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64]]:
@@ -79,11 +95,7 @@ def window_figure(dataset: Dataset, event: int) -> Figure:
 
 def saliency_figure(dataset: Dataset, run: Path, events: int) -> Figure:
     """Mean |∂prediction/∂sensor| in the window, largest = 1."""
-    from xectrain.inference.regressor import TorchPredictor, load
-
-    predictor = load(run, precision="fp32")
-    assert isinstance(predictor, TorchPredictor)
-    network = predictor.model
+    network = network_of(load(run, precision="fp32"))
     x_BN2, mask_BN, _ = model_input(dataset, events)
     x_BN2.requires_grad_()
     found = network.predict(x_BN2, mask_BN)
@@ -102,10 +114,32 @@ def saliency_figure(dataset: Dataset, run: Path, events: int) -> Figure:
     return figure
 
 
+def curves_figure(run: Path, evaluation: Path) -> Figure:
+    """Validation metrics against event passes, and the strong classical methods' on the same events."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    epochs = [record for record in records if "val/loss" in record]
+    batch = yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"]
+    passes = [record["step"] * batch / 1000 for record in epochs]
+    figure = new_figure(3.2 * len(CURVES), 2.9)
+    for axis, (metric, (task, factor, label)) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+        frame = pl.read_parquet(evaluation / f"predictions_{task}.parquet")
+        table = TaskTable(task, {c: frame[c].to_numpy() for c in frame.columns})
+        classical = task_metrics(task, table.prediction(STRONG[task]), table.truth(), resamples=0).values()[metric]
+        axis.plot(
+            passes, [factor * epoch[f"val/{metric}"] for epoch in epochs], "o-", color=NETWORK_COLOUR, label="network"
+        )
+        axis.axhline(factor * classical, color=STRONG_COLOUR, ls="--", label="strong classical")
+        axis.margins(y=0.1)
+        axis.set(xlabel="thousand event passes", ylabel=label, xlim=(0, None), ylim=(0, None))
+    figure.axes[0].legend(loc="lower left")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a shard dataset")
     parser.add_argument("--run", type=Path, help="a run with a focus")
+    parser.add_argument("--evaluation", type=Path, help="of the run on its validation data")
     parser.add_argument("--event", type=int, default=0)
     parser.add_argument("--events", type=int, default=200, help="events that gradients are averaged over")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -115,6 +149,8 @@ def main() -> None:
         figures = {"model_window.png": window_figure(dataset, options.event)}
         if options.run:
             figures["model_saliency.png"] = saliency_figure(dataset, options.run, options.events)
+        if options.run and options.evaluation:
+            figures["model_learning.png"] = curves_figure(options.run, options.evaluation)
         for name, figure in figures.items():
             figure.savefig(options.out / name, dpi=110)
             print(options.out / name)
