@@ -61,7 +61,7 @@ def make(folder: Path, preset: str) -> None:
     """A run folder and its network as ONNX, from raw sensors and bare."""
     toy, shards, run = folder / "toy.root", folder / "shards", folder / "run"
     steps = [
-        (toy, xec("toymc", "--events", 64, "--out", toy)),
+        (toy, xec("toymc", "--events", 64, "--energy", "flat", "--energy-range", 15, 65, "--out", toy)),
         (shards, xec("ingest", "root2shards", toy, "--out", shards)),
         (
             run / "checkpoint_last.pt",

@@ -104,7 +104,7 @@ def steps(out: Path, events: int, length: tuple[str, str], preset: str, seed: in
                 *("--data", str(data / "train"), "--val", str(data / "flat"), *length),
                 *("--batch-size", "64", "--set", "optim.lr=1e-3", "--set", "schedule.kind=onecycle"),
                 *("--set", "tasks.uvwFI.weight=3", "--set", "tasks.angle.weight=0.2"),  # see docs/model.md
-                *("--set", "model.encoder.fusion_layers=0"),
+                *("--set", "model.encoder.fusion_layers=0", "--set", "train.precision=fp32"),  # as its table was made
                 *("--set", "augment.mirror_z=0.5", "--set", "augment.mirror_y=0.5"),
                 *("--set", "checkpoint.save_artifacts=false", "--set", f"train.seed={seed}", "--out", str(run)),
             ),

@@ -70,7 +70,6 @@ def evaluate(
     line: Annotated[float | None, Option("--line", hidden=True)] = None,
 ) -> None:
     """Metrics with uncertainties, plots and a report: the network against classical methods on the same events."""
-    from xectrain.evaluation.artifacts import write_artifacts
     from xectrain.evaluation.results import EvaluationOptions
     from xectrain.inference.load import load
     from xectrain.inference.regressor import Predictor
@@ -110,6 +109,8 @@ def evaluate(
     if masks is not None and isinstance(predictor, SensorPredictor):
         _hide(predictor, masks)
     if not data:
+        from xectrain.evaluation.artifacts import write_artifacts  # with matplotlib, a third of the start
+
         place = write_artifacts(predictor, folder=out, options=options, max_events=max_events)
         typer.echo(f"Wrote report, predictions, plots and card to {place}.")
         return
@@ -157,12 +158,15 @@ def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part]
         given: the data; None: the validation set.
     """
     from shards.opening import open_dataset
-    from xectrain.evaluation.artifacts import validation_parts
     from xectrain.inference.infer import Request
     from xectrain.inference.infer import check as check_request
     from xectrain.inference.sources import check_selection
 
-    parts = validation_parts(model.facts) if given is None else given
+    parts = given
+    if parts is None:
+        from xectrain.evaluation.artifacts import validation_parts  # with matplotlib
+
+        parts = validation_parts(model.facts)
     check_request(model, parts, Request(options.settings))
     for expression in options.samples.values():
         check_selection(parts, expression)

@@ -130,9 +130,8 @@ class _Trial:
 
     def choice(self, candidates: list[Compute]) -> Compute:
         """The fastest of them; it is compiled then if it is to be."""
-        timed = (STEPS + 1) * len(candidates)
         minutes, passes = self.config.train.minutes, self.config.train.epochs * self.batches.epoch_events
-        if minutes is None and passes * SHARE < timed * self.small:
+        if minutes is None and passes * SHARE < (STEPS + 1) * self.small:
             logger.info("computing in %s; the run is too short to time anything else", candidates[0].name)
             return candidates[0]
         step_s = self._step_s(candidates[0], self.small)
@@ -140,7 +139,7 @@ class _Trial:
         step_s, run_s = self.batches.ranks.gather((step_s, run_s))[0]
         if run_s < COMPILING_PAYS_S:
             candidates = [compute for compute in candidates if not compute.compile_mode] or candidates
-        if len(candidates) == 1 or run_s * SHARE < timed * step_s:
+        if len(candidates) == 1 or run_s * SHARE < (STEPS + 1) * len(candidates) * step_s:
             logger.info("computing in %s; the run is too short to time anything else", candidates[0].name)
             return candidates[0]
         times, how = self._times(candidates, self.whole if run_s >= COMPILING_PAYS_S else self.small)
