@@ -27,26 +27,28 @@ __all__ = ["app", "display", "load", "main", "open"]
 
 class _Root(LazyGroup):
     commands_table = {  # noqa: RUF012
-        "demo": LazyCommand("xectrain.cli.demo:app", "The whole chain on toy data, in minutes."),
-        "toymc": LazyCommand("ingest.toymc.cli:app", "Simulate photons with honest detector physics, as ROOT files."),
-        "ingest": LazyCommand("ingest.cli:app", "Convert ROOT files to shards; look into ROOT files."),
-        "shards": LazyCommand("shards.cli:app", "Look at, check and cut datasets."),
+        "demo": LazyCommand("xectrain.cli.demo:app", "Run the whole chain on toy data, in minutes."),
+        "toymc": LazyCommand("ingest.toymc.cli:app", "Simulate photons in the detector, as ROOT files."),
+        "ingest": LazyCommand("ingest.cli:app", "Convert ROOT files to shards; inspect ROOT files."),
+        "shards": LazyCommand("shards.cli:app", "Inspect, check and divide datasets."),
         "train": LazyCommand("xectrain.cli.train:app", "Train a network: regression, pre-training or inpainting."),
-        "evaluate": LazyCommand("xectrain.cli.evaluate:app", "Metrics, plots, classical baselines and a report."),
-        "lines": LazyCommand("xectrain.cli.lines:app", "A line of known energy: peak and width per group of events."),
-        "calibrate": LazyCommand("xectrain.cli.calibrate:app", "Put a model's energy right on lines; and undo it."),
-        "dead": LazyCommand("xectrain.cli.dead:app", "What dead channels cost, and what filling them gives back."),
+        "evaluate": LazyCommand("xectrain.cli.evaluate:app", "Judge a model beside classical methods: metrics, plots."),
+        "lines": LazyCommand("xectrain.cli.lines:app", "Fit a line of known energy: peak and width per group."),
+        "calibrate": LazyCommand("xectrain.cli.calibrate:app", "Calibrate a model's energy on lines, or undo it."),
+        "dead": LazyCommand("xectrain.cli.dead:app", "Measure what dead channels cost, and filling recovers."),
         "infer": LazyCommand("xectrain.cli.infer:app", "Predict: shards or ROOT in, ROOT out."),
-        "export": LazyCommand("xectrain.cli.export:app", "Write a network as ONNX: raw sensors in, physics out."),
+        "export": LazyCommand("xectrain.cli.export:app", "Export a network to ONNX: raw sensors in, physics out."),
         "plots": LazyCommand("xectrain.cli.plots:app", "Redraw every plot from saved tables."),
-        "channels": LazyCommand("xectrain.cli.channels:app", "Response of each channel by run, from the data alone."),
-        "compare": LazyCommand("xectrain.cli.compare:app", "Runs ranked by a metric; inpainters on hidden sensors."),
-        "compare-data": LazyCommand("xectrain.cli.compare_data:app", "Two sets of events: what tells them apart."),
+        "channels": LazyCommand(
+            "xectrain.cli.channels:app", "Measure each channel's response by run, from data alone."
+        ),
+        "compare": LazyCommand("xectrain.cli.compare:app", "Rank runs by a metric; compare inpainters."),
+        "compare-data": LazyCommand("xectrain.cli.compare_data:app", "Compare two sets of events."),
         "model": LazyCommand("xectrain.cli.model:app", "Describe a network: parts, parameters, FLOPs, tokens."),
         "display": LazyCommand("xectrain.cli.display:app", "Draw an event."),
-        "cluster": LazyCommand("cluster.cli:app", "SLURM: conversions, trainings, scans as sbatch scripts."),
-        "track": LazyCommand("xectrain.cli.track:app", "Bring runs to MLflow."),
-        "doctor": LazyCommand("xectrain.cli.doctor:app", "Say what this machine can do: GPU, DALI, ONNX, versions."),
+        "cluster": LazyCommand("cluster.cli:app", "Run conversions, trainings and scans on SLURM, as sbatch scripts."),
+        "track": LazyCommand("xectrain.cli.track:app", "Send runs to MLflow."),
+        "doctor": LazyCommand("xectrain.cli.doctor:app", "Show what this machine can do: GPU, DALI, ONNX, versions."),
     }
 
 
@@ -89,7 +91,7 @@ def open(path: Path | str) -> Dataset:
     `pipelines.open_loader` feeds it as torch batches.
 
     Raises:
-        InputError: no complete dataset there.
+        InputError: there is no complete dataset.
     """
     from shards.opening import open_dataset
 

@@ -1,4 +1,4 @@
-"""The record of a campaign: what was asked, which scripts were sent, as which jobs. It lies beside the output.
+"""The record of a campaign: what was asked for, which scripts were submitted, as which jobs. It is beside the output.
 
 OUT.jobs/campaign.json   this record              OUT.jobs/STEP.sbatch      the scripts
          logs/           named by job and element      state/STEP-ELEMENT   how an element stands, by itself
@@ -23,9 +23,9 @@ class Sent(Document):
     job: int
     """Id of the job or array."""
     cluster: str | None = None
-    """The cluster it went to, where there are several."""
+    """The cluster it was submitted to, where there are several."""
     first: int = 0
-    """Added to an array index it gives the element."""
+    """Added to an array index, it gives the element."""
     indices: str | None = None
     """Array indices, as for `--array`; null: a single job."""
 
@@ -39,19 +39,19 @@ class Sent(Document):
 
 
 class StepRecord(Document):
-    """One step: its script, and what was sent of it, the newest last."""
+    """One step: its script, and its submissions, the newest last."""
 
     name: str
     elements: int | None
     """Length of the array; null: a single job."""
     throttle: int | None = None
-    """Elements that run at a time, at most."""
+    """Largest number of elements that run at a time."""
     after: str | None = None
-    """Step that comes before."""
+    """The step it waits for."""
     after_any: bool = False
-    """Whether it is enough that it has ended."""
+    """Whether that step need only have ended."""
     sent: tuple[Sent, ...] = ()
-    """Everything that was sent."""
+    """Every submission of it."""
 
     def newest(self) -> dict[int, tuple[Sent, int | None]]:
         """For each element the last submission that holds it, and its array index there."""
@@ -65,9 +65,9 @@ class Campaign(Document):
     kind: Kind
     """What it does."""
     request: dict[str, Any]
-    """What was asked, as far as the work depends on it."""
+    """What was asked for, as far as the work depends on it."""
     directory: str
-    """Where it was submitted and runs: relative paths mean this one."""
+    """Where it was submitted and runs: relative paths are relative to it."""
     array_limit: int
     """SLURM's MaxArraySize: elements of an array."""
     steps: tuple[StepRecord, ...]
@@ -85,7 +85,7 @@ class Campaign(Document):
         return self.model_copy(update={"steps": tuple(steps)})
 
     def jobs(self) -> list[Sent]:
-        """Everything that was sent, oldest first."""
+        """Every submission, oldest first."""
         return sorted((sent for step in self.steps for sent in step.sent), key=lambda sent: sent.job)
 
 
@@ -112,7 +112,7 @@ class Folder:
             if folder.record.exists():
                 return folder
         raise InputError(
-            "is no campaign", file=given, expected=f"a folder NAME{SUFFIX} of `xec cluster submit`, or its NAME"
+            "is not a campaign", file=given, expected=f"a folder NAME{SUFFIX} of `xec cluster submit`, or its NAME"
         )
 
     @property
@@ -122,7 +122,7 @@ class Folder:
 
     @property
     def lock(self) -> Path:
-        """Held by who submits, sends again or cancels."""
+        """Held by whoever submits, resubmits or cancels."""
         return self.path / ".lock"
 
     def script(self, step: str) -> Path:
@@ -130,7 +130,7 @@ class Folder:
         return self.path / f"{step}.sbatch"
 
     def state(self, step: str, element: int) -> Path:
-        """Where an element notes how it stands."""
+        """Where an element records how it stands."""
         return self.path / "state" / f"{step}-{element}"
 
     def log(self, step: str, sent: Sent, index: int | None) -> Path:

@@ -21,12 +21,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="SLURM: conversions, trainings, scans and predictions as ordinary sbatch scripts.",
+    help="Run conversions, trainings, scans and predictions on SLURM, as ordinary sbatch scripts.",
 )
 
 Given = Annotated[Path, Argument(help="The campaign's output, or its folder NAME.jobs.")]
 POLL_S = (1.0, 10.0)
-"""Seconds between looks of `--wait`: at first, and at most."""
+"""Seconds between polls with `--wait`: at first, and at most."""
 SHOWN = 5
 """Elements of a step that are shown with their log."""
 
@@ -52,18 +52,18 @@ def _render(work: Work, asked: Asked) -> None:
         typer.echo(f"# ---- {name}.sbatch ----\n{text}")
 
 
-app.add_typer(kinds_app("submit", "Check a campaign, write its scripts, send its jobs.", _submit), name="submit")
-app.add_typer(kinds_app("render", "Print the scripts and send nothing (dry run).", _render), name="render")
+app.add_typer(kinds_app("submit", "Check a campaign, write its scripts, and submit its jobs.", _submit), name="submit")
+app.add_typer(kinds_app("render", "Print the scripts without submitting anything (dry run).", _render), name="render")
 
 
 @app.command(epilog="Example:  xec cluster status data/mc --wait")
 def status(
     campaign: Given,
-    wait: Annotated[bool, Option("--wait", help="Until nothing of it waits or runs.")] = False,
+    wait: Annotated[bool, Option("--wait", help="Wait until none of its jobs is waiting or running.")] = False,
 ) -> None:
-    """How a campaign stands: done, running, waiting, failed, with the tail of failed logs.
+    """Show how a campaign stands: done, running, waiting, failed, with the last lines of the logs of what failed.
 
-    Exits with 1 when something failed, was cancelled, is lost, or cannot be told.
+    Exits with 1 if anything failed, was cancelled or lost, or is unknown.
     """
     from cluster.campaign import Folder
     from cluster.status import examine
@@ -81,14 +81,14 @@ def status(
         raise XecError(
             f"{counted(len(found.bad), 'element')} to look at: {step} {element.element} is {element.standing}",
             file=folder.path,
-            remedy="`xec cluster resubmit` sends them again",
+            remedy="`xec cluster resubmit` submits them again",
         )
     typer.echo(f"{folder.path.name}: {'everything is done' if found.done else 'nothing has failed so far'}")
 
 
 def _show(found: Status) -> None:
     if found.silent:
-        typer.echo(f"SLURM could not be asked: {found.silent}", err=True)
+        typer.echo(f"SLURM could not be queried: {found.silent}", err=True)
     for step in found.steps:
         counts = ", ".join(f"{number} {what}" for what, number in sorted(step.counts().items()))
         typer.echo(f"{step.name:<10} {counts}")
@@ -113,21 +113,21 @@ def _show_bad(step: StepStatus) -> None:
 
 @app.command(epilog="Example:  xec cluster resubmit runs/scan")
 def resubmit(campaign: Given) -> None:
-    """Send again only what failed, was cancelled or is lost, and what waited for it."""
+    """Submit again what failed, was cancelled or lost, and what was waiting for it."""
     from cluster.campaign import Folder
     from cluster.submit import resubmit as send
 
     folder = Folder.find(campaign)
     sent = send(folder)
     if sent.existed:
-        typer.echo(f"Nothing to do: everything of {folder.path.name} is done, runs or waits.")
+        typer.echo(f"Nothing to do: everything in {folder.path.name} is done, running or waiting.")
     else:
-        typer.echo(f"Sent {counted(sent.elements, 'element')} of {folder.path.name} again.")
+        typer.echo(f"Resubmitted {counted(sent.elements, 'element')} of {folder.path.name}.")
 
 
 @app.command(epilog="Example:  xec cluster cancel runs/scan")
 def cancel(campaign: Given) -> None:
-    """Cancel what waits or runs; what is done stays."""
+    """Cancel what is waiting or running; what is done stays."""
     from cluster.campaign import Folder
     from cluster.submit import cancel as stop
 
@@ -137,7 +137,9 @@ def cancel(campaign: Given) -> None:
 
 @app.command(epilog="Example:  xec cluster sites merlin7")
 def sites(
-    site: Annotated[str | None, Argument(help="Profile, or a YAML file; none: list those that ship.")] = None,
+    site: Annotated[
+        str | None, Argument(help="Profile, or a YAML file (default: list those that come with xec).")
+    ] = None,
 ) -> None:
     """List the site profiles, or show what one offers."""
     from cluster.profile import load_profile, shipped
@@ -146,5 +148,5 @@ def sites(
         profile = load_profile(name)
         typer.echo(f"{profile.name}: {profile.description}")
         for partition, has in () if site is None else profile.partitions.items():
-            gpus = f", {has.gpus_per_node} GPUs a node" if has.gpus_per_node else ""
+            gpus = f", {has.gpus_per_node} GPUs per node" if has.gpus_per_node else ""
             typer.echo(f"  {partition:<18} {has.arch}{gpus}, at most {has.max_time or 'any time'}")

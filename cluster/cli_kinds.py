@@ -1,4 +1,4 @@
-"""The commands `xec cluster submit KIND` and `xec cluster render KIND`: the same options, another deed."""
+"""The commands `xec cluster submit KIND` and `xec cluster render KIND`, which take the same options."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from cluster.script import Place
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
-Throttle = Annotated[int | None, Option("--throttle", min=1, help="Elements that run at a time, at most.")]
+Throttle = Annotated[int | None, Option("--throttle", min=1, help="Largest number of elements that run at a time.")]
 
 
 def ingest(
     ctx: typer.Context,
     asked: Asked,
     out: Annotated[Path, Option("--out", "-o", help="Dataset folder.")],
-    tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the arrays.")],
+    tasks: Annotated[int, Option("--tasks", min=1, help="Number of elements of the arrays.")],
     throttle: Throttle = None,
 ) -> Work:
     """Convert ROOT files: an array over inputs, an array over shards, then the manifest."""
@@ -39,7 +39,7 @@ def train(
     asked: Asked,
     out: Annotated[Path, Option("--out", "-o", help="Run folder.")],
 ) -> Work:
-    """Train on one node or several, over as many time limits as it takes."""
+    """Train on one or more nodes, restarting at the time limit as often as it takes."""
     from cluster import kinds
 
     return kinds.train(_place("train", asked), out, ctx.args)
@@ -48,9 +48,9 @@ def train(
 def scan(
     ctx: typer.Context,
     asked: Asked,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the run folders.")],
-    grid: Annotated[list[str] | None, Option("--grid", help="An axis, KEY=V1,V2; repeat for a product.")] = None,
-    point: Annotated[list[Path] | None, Option("--point", help="A configuration to compare; repeat.")] = None,
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the run folders.")],
+    grid: Annotated[list[str] | None, Option("--grid", help="An axis, KEY=V1,V2; repeat for a grid.")] = None,
+    point: Annotated[list[Path] | None, Option("--point", help="A configuration file to compare; repeatable.")] = None,
     seeds: Annotated[int | None, Option("--seeds", min=1, help="Train every point with seeds 0 … N−1.")] = None,
     throttle: Throttle = None,
 ) -> Work:
@@ -65,12 +65,12 @@ def scan(
 def infer(
     ctx: typer.Context,
     asked: Asked,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the predictions.")],
-    tasks: Annotated[int, Option("--tasks", min=1, help="Elements of the array.")],
-    merge: Annotated[bool, Option("--merge", help="Then join them into OUT/predictions.root.")] = False,
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the predictions.")],
+    tasks: Annotated[int, Option("--tasks", min=1, help="Number of elements of the array.")],
+    merge: Annotated[bool, Option("--merge", help="Then merge them into OUT/predictions.root.")] = False,
     throttle: Throttle = None,
 ) -> Work:
-    """Predict: each element its own range of shards or files."""
+    """Predict: each element reads its own range of shards or files."""
     from cluster import kinds
 
     return kinds.infer(_place("infer", asked), out, ctx.args, tasks, throttle, merge)
@@ -79,11 +79,11 @@ def infer(
 def evaluate(
     ctx: typer.Context,
     asked: Asked,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the reports.")],
-    run: Annotated[list[Path], Option("--run", help="Run folder; repeat for an element each.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the reports.")],
+    run: Annotated[list[Path], Option("--run", help="Run folder; repeatable, one element each.")],
     throttle: Throttle = None,
 ) -> Work:
-    """Evaluate runs on the same data, a report each."""
+    """Evaluate runs on the same data, one report each."""
     from cluster import kinds
 
     return kinds.evaluate(_place("evaluate", asked), out, run, ctx.args, throttle)
@@ -92,7 +92,7 @@ def evaluate(
 def notebook(
     ctx: typer.Context,
     asked: Asked,
-    out: Annotated[Path, Option("--out", "-o", help="Its record is OUT.jobs.")] = Path("notebook"),
+    out: Annotated[Path, Option("--out", "-o", help="Name of its record, OUT.jobs.")] = Path("notebook"),
 ) -> Work:
     """Start a Jupyter server on a node; its log says how to reach it."""
     from cluster import kinds
@@ -111,7 +111,7 @@ KINDS: tuple[tuple[Callable[..., Work], str], ...] = (
     (evaluate, "evaluate --run runs/all --run runs/energy data/mc/val --out reports"),
     (notebook, "notebook --site merlin7 --partition gh-interactive"),
 )
-"""What describes a campaign of each kind, and an example."""
+"""The function that describes a campaign of each kind, and an example."""
 
 
 def kinds_app(verb: str, help_text: str, deed: Callable[[Work, Asked], None]) -> typer.Typer:
@@ -123,7 +123,9 @@ def kinds_app(verb: str, help_text: str, deed: Callable[[Work, Asked], None]) ->
     """
     app = typer.Typer(no_args_is_help=True, add_completion=False, help=help_text)
     for describe, example in KINDS:
-        epilog = f"Every other option and argument goes to the `xec` command as it is.\n\nExample:  xec cluster {verb} "
+        epilog = (
+            f"Other options and arguments are passed to the `xec` command unchanged.\n\nExample:  xec cluster {verb} "
+        )
         app.command(context_settings=PASSED_ON, epilog=epilog + example)(with_asked(describe, deed))
     return app
 
@@ -134,5 +136,5 @@ def _place(kind: Kind, asked: Asked) -> Place:
 
     bad = [line for line in asked.sbatch or [] if not line.startswith("-") or "\n" in line]
     if bad:
-        raise ConfigError("is no option of sbatch", item="--sbatch", found=bad[0], expected="like --constraint=x")
+        raise ConfigError("is not an option of sbatch", item="--sbatch", found=bad[0], expected="like --constraint=x")
     return choose_place(load_profile(asked.site), kind, asked.resources(), asked.account, asked.sbatch or [])

@@ -18,8 +18,8 @@ HEAD = """\
 # The scripts of `xec cluster`
 
 Made by `make docs` from what `xec cluster render` prints, for the profile `merlin7`, in `{directory}`. Every script is
-an ordinary one: it can be kept, edited, and sent by hand with `sbatch`. What they mean is told in
-[running on a cluster](cluster.md).
+an ordinary one: it can be kept, edited, and sent by hand with `sbatch`. [Running on a cluster](cluster.md)
+explains them.
 """
 
 

@@ -26,22 +26,22 @@ class Work:
     out: Path
     steps: tuple[Step, ...]
     request: dict[str, Any]
-    """What was asked, as far as the work depends on it: the same request again is the same campaign."""
+    """What was asked for, as far as the work depends on it: the same request again is the same campaign."""
     checks: tuple[tuple[str, ...], ...] = ()
     """`xec` commands that must succeed before anything is submitted."""
     input_checks: tuple[tuple[str, ...], ...] = ()
-    """Further ones that need the inputs: `--no-check` leaves them out."""
+    """More of them, which need the inputs: `--no-check` leaves them out."""
     judge: Callable[[str], None] = field(default=lambda _: None)
-    """Looks at what the last check printed; raises ConfigError when the work is not to be done so."""
+    """Judges what the last check printed; raises ConfigError when the work cannot be done as asked."""
 
 
 def ingest(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttle: int | None) -> Work:
-    """A conversion: what all must know, an array over the inputs, an array over the shards, the manifest."""
+    """A conversion: what all elements must know, an array over the inputs, an array over the shards, the manifest."""
     convert = ("ingest", "root2shards", *arguments, "--out", str(out))
     share = ("--task-index", ELEMENT, "--task-count", str(tasks), "--workers", CPUS)
     words: tuple[str, ...] = ("xec", "ingest", "step", "prepare", "--out", str(out), "--workers", CPUS)
-    steps = [_command("prepare", f"What must be known of all inputs of {out} before the others begin", place, words)]
-    steps[0].values["notes"] = ("What is converted was noted by", f"  {quoted(('xec', *convert, '--step', 'plan'))}")
+    steps = [_command("prepare", f"What must be known of all inputs of {out} before the other steps", place, words)]
+    steps[0].values["notes"] = ("The plan was made by", f"  {quoted(('xec', *convert, '--step', 'plan'))}")
     for name, what in (("bucket", "inputs"), ("sort", "shards")):
         words = ("xec", "ingest", "step", name, "--out", str(out), *share)
         steps.append(_command(name, f"A share of the {what} of {out}", place, words, tasks, throttle, steps[-1].name))
@@ -52,7 +52,7 @@ def ingest(place: Place, out: Path, arguments: Sequence[str], tasks: int, thrott
         units = _number(printed, "unit")
         if units is not None and tasks > units:
             raise ConfigError(
-                "are more than there are units of work", item="--tasks", found=tasks, expected=f"at most {units}"
+                "exceeds the number of units of work", item="--tasks", found=tasks, expected=f"at most {units}"
             )
 
     request = {"arguments": list(arguments), "out": str(out), "tasks": tasks}
@@ -69,7 +69,7 @@ def train(place: Place, out: Path, arguments: Sequence[str]) -> Work:
 
 
 def scan(place: Place, out: Path, arguments: Sequence[str], found: Sequence[Point], throttle: int | None) -> Work:
-    """One training an element, and MLflow's collection by one writer afterwards."""
+    """One training per element, and afterwards the collection of MLflow records by a single writer."""
     run = Shell('"$run"')
     words = ("xec", "train", *arguments, Shell('"${point[@]}"'), "--out", run, *_own_database(arguments, Shell("$run")))
     choices = [(quoted(point.words), shlex.quote(str(out / point.name))) for point in found]
@@ -77,7 +77,7 @@ def scan(place: Place, out: Path, arguments: Sequence[str], found: Sequence[Poin
         "scan", f"The points of {out}", place, words, {"choices": choices, "run": ""}, len(found), throttle
     )
     sync = ("xec", "track", "collect", str(out))
-    title = f"MLflow's view of {out}, by one writer"
+    title = f"The MLflow records of {out}, by a single writer"
     collect = _command("collect", title, place.light(), sync, after="scan", after_any=True)
     request = {"arguments": list(arguments), "out": str(out), "points": [point.name for point in found]}
     checks = [_training_checks(place, (*arguments, *point.words), out / point.name) for point in found]
@@ -86,7 +86,7 @@ def scan(place: Place, out: Path, arguments: Sequence[str], found: Sequence[Poin
 
 
 def infer(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttle: int | None, merge: bool) -> Work:
-    """Predictions, each element its own range of shards or files; on request joined in input order."""
+    """Predictions, each element its own range of shards or files; on request merged in input order."""
     base = ("infer", *arguments)
     words = ("xec", *base, "--output", str(out), "--task-index", ELEMENT, "--task-count", str(tasks))
     steps = [_command("infer", f"A share of the predictions in {out}", place, words, tasks, throttle)]
@@ -99,7 +99,7 @@ def infer(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttl
         pieces = _number(printed, "piece")
         if pieces is not None and tasks > pieces:
             raise ConfigError(
-                "are more than there are shards and files", item="--tasks", found=tasks, expected=f"at most {pieces}"
+                "exceeds the number of shards and files", item="--tasks", found=tasks, expected=f"at most {pieces}"
             )
 
     request = {"arguments": list(arguments), "out": str(out), "tasks": tasks, "merge": merge}
@@ -108,10 +108,10 @@ def infer(place: Place, out: Path, arguments: Sequence[str], tasks: int, throttl
 
 
 def evaluate(place: Place, out: Path, runs: Sequence[Path], arguments: Sequence[str], throttle: int | None) -> Work:
-    """A report of each run, one an element."""
+    """A report of each run, one per element."""
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
-        raise ConfigError("two runs of the same name would write one report", item="--run", found=", ".join(names))
+        raise ConfigError("runs with the same name would write the same report", item="--run", found=", ".join(names))
     choices = [quoted((str(run), str(out / run.name))) for run in runs]
     words = ("xec", "evaluate", Shell('"${this[0]}"'), *arguments, "--out", Shell('"${this[1]}"'))
     values = {"command": command(place, words), "choices": choices}
@@ -153,7 +153,7 @@ def _training(
     throttle: int | None = None,
 ) -> Step:
     ask, profile = place.ask, place.profile
-    bare = Place(profile.model_copy(update={"environments": {}}), ask, None, ())  # the prefix stands before torchrun
+    bare = Place(profile.model_copy(update={"environments": {}}), ask, None, ())  # the prefix comes before torchrun
     more = {
         "launcher": quoted((*place.prefix, "torchrun")),
         "command": command(bare, words),

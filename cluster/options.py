@@ -17,23 +17,24 @@ T = TypeVar("T")
 class Asked:
     """Where to run and with what, as given on the command line; None: the profile's."""
 
-    site: Annotated[str, Option("--site", help="Profile: merlin7, local, or a YAML file of your own.")] = "local"
-    partition: Annotated[str | None, Option("--partition", "-p", help="Partition, of the profile's.")] = None
-    account: Annotated[str | None, Option("--account", "-A", help="Account that pays.")] = None
+    site: Annotated[str, Option("--site", help="Site profile: merlin7, local, or your own YAML file.")] = "local"
+    partition: Annotated[str | None, Option("--partition", "-p", help="Partition, one of the profile's.")] = None
+    account: Annotated[str | None, Option("--account", "-A", help="Account to charge.")] = None
     time: Annotated[str | None, Option("--time", "-t", help="Time limit: 30 (minutes), 12:00:00, 2-00:00:00.")] = None
-    nodes: Annotated[int | None, Option("--nodes", "-N", min=1, help="Nodes of a job.")] = None
+    nodes: Annotated[int | None, Option("--nodes", "-N", min=1, help="Nodes per job.")] = None
     gpus: Annotated[int | None, Option("--gpus", "-G", min=0, help="GPUs per node.")] = None
-    ranks: Annotated[int | None, Option("--ranks", min=1, help="Training ranks per node (a GPU each).")] = None
+    ranks: Annotated[int | None, Option("--ranks", min=1, help="Training ranks per node (one GPU each).")] = None
     cpus: Annotated[int | None, Option("--cpus", min=1, help="Cores per node.")] = None
-    mem: Annotated[str | None, Option("--mem", help="Memory per node, like 64G.")] = None
-    sbatch: Annotated[list[str] | None, Option("--sbatch", help="Another `#SBATCH` option; repeat.")] = None
+    mem: Annotated[str | None, Option("--mem", help="Memory per node, e.g. 64G.")] = None
+    sbatch: Annotated[list[str] | None, Option("--sbatch", help="Another `#SBATCH` option; repeatable.")] = None
     no_check: Annotated[
-        bool, Option("--no-check", help="Do not look at the inputs first: another campaign still makes them.")
+        bool,
+        Option("--no-check", help="Do not check the inputs first, e.g. because another campaign is still making them."),
     ] = False
     again: Annotated[bool, Option("--again", help="Replace the record of a campaign with this output.")] = False
 
     def resources(self) -> dict[str, Any]:
-        """What replaces fields of the profile's `Ask`."""
+        """The fields that replace those of the profile's `Ask`."""
         return {name: getattr(self, name) for name in ("partition", "time", "nodes", "gpus", "ranks", "cpus", "mem")}
 
 

@@ -1,4 +1,4 @@
-"""Site profiles: what a cluster offers, in YAML, so that what it has not is refused before anything is sent."""
+"""Site profiles: what a cluster offers, in YAML, so that what it lacks is refused before anything is submitted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Partition(Document):
     """A partition, or queue."""
 
     arch: Arch = "x86_64"
-    """Of its nodes, as `uname -m` says; decides which environment a job gets."""
+    """Architecture of its nodes, as `uname -m` says; decides which environment a job gets."""
     cluster: str | None = None
     """Name for `--clusters`, where a login node serves several; null: the default one."""
     max_time: str | None = None
@@ -35,7 +35,7 @@ class Partition(Document):
     max_nodes: Annotated[int, Field(ge=1)] | None = None
     """Most nodes of one job; null: not known."""
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    """GPUs in a node."""
+    """GPUs per node."""
     gres: str = "gpu"
     """Name of a GPU for `--gres`, with its type where the site wants one (`gpu:a100`)."""
 
@@ -50,7 +50,7 @@ class Environment(Document):
     """How a job finds `xec` on nodes of one architecture."""
 
     setup: tuple[str, ...] = ()
-    """Shell lines: `module load …`, `source …/activate`. Empty: the environment that submits."""
+    """Shell lines: `module load …`, `source …/activate`. Empty: the environment of the submitting shell."""
     container: str | None = None
     """Apptainer image; commands then run inside it (`apptainer exec --nv IMAGE …`)."""
 
@@ -63,7 +63,7 @@ class Ask(Document):
     time: str | None = None
     """Time limit; null: the partition's default."""
     nodes: Annotated[int, Field(ge=1)] = 1
-    """Nodes of a job."""
+    """Nodes per job."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs per node; training starts a rank on each."""
     ranks: Annotated[int, Field(ge=1)] | None = None
@@ -78,27 +78,27 @@ class Profile(Document):
     """What a site offers and how jobs are sent there."""
 
     name: str
-    """Of the profile."""
+    """Name of the profile."""
     description: str = ""
     """One line about the site."""
     login: str | None = None
     """Login node that a notebook is reached through; null: the machine that submits."""
     account: str | None = None
-    """Account that pays by default; null: SLURM's default."""
+    """Account charged by default; null: SLURM's default."""
     accounts: tuple[str, ...] = ()
     """Accounts that may be asked for; empty: any."""
     max_array_size: Annotated[int, Field(ge=1)] = 1001
     """SLURM's MaxArraySize: an array's largest index is one less. Longer arrays are sent in pieces."""
     signal_seconds: Annotated[int, Field(ge=1)] = 300
-    """How long before its time limit a training is told to checkpoint, s."""
+    """How long before its time limit a training is told to write a checkpoint [s]."""
     max_requeues: Annotated[int, Field(ge=0)] = 100
-    """How often a training that reached its time limit goes on."""
+    """How often a training that reached its time limit is continued."""
     partitions: dict[str, Partition] = Field(min_length=1)
-    """By name; the first is the default."""
+    """Partitions by name; the first is the default."""
     environments: dict[Arch, Environment] = {}
-    """By architecture; one that is missing is the environment that submits."""
+    """Environments by architecture; the default is the environment of the submitting shell."""
     sbatch: tuple[str, ...] = ()
-    """More options for every script, as after `#SBATCH` (`--mail-type=END`)."""
+    """Additional `#SBATCH` options for every script (`--mail-type=END`)."""
     kinds: dict[Kind, Ask] = {}
     """What each kind of job asks for."""
 
@@ -114,11 +114,11 @@ def seconds(time: str) -> int:
     """A SLURM time limit in seconds: `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` or `D-H:M:S`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a time limit.
     """
     found = _TIME.match(time)
     if found is None:
-        raise ValueError(f"{time!r} is no time limit (like 30, 12:00:00 or 2-00:00:00)")
+        raise ValueError(f"{time!r} is not a time limit (like 30, 12:00:00 or 2-00:00:00)")
     days, *rest = (None if part is None else int(part) for part in found.groups())
     numbers = [part for part in rest if part is not None]
     if days is not None:
@@ -148,5 +148,7 @@ def load_profile(site: str) -> Profile:
         path = SHIPPED / f"{site}.yaml"
         if site not in shipped():
             advice = nearest(site, shipped())
-            raise ConfigError(f"no profile {site!r}", item="--site", remedy=f"{advice} or give a YAML file of your own")
+            raise ConfigError(
+                f"there is no profile {site!r}", item="--site", remedy=f"{advice} or give your own YAML file"
+            )
     return checked(Profile, read_yaml(path, "site profile"), file=path, error=ConfigError)

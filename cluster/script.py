@@ -17,18 +17,18 @@ from shards.base import ConfigError, nearest
 
 
 class Shell(str):
-    """A word that stands in the script as it is (`"$element"`); every other word is quoted."""
+    """A word that goes into the script as it is (`"$element"`); every other word is quoted."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how jobs of a campaign run: a profile with what the command line replaced."""
+    """Where and how jobs of a campaign run: a profile, with the overrides of the command line."""
 
     profile: Profile
     ask: Ask
     account: str | None
     extra: tuple[str, ...]
-    """More `#SBATCH` options, besides the profile's."""
+    """`#SBATCH` options in addition to the profile's."""
 
     @property
     def partition_name(self) -> str:
@@ -52,7 +52,7 @@ class Place:
         return () if image is None else ("apptainer", "exec", *(("--nv",) if self.ask.gpus else ()), image)
 
     def light(self) -> Place:
-        """The same for a step that only tidies up: no GPU, one node, two cores."""
+        """The same for a light step: no GPU, one node, two cores."""
         small = self.ask.model_copy(update={"nodes": 1, "gpus": 0, "cpus": min(2, self.ask.cpus), "ranks": None})
         return Place(self.profile, small, self.account, self.extra)
 
@@ -66,15 +66,15 @@ class Step:
     place: Place
     template: str
     values: dict[str, Any]
-    """What the template wants besides the frame's."""
+    """Values for the template, in addition to the frame's."""
     elements: int | None = None
     """Length of the array; None: a single job."""
     throttle: int | None = None
-    """Elements that run at a time, at most."""
+    """Largest number of elements that run at a time."""
     after: str | None = None
-    """Step that must have succeeded before."""
+    """The step that must have succeeded before."""
     after_any: bool = False
-    """Whether it is enough that `after` has ended."""
+    """Whether `after` need only have ended."""
     directives: tuple[str, ...] = ()
     """`#SBATCH` options of this step."""
 
@@ -106,9 +106,9 @@ def choose_place(
 def _check(place: Place) -> None:
     ask, partition, name = place.ask, place.partition, place.partition_name
     if ask.gpus > partition.gpus_per_node:
-        raise _too_much("--gpus", f"partition {name} has fewer GPUs in a node", ask.gpus, partition.gpus_per_node)
+        raise _too_much("--gpus", f"partition {name} has fewer GPUs per node", ask.gpus, partition.gpus_per_node)
     if partition.max_nodes is not None and ask.nodes > partition.max_nodes:
-        raise _too_much("--nodes", f"partition {name} allows fewer nodes for a job", ask.nodes, partition.max_nodes)
+        raise _too_much("--nodes", f"partition {name} allows fewer nodes per job", ask.nodes, partition.max_nodes)
     try:
         too_long = bool(ask.time and partition.max_time and seconds(ask.time) > seconds(partition.max_time))
     except ValueError as error:
@@ -127,7 +127,7 @@ def quoted(words: Sequence[str]) -> str:
 
 
 def command(place: Place, words: Sequence[str]) -> str:
-    """A command for the script, an option a line when it is long."""
+    """A command for the script, one option per line when it is long."""
     line = quoted([*place.prefix, *words])
     if len(line) <= 100:
         return line
@@ -175,7 +175,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _setup(place: Place) -> tuple[str, ...]:
-    """Lines that bring `xec` to the node; without any in the profile, the environment that submits."""
+    """Lines that set up `xec` on the node; if the profile has none, the environment of the submitting shell."""
     if place.environment.setup or place.environment.container:
         return place.environment.setup
     return (f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",)

@@ -1,4 +1,4 @@
-"""Calls of SLURM's commands. Nothing here depends on accounting: `sacct` is asked only where it answers."""
+"""Calls to SLURM's commands. Nothing here depends on accounting: `sacct` is asked only where it answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
-"""States of a job that waits to run, perhaps again."""
+"""States of a job that is waiting to run, perhaps again."""
 ACTIVE = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 """States of a job that has not ended."""
 
@@ -39,19 +39,19 @@ class Seen:
 
     @property
     def active(self) -> bool:
-        """Whether it waits, runs or is about to."""
+        """Whether it is waiting, running, or about to."""
         return self.state in ACTIVE
 
 
 def require() -> None:
     """Raises:
-    ConfigError: SLURM's commands are not here.
+    ConfigError: SLURM's commands are not installed here.
     """
     for name in ("sbatch", "squeue", "scontrol", "scancel"):
         if shutil.which(name) is None:
             raise ConfigError(
                 f"there is no {name} on this machine",
-                remedy="submit from a login node of the cluster; `xec cluster render` shows the scripts anywhere",
+                remedy="submit from a login node of the cluster; `xec cluster render` prints the scripts anywhere",
             )
 
 
@@ -63,7 +63,7 @@ def sbatch(script: str, options: Sequence[str]) -> tuple[int, str | None]:
     """
     done = run("sbatch", "--parsable", *options, script)
     if done.returncode != 0:
-        raise SlurmError("sbatch refused it", file=script, found=_message(done.stderr))
+        raise SlurmError("was refused by sbatch", file=script, found=_message(done.stderr))
     number, _, cluster = done.stdout.strip().splitlines()[-1].partition(";")
     return int(number), cluster or None
 
@@ -104,7 +104,7 @@ def look(clusters: Iterable[str | None], jobs: Iterable[int]) -> dict[Key, Seen]
         jobs: ids of jobs and arrays.
 
     Raises:
-        SlurmError: the controller does not answer. (That a job is unknown is no error.)
+        SlurmError: the controller does not answer. (That a job is unknown is not an error.)
     """
     wanted = set(jobs)
     seen: dict[Key, Seen] = {}
@@ -149,14 +149,14 @@ def _on(cluster: str | None) -> tuple[str, ...]:
 def _message(text: str) -> str:
     """SLURM's own words, on one line, without the command's name before them."""
     lines = [line.partition("error: ")[2] or line for line in text.strip().splitlines()]
-    return "; ".join(lines) or "nothing said"
+    return "; ".join(lines) or "no message"
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a SLURM command.
 
     Raises:
-        SlurmError: it is not there, or does not answer in time.
+        SlurmError: it is not installed, or does not answer in time.
     """
     # A job's own variables would become options of jobs submitted from inside it.
     clean = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(("SLURM_", "SBATCH_"))}

@@ -1,6 +1,6 @@
-"""How a campaign stands: what each element noted itself, and what SLURM says, believed in that order.
+"""How a campaign stands, by what each element recorded itself, and then by what SLURM says.
 
-Only an element that noted its own success is done: a job that SLURM no longer knows is no success, and neither is one
+Only an element that recorded its own success is done: a job that SLURM no longer knows is not a success, nor is one
 that SLURM calls COMPLETED but whose script did not get to its end.
 """
 
@@ -27,7 +27,7 @@ class ElementStatus:
     element: int
     standing: Standing
     why: str
-    """In words, where it is not plain."""
+    """In words, where it needs explaining."""
     job: str
     """Its newest job."""
     log: Path | None
@@ -41,11 +41,11 @@ class StepStatus:
     elements: tuple[ElementStatus, ...]
 
     def counts(self) -> Counter[str]:
-        """How many elements stand how."""
+        """Number of elements by standing."""
         return Counter(element.standing for element in self.elements)
 
     def of(self, *standings: Standing) -> list[ElementStatus]:
-        """The elements that stand so."""
+        """The elements with one of these standings."""
         return [element for element in self.elements if element.standing in standings]
 
 
@@ -55,11 +55,11 @@ class Status:
 
     steps: tuple[StepStatus, ...]
     silent: str
-    """Why SLURM could not be asked; empty when it was."""
+    """Why SLURM could not be queried; empty when it was."""
 
     @property
     def active(self) -> bool:
-        """Whether anything waits or runs."""
+        """Whether anything is waiting or running."""
         return any(step.of("running", "waiting") for step in self.steps)
 
     @property
@@ -69,7 +69,7 @@ class Status:
 
     @property
     def bad(self) -> list[tuple[str, ElementStatus]]:
-        """(step, element) of everything that needs somebody."""
+        """(step, element) of everything that needs attention."""
         return [(step.name, element) for step in self.steps for element in step.of(*BAD)]
 
 
@@ -97,7 +97,7 @@ def _step(folder: Folder, step: StepRecord, seen: dict[Key, Seen] | None) -> Ste
         now = None if seen is None else seen.get((sent.job, index))
         standing, why = judge(noted, job, now, seen is not None)
         if standing == "lost" and noted is None and any(number == sent.job for number, _ in seen or ()):
-            standing, why = "cancelled", "SLURM took it out of its array before it began"
+            standing, why = "cancelled", "SLURM removed it from its array before it began"
         log = folder.log(step.name, sent, index)
         found.append(ElementStatus(element, standing, why, job, log if log.exists() else None))
     return StepStatus(step.name, tuple(found))
@@ -105,7 +105,7 @@ def _step(folder: Folder, step: StepRecord, seen: dict[Key, Seen] | None) -> Ste
 
 @dataclass(frozen=True)
 class Note:
-    """What an element wrote about itself."""
+    """What an element recorded about itself."""
 
     word: str
     """began, done, failed:CODE or requeued."""
@@ -114,7 +114,7 @@ class Note:
 
 
 def read_note(path: Path) -> Note | None:
-    """What an element noted; None before it began, or when the line is not whole."""
+    """What an element recorded; None before it began, or when the line is incomplete."""
     try:
         words = path.read_text(encoding="utf-8").split()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -126,17 +126,17 @@ def judge(note: Note | None, job: str, seen: Seen | None, answered: bool) -> tup
     """How an element stands.
 
     Args:
-        note: its own note.
-        job: its newest job, to tell this note from one of an earlier job.
+        note: its own record.
+        job: its newest job, to tell this record from an earlier job's.
         seen: what SLURM says about that job.
-        answered: whether SLURM could be asked at all.
+        answered: whether SLURM could be queried at all.
     """
     if note is not None and note.word == "done":
         return "done", ""
     mine = note if note is not None and note.job == job else None
     if seen is not None and seen.active:
         if seen.reason == "DependencyNeverSatisfied":
-            return "cancelled", "what it waits for has failed"
+            return "cancelled", "the step it waits for has failed"
         waiting = seen.state in slurm.WAITING
         return ("waiting", seen.reason) if waiting else ("running", f"on {mine.host}" if mine else "")
     code = mine.word.removeprefix("failed:") if mine is not None and mine.word.startswith("failed") else None
@@ -144,14 +144,14 @@ def judge(note: Note | None, job: str, seen: Seen | None, answered: bool) -> tup
         if seen.state == "COMPLETED":
             if code:
                 return "failed", f"exit status {code}"
-            return "failed", "SLURM says COMPLETED, but the script did not get to its end"
+            return "failed", "SLURM says COMPLETED, but the script did not reach its end"
         told = seen.state + (f", exit status {code}" if code else "") + (f" ({seen.reason})" if seen.reason else "")
         return ("cancelled" if seen.state == "CANCELLED" else "failed"), told
     if code:
         return "failed", f"exit status {code}"
     if not answered:
         return "unknown", "SLURM does not answer"
-    return "lost", f"SLURM does not know job {job}, and it did not note its end"
+    return "lost", f"SLURM does not know job {job}, which did not record its end"
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:

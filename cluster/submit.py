@@ -1,4 +1,4 @@
-"""Sending campaigns: checked, recorded, and only then released, so that nothing is ever submitted half."""
+"""Submitting campaigns: checked, recorded, and only then released, so that no campaign is ever submitted in part."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Submission:
     folder: Folder
     campaign: Campaign
     elements: int
-    """Jobs and array elements sent."""
+    """Number of jobs and array elements submitted."""
     existed: bool = False
-    """The campaign was done already; nothing was sent."""
+    """The campaign was already done; nothing was submitted."""
 
 
 def scripts(work: Work, directory: Path | None = None) -> dict[str, str]:
@@ -48,22 +48,22 @@ def scripts(work: Work, directory: Path | None = None) -> dict[str, str]:
     for path in (folder.path, here):
         if re.search(r"[\s%\\\"'$]", str(path)):
             raise ConfigError(
-                "SLURM would misread this path", file=path, remedy="use one without blanks, quotes, $ and %"
+                "SLURM would misread this path", file=path, remedy="use one without spaces, quotes, $ and %"
             )
     return {step.name: render(step, folder.path, here) for step in work.steps}
 
 
 def submit(work: Work, *, again: bool = False, look: bool = True) -> Submission:
-    """Check a campaign, write its scripts and send its jobs.
+    """Check a campaign, write its scripts, and submit its jobs.
 
     Args:
         again: replace the record of an earlier campaign with this output, if nothing of it is active.
-        look: whether its inputs are looked at, too; they may not be there yet.
+        look: whether to check its inputs, too, which may not exist yet.
 
     Raises:
         ConfigError: no SLURM here, or a command that would fail at once.
         OutputError: the output belongs to another campaign, or to this one already.
-        SlurmError: SLURM refused a job; those that it had accepted are cancelled.
+        SlurmError: SLURM refused a job; those already accepted are cancelled.
     """
     slurm.require()
     folder = Folder.of_output(work.out)
@@ -94,7 +94,7 @@ def submit(work: Work, *, again: bool = False, look: bool = True) -> Submission:
 
 @contextmanager
 def _no_empty_folder(folder: Path) -> Iterator[None]:
-    """A block that may make a folder: when it fails before anything is in it, the folder goes."""
+    """A block that may make a folder; if the block fails while the folder is empty, it is removed."""
     try:
         yield
     finally:
@@ -103,10 +103,10 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
 
 
 def resubmit(folder: Folder) -> Submission:
-    """Send again what failed, was cancelled or is lost, and what waited for it.
+    """Submit again what failed, was cancelled or lost, and what was waiting for it.
 
     Raises:
-        OutputError: nothing of it needs that.
+        OutputError: nothing needs it.
         SlurmError: SLURM does not answer, or refused a job.
     """
     slurm.require()
@@ -114,7 +114,9 @@ def resubmit(folder: Folder) -> Submission:
         record = folder.read()
         status = examine(folder, record)
         if status.silent:
-            raise slurm.SlurmError("it cannot be told what still runs", found=status.silent, remedy="try again later")
+            raise slurm.SlurmError(
+                "it is not known what is still running", found=status.silent, remedy="try again later"
+            )
         todo, going = _unfinished(record, status)
         count = sum(len(numbers) for numbers in todo.values())
         for name, numbers in todo.items():
@@ -126,7 +128,7 @@ def resubmit(folder: Folder) -> Submission:
 
 
 def cancel(folder: Folder) -> int:
-    """Cancel what waits or runs; how many elements that were.
+    """Cancel what is waiting or running; returns the number of elements.
 
     Raises:
         SlurmError: SLURM does not answer.
@@ -151,8 +153,8 @@ def _known(folder: Folder, work: Work, again: bool) -> Campaign | None:
     status = examine(folder, record)
     if status.active or status.silent:
         raise OutputError(
-            "is a campaign that may still run", file=folder.path,
-            remedy=f"look with `xec cluster status {folder.path.name}`, stop it with `xec cluster cancel`",
+            "is a campaign that may still be running", file=folder.path,
+            remedy=f"check with `xec cluster status {folder.path.name}`, stop it with `xec cluster cancel`",
         )  # fmt: skip
     if again:
         return None
@@ -162,13 +164,13 @@ def _known(folder: Folder, work: Work, again: bool) -> Campaign | None:
         raise OutputError(
             "was submitted already and is not finished",
             file=folder.path,
-            remedy="`xec cluster resubmit` sends the rest",
+            remedy="`xec cluster resubmit` submits the rest",
         )
     before = {"kind": record.kind, **record.request}
     now = {"kind": work.kind, **work.request}
     key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
     raise OutputError(
-        f"is another campaign with this output, of other {key}", file=folder.path,
+        f"is another campaign with this output: {key} differs", file=folder.path,
         found=_short(before.get(key)), expected=_short(now.get(key)),
         remedy="choose another --out, or replace its record with --again",
     )  # fmt: skip
@@ -180,7 +182,7 @@ def _short(value: object) -> str:
 
 
 def _check(checks: Sequence[Sequence[str]], judge: Callable[[str], None]) -> None:
-    """Run commands that check; the first that fails is the error. `judge` looks at what the last printed."""
+    """Run the commands that check; the first failure is the error. `judge` sees what the last one printed."""
     printed = ""
     for words in checks:
         done = subprocess.run([sys.executable, "-m", "xec", *words], capture_output=True, text=True, check=False)
@@ -194,15 +196,15 @@ def _complaint(text: str) -> str:
     """The error in what a command printed."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line.removeprefix("xec: error: ") for line in lines if line.startswith("xec: error: ")]
-    return (own or lines or ["it failed without a word"])[-1]
+    return (own or lines or ["it failed without a message"])[-1]
 
 
 def _send(folder: Folder, record: Campaign, todo: dict[str, Sequence[int]], going: dict[str, list[str]]) -> Campaign:
     """Submit everything on hold, record it, release it.
 
     Args:
-        todo: elements to send, by step.
-        going: jobs and elements of a step, from before, that later steps have to wait for, too.
+        todo: elements to submit, by step.
+        going: earlier jobs and elements of a step, for which later steps must wait, too.
     """
     fresh: list[Sent] = []
     waits = {name: list(jobs) for name, jobs in going.items()}
@@ -243,7 +245,7 @@ def _take_back(folder: Folder, record: Campaign, fresh: list[Sent]) -> None:
 def _options(
     step: StepRecord, waits: dict[str, list[str]], first: int, indices: str | None, ended: list[str]
 ) -> list[str]:
-    """What is said to `sbatch` besides the script's own lines."""
+    """Options for `sbatch` in addition to those in the script."""
     options = ["--hold"]
     if indices is not None:
         options.append(f"--array={indices}" + (f"%{step.throttle}" if step.throttle else ""))
@@ -257,7 +259,7 @@ def _options(
 
 
 def _former(step: StepRecord, elements: set[int]) -> list[str]:
-    """Jobs that have ended and may have left locks: whoever finds one of theirs may take it over."""
+    """Jobs that have ended and may have left locks, which may be taken over."""
     return [
         f"{sent.job}" if index is None else f"{sent.job}_{index}"
         for sent in step.sent
@@ -267,7 +269,7 @@ def _former(step: StepRecord, elements: set[int]) -> list[str]:
 
 
 def _pieces(step: StepRecord, elements: Iterable[int], size: int) -> list[tuple[int, str | None]]:
-    """Elements as arrays of at most `size` that the site allows: (added to an index, indices)."""
+    """Elements as arrays of at most `size`, the site's limit: (offset of the indices, indices)."""
     numbers = sorted(elements)
     if step.elements is None:
         return [(0, None)] if numbers else []
@@ -278,9 +280,10 @@ def _pieces(step: StepRecord, elements: Iterable[int], size: int) -> list[tuple[
 
 
 def _unfinished(record: Campaign, status: Status) -> tuple[dict[str, Sequence[int]], dict[str, list[str]]]:
-    """What has to be sent again, by step; and the jobs of each step that still run and will do.
+    """What has to be submitted again, by step; and the jobs of each step that still run and need not be.
 
-    What waits for something that is sent again would wait for the wrong job: it is cancelled and sent again, too.
+    What waits for something that is submitted again would wait for the wrong job: it is cancelled, and submitted
+    again, too.
     """
     todo: dict[str, Sequence[int]] = {}
     going: dict[str, list[str]] = {}
@@ -291,7 +294,9 @@ def _unfinished(record: Campaign, status: Status) -> tuple[dict[str, Sequence[in
         if own.after in todo:
             waiting = [e.element for e in active]
             _cancel(own, waiting)
-            left |= set(waiting) | (set(range(own.elements or 1)) if own.after_any else set())  # what looks at all
+            left |= set(waiting) | (
+                set(range(own.elements or 1)) if own.after_any else set()
+            )  # it looks at all of them
         else:
             going[step.name] = [e.job for e in active]
         if left:

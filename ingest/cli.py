@@ -1,4 +1,4 @@
-"""`xec ingest`: convert ROOT files to shards, look into ROOT files, compare dead lists."""
+"""`xec ingest`: convert ROOT files to shards, inspect ROOT files, compare dead lists."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Convert ROOT files to shards; look into ROOT files.",
+    help="Convert ROOT files to shards; inspect ROOT files.",
 )
 
 Files = Annotated[
     list[str],
-    typer.Argument(help="ROOT files, folders, globs, or list files (.txt, .list, @FILE: `path` or `run path` a line)."),
+    typer.Argument(
+        help="ROOT files, folders, globs, or list files (.txt, .list, @FILE: one `path` or `run path` per line)."
+    ),
 ]
 
 
@@ -50,7 +52,7 @@ class FolderStep(StrEnum):
 
 
 class SplitBy(StrEnum):
-    """What stays together in a split."""
+    """What a split keeps together."""
 
     event = "event"
     run = "run"
@@ -79,58 +81,67 @@ class Preset(StrEnum):
 def root2shards(
     files: Files,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Dataset folder; with --split, one dataset in it per split.")
+        Path, typer.Option("--out", "-o", help="Dataset folder; with --split, the folder of one dataset per part.")
     ],
-    schema: Annotated[str, typer.Option(help="mc, real, cex, sensors-only, or a YAML file of your own.")] = "mc",
+    schema: Annotated[str, typer.Option(help="mc, real, cex, sensors-only, or your own YAML file.")] = "mc",
     tree: Annotated[str | None, typer.Option(help="Name of the tree (default: the schema's).")] = None,
     normalization: Annotated[Preset, typer.Option(help="How photons and seconds are stored.")] = Preset.standard,
     norm_param: Annotated[
-        list[str] | None, typer.Option("--norm-param", metavar="KEY=VALUE", help="Replace one of its parameters.")
+        list[str] | None, typer.Option("--norm-param", metavar="KEY=VALUE", help="Override one of its parameters.")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Storage type of the sensors.")] = Dtype.float32,
     events_per_shard: Annotated[int, typer.Option(min=1)] = 8192,
-    seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
-    shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="Global shuffle, or the order given.")] = True,
-    split: Annotated[str | None, typer.Option(metavar="NAME=FRACTION,…", help="Like train=0.9,val=0.1.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle/--no-shuffle", help="Shuffle globally, or keep the order given.")
+    ] = True,
+    split: Annotated[str | None, typer.Option(metavar="NAME=FRACTION,…", help="Parts, e.g. train=0.9,val=0.1.")] = None,
     split_by: Annotated[
-        SplitBy | None, typer.Option(help="What stays together (default: run for real and cex, else event).")
+        SplitBy | None, typer.Option(help="What to keep together (default: run for real and cex, else event).")
     ] = None,
-    split_seed: Annotated[int, typer.Option(help="Another division of the same data.")] = 0,
-    select: Annotated[str | None, typer.Option(help="Keep these events: 'fiducial and energy > 0.04'.")] = None,
-    max_events: Annotated[int | None, typer.Option(min=1, help="At most this many: a fair sample of all.")] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of the division.")] = 0,
+    select: Annotated[
+        str | None, typer.Option(help="Keep only these events, e.g. 'fiducial and energy > 0.04'.")
+    ] = None,
+    max_events: Annotated[
+        int | None, typer.Option(min=1, help="Keep at most this many, as a fair sample of all.")
+    ] = None,
     time_floor: Annotated[
-        float | None, typer.Option(help="Photons below which a time is marked invalid for ever (default: none).")
+        float | None, typer.Option(help="Photons below which times are stored as invalid (default: none).")
     ] = None,
     dead: Annotated[
-        list[Path] | None, typer.Option(help="Dead channels: text, or CSV/Parquet of run ranges; repeatable.")
+        list[Path] | None, typer.Option(help="Dead channels: text, or CSV/Parquet with run ranges; repeatable.")
     ] = None,
     dead_if_invalid_fraction: Annotated[
-        float | None, typer.Option(help="Also channels unusable in this fraction of a run's events (a pass more).")
+        float | None,
+        typer.Option(
+            help="Also treat as dead what is unusable in this fraction of a run's events (takes another pass)."
+        ),
     ] = None,
     channel_gain: Annotated[
-        Path | None, typer.Option(help="Divide photons by these responses: the channels.csv of `xec channels`.")
+        Path | None, typer.Option(help="Divide photons by these responses (channels.csv of `xec channels`).")
     ] = None,
     geometry: Annotated[Path | None, typer.Option(help="Surveyed sensor positions (default: nominal).")] = None,
     skip_bad_files: Annotated[
-        bool, typer.Option("--skip-bad-files", help="Leave bad files out, listed in the manifest.")
+        bool, typer.Option("--skip-bad-files", help="Leave bad files out, and list them in the manifest.")
     ] = False,
     checksums: Annotated[
-        Path | None, typer.Option(help="Check the files against this list of sha256sum first.")
+        Path | None, typer.Option(help="First check the files against this list, as written by sha256sum.")
     ] = None,
     allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Also where a run and event number occurs more than once.")
+        bool, typer.Option("--allow-duplicates", help="Accept events that share run and event number.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Processes (default: one per free core).")
     ] = None,
-    step: Annotated[Step, typer.Option(help="Do one step only, as a cluster does.")] = Step.all,
-    task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
-    task_count: Annotated[int, typer.Option(min=1, help="Into how many shares the step is divided.")] = 1,
+    step: Annotated[Step, typer.Option(help="Do one step only, as on a cluster.")] = Step.all,
+    task_index: Annotated[int, typer.Option(min=0, help="Which share of the step to do, counting from 0.")] = 0,
+    task_count: Annotated[int, typer.Option(min=1, help="Number of shares that the step is divided into.")] = 1,
 ) -> None:
     """Convert ROOT files into a dataset of shards.
 
-    Interrupted, it continues where it stopped when the same command runs again; the result is the same bytes however it
-    ran. A dataset that is there already, from the same files with the same options, is left as it is.
+    If interrupted, the same command continues where it stopped; the bytes of the result are the same however it
+    ran. A dataset that exists already, from the same files with the same options, is left as it is.
     """
     from ingest.conversion.options import ConversionOptions
     from ingest.reading.checksums import check_digest, read_checksums
@@ -233,9 +244,9 @@ def _dead_list(files: list[Path]) -> DeadList:
 
 
 def _report(result: Conversion) -> None:
-    """One sentence per dataset: what is where."""
+    """One sentence per dataset: what was written where."""
     for manifest, folder in zip(result.manifests, result.folders, strict=True):
-        verb = "is complete already" if result.was_complete else "written"
+        verb = "is already complete" if result.was_complete else "written"
         size = sum(shard.tar.bytes for shard in manifest.shards) / 1e9
         typer.echo(
             f"{folder} {verb}: {counted(manifest.n_events, 'event')} of {counted(len(manifest.sources), 'file')} in "
@@ -249,15 +260,17 @@ def _report(result: Conversion) -> None:
 @app.command(epilog="Example:  xec ingest inspect run012345.root --schema real")
 def inspect(
     files: Files,
-    schema: Annotated[str, typer.Option(help="mc, real, cex, sensors-only, or a YAML file of your own.")] = "mc",
+    schema: Annotated[str, typer.Option(help="mc, real, cex, sensors-only, or your own YAML file.")] = "mc",
     tree: Annotated[str | None, typer.Option(help="Name of the tree (default: the schema's).")] = None,
-    events: Annotated[int, typer.Option("--events", "-n", min=1, help="Size of the sample.")] = 1000,
-    normalization: Annotated[Preset, typer.Option(help="Decides what is out of its domain.")] = Preset.standard,
+    events: Annotated[int, typer.Option("--events", "-n", min=1, help="Number of events to sample.")] = 1000,
+    normalization: Annotated[
+        Preset, typer.Option(help="Normalization whose domain the values are checked against.")
+    ] = Preset.standard,
     dead: Annotated[list[Path] | None, typer.Option(help="Dead channels, as for root2shards.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="For the expected size.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="Storage type, for the expected size.")] = Dtype.float32,
 ) -> None:
-    """Say what is in ROOT files and what converting them would give: trees, branches, mapping, value ranges, bad values
-    per face, dead-channel candidates, duplicates, size and time."""
+    """Show what is in ROOT files, and what converting them would give: trees, branches, mapping, value ranges, bad
+    values per face, dead-channel candidates, duplicates, size and time."""
     from ingest.inspection import inspect as look
     from ingest.inspection import report
     from ingest.reading.inputs import expand
@@ -294,17 +307,17 @@ def inspect(
     "xec ingest step bucket --out data/mc --task-index 3 --task-count 50"
 )
 def step(
-    name: Annotated[FolderStep, typer.Argument(help="Which step.")],
+    name: Annotated[FolderStep, typer.Argument(help="The step to do.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder in which a conversion was planned.")],
-    task_index: Annotated[int, typer.Option(min=0, help="Which share of the step, from 0.")] = 0,
-    task_count: Annotated[int, typer.Option(min=1, help="Into how many shares the step is divided.")] = 1,
+    task_index: Annotated[int, typer.Option(min=0, help="Which share of the step to do, counting from 0.")] = 0,
+    task_count: Annotated[int, typer.Option(min=1, help="Number of shares that the step is divided into.")] = 1,
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Processes (default: one per free core).")
     ] = None,
 ) -> None:
-    """Do a share of a step of a conversion that was planned before, as the elements of a cluster's array do.
+    """Do a share of one step of a planned conversion, as the elements of a job array do.
 
-    Nothing but the folder is needed: the inputs and options are those of `root2shards … --step plan`.
+    Only the folder is needed: the inputs and options are those of `root2shards … --step plan`.
     """
     from ingest.conversion.convert import run_folder_step
 
@@ -328,9 +341,9 @@ def finalize(
 @app.command("dead-diff")
 def dead_diff(
     first: Annotated[Path, typer.Argument(help="A dead list: text, CSV or Parquet.")],
-    second: Annotated[Path, typer.Argument(help="Another one.")],
+    second: Annotated[Path, typer.Argument(help="Another dead list.")],
 ) -> None:
-    """Compare two dead lists: what is only in the one, only in the other."""
+    """Compare two dead lists: what is only in the first, only in the second, and in both."""
     from shards.dead import LAST_RUN, difference, read_dead
 
     found = difference(read_dead(first), read_dead(second))

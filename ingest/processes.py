@@ -1,4 +1,4 @@
-"""Processes that do pieces of work for this one; when one of them dies, so does the work, with one line.
+"""Worker processes; when one of them dies, the work ends with a one-line error.
 
 `concurrent.futures.ProcessPoolExecutor` does the same with threads in the parent, which in Python before 3.12.1 race
 with `submit` when a worker is killed: a traceback on the screen, or a result that never comes
@@ -32,7 +32,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     pieces: list[int] = field(default_factory=list)
-    """Those it was given, in their order, which is that of its answers."""
+    """The pieces it was given, in order; its answers come in the same order."""
 
 
 class Processes:
@@ -63,8 +63,8 @@ class Processes:
     def run(self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Call `function` with each of `pieces`; yields (index, result) in the order of completion.
 
-        The first failure stops the rest; of failures that come together the one of the lowest index is raised. A
-        piece is handed out only when a result was taken, so that what waits to be taken is bounded.
+        The first failure stops the rest; of simultaneous failures the one with the lowest index is raised. A
+        piece is handed out only when a result is taken, so that the results that wait are bounded.
 
         Raises:
             XecError: a process died.
@@ -73,7 +73,7 @@ class Processes:
         """
         try:
             yield from self._run(function, pieces)
-        except BaseException:  # also where nobody wants the rest: what is under way must not answer the next run
+        except BaseException:  # also when the caller stops early: pieces under way must not answer the next run
             self.close()
             raise
 
@@ -144,7 +144,7 @@ def _died(worker: _Worker) -> XecError:
     return XecError(
         "a worker process died",
         found=signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}",
-        remedy="most often memory ran out: use fewer of them; the same command continues where this one stopped",
+        remedy="most likely memory ran out: use fewer workers; the same command continues where this one stopped",
     )
 
 
@@ -168,7 +168,7 @@ def _work(pipe: Connection, begin: Callable[..., None], arguments: tuple[Any, ..
 
 
 def _read(pipe: Connection, calls: queue.SimpleQueue[Call]) -> None:
-    """Take what is sent as it comes, so that the parent never waits with it, and end with the parent."""
+    """Take what is sent as it comes, so that the parent never waits for this process, and end with the parent."""
     try:
         while True:
             calls.put(pipe.recv())

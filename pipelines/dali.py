@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 MEMBERS = ("sensors.npy", "truth.npy")
 MEMORY = Path("/dev/shm")
 PREFIX = f"xec-plan-{socket.gethostname()}-"
-"""Of folders of indexes; the number of their process follows."""
+"""Prefix of index folders; the process id follows."""
 SERIAL = 32767
 """Elements up to which torch does an operation in the calling thread (`at::internal::GRAIN_SIZE` is one more)."""
 LINE, PAGE = 256, 4096
-"""Bytes that an event takes in an index, at most, and what a file takes at least."""
+"""Bytes that an event takes in an index at most, and that a file takes at least."""
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
@@ -104,7 +104,7 @@ class DaliLoader:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What DALI cannot read is a tar that is gone or cut: the first of the plan that is, is named."""
+        """When DALI cannot read, name the first tar of the plan that is gone or cut."""
         try:
             yield
         except RuntimeError as error:
@@ -150,7 +150,7 @@ class DaliLoader:
                     file=self._views[self._plan.dataset[place]].dataset.file(int(self._plan.shard[place]), "tar"),
                     item=f"sample {self._plan.row[place]}, {name}",
                     expected=header[10:].decode().strip(),
-                    remedy="see what xec shards verify says",
+                    remedy="run `xec shards verify`",
                 )
         if self._sums:
             self._require_sums(first, sensors, truth)
@@ -183,8 +183,8 @@ class DaliLoader:
         Coming: torch's `from_dlpack` names its current stream to DALI's `__dlpack__`, which makes that stream wait for
         the batch; the copy is queued in that stream, so nothing else has to wait. Going: DALI takes its memory back
         when the last reference is gone, in an order of its own streams, and knows nothing of what torch has queued. So
-        the reference is held until the event behind the copy has passed; when the next batch is asked for, it mostly
-        has. A copy costs microseconds a batch there, and frees the network from that question.
+        the reference is held until the event after the copy has passed, which by the time the next batch is asked for
+        it usually has. A copy costs microseconds a batch there, and frees the network from that question.
         """
         own = lent.to(torch.float32, copy=True)
         copied = torch.cuda.Event()
@@ -194,7 +194,7 @@ class DaliLoader:
         return own
 
     def _take_back(self) -> None:
-        """Let DALI have the memory that was lent, when it is not read any more."""
+        """Return lent memory to DALI when it is no longer being read."""
         if self._lent is not None:
             self._lent[1].synchronize()
             self._lent = None
@@ -241,4 +241,4 @@ def _remove_abandoned(parent: Path) -> None:
     for left in parent.glob(f"{glob.escape(PREFIX)}*"):
         pid = left.name.removeprefix(PREFIX).partition("-")[0]
         if pid.isdigit() and not process_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)  # another start may be at it, or it is another user's
+            shutil.rmtree(left, ignore_errors=True)  # another process may be removing it, or it is another user's

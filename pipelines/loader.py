@@ -1,4 +1,4 @@
-"""The one entry: choose the reader once, say which, and read a plan."""
+"""The one entry point: choose the reader, log which, and read a plan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def open_loader(
         prefetch: micro-batches read ahead.
 
     Raises:
-        ConfigError: unknown backend, or DALI asked for and not installed.
+        ConfigError: unknown backend, or DALI asked for but not installed.
     """
     chosen = choose_backend(backend)
     if chosen == "dali":
@@ -55,10 +55,12 @@ def open_loader(
 def choose_backend(backend: str) -> str:
     """`dali` or `webdataset`; logged once with the reason."""
     if backend not in BACKENDS:
-        raise ConfigError(f"no loader backend {backend!r}", remedy=nearest(backend, BACKENDS))
+        raise ConfigError(f"there is no loader backend {backend!r}", remedy=nearest(backend, BACKENDS))
     has_dali = importlib.util.find_spec("nvidia.dali") is not None if importlib.util.find_spec("nvidia") else False
     if backend == "dali" and not has_dali:
-        raise ConfigError("DALI is not installed here", remedy="use the backend 'webdataset' or install the DALI wheel")
+        raise ConfigError(
+            "DALI is not installed here", remedy="use the backend 'webdataset', or install the DALI wheel"
+        )
     if backend != "auto":
         return backend
     chosen = "dali" if has_dali else "webdataset"

@@ -1,4 +1,4 @@
-"""`xec shards`: look at, check and cut datasets."""
+"""`xec shards`: inspect, check and divide datasets."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Look at, check and cut datasets.",
+    help="Inspect, check and divide datasets.",
 )
 
-Data = Annotated[Path, typer.Argument(help="Dataset folder (it holds manifest.json).")]
+Data = Annotated[Path, typer.Argument(help="Dataset folder (the one with manifest.json).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.")]
 
 
 class SplitBy(StrEnum):
-    """What stays together in a split."""
+    """What a split keeps together."""
 
     event = "event"
     run = "run"
@@ -32,9 +32,9 @@ class SplitBy(StrEnum):
 @app.command(epilog="Examples:  xec shards info data/train   |   xec shards info data/train --json")
 def info(
     data: Data,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Say what a dataset holds: columns, sizes, normalization, bad values, and what float16 costs."""
+    """Describe a dataset: columns, sizes, normalization, bad values, and what float16 costs."""
     import json as json_module
 
     from shards.opening import open_dataset
@@ -53,7 +53,7 @@ def verify(
     data: Annotated[list[Path], typer.Argument(help="Dataset folders.")],
     full: Annotated[bool, typer.Option("--full", help="Read every byte, not only sizes, indexes and headers.")] = False,
 ) -> None:
-    """Check that datasets are what was written; list everything that is not."""
+    """Check that datasets are as they were written; list everything that is not."""
     from shards.verify import verify as check
 
     damaged = 0
@@ -80,13 +80,13 @@ def verify(
 def select(
     data: Data,
     expression: Annotated[
-        str, typer.Argument(help="Condition on columns, like 'fiducial and 0.05 < energy < 0.06'.", show_default=False)
+        str, typer.Argument(help="Condition on columns, e.g. 'fiducial and 0.05 < energy < 0.06'.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write a view file, which --select takes.", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="Write a view file, for use with --select.", show_default=False)
     ] = None,
 ) -> None:
-    """Count the events that pass a condition, and keep it as a view: an expression, no copy of the data."""
+    """Count the events that pass a condition; --out saves it as a view: an expression, not a copy of the data."""
     from shards.opening import open_dataset
     from shards.selection import SavedView
 
@@ -106,11 +106,11 @@ def select(
 )
 def head(
     data: Data,
-    events: Annotated[int, typer.Option("--events", "-n", min=0, help="How many.")] = 10,
+    events: Annotated[int, typer.Option("--events", "-n", min=0, help="Number of events.")] = 10,
     select: Annotated[str | None, typer.Option(help="Only events that pass this condition.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Comma-separated (default: all but offsets).")] = None,
+    columns: Annotated[str | None, typer.Option(help="Comma-separated names (default: all but offsets).")] = None,
 ) -> None:
-    """Print the first events' columns."""
+    """Print the columns of the first events."""
     import polars as pl
 
     from shards.opening import open_dataset
@@ -128,13 +128,13 @@ def head(
 
 @app.command(epilog="Examples:  xec shards merge data/2021 data/2022 --out data/both")
 def merge(
-    data: Annotated[list[Path], typer.Argument(help="Dataset folders of equal settings.")],
+    data: Annotated[list[Path], typer.Argument(help="Dataset folders with equal settings.")],
     out: Out,
     allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Also where a run and event number occurs more than once.")
+        bool, typer.Option("--allow-duplicates", help="Accept events that share run and event number.")
     ] = False,
 ) -> None:
-    """Join datasets into the bytes that one conversion of all their sources would have given."""
+    """Merge datasets; the bytes are those that a single conversion of all their sources would have given."""
     from shards.operations.merge import merge as join
 
     manifest = join(data, out, allow_duplicates)
@@ -149,10 +149,10 @@ def split(
     into: Annotated[
         str, typer.Option(metavar="NAME=FRACTION,…", help="Parts and their fractions.")
     ] = "train=0.9,val=0.1",
-    by: Annotated[SplitBy, typer.Option(help="What stays together.")] = SplitBy.run,
-    seed: Annotated[int, typer.Option(help="Another division of the same data.")] = 0,
+    by: Annotated[SplitBy, typer.Option(help="What to keep together.")] = SplitBy.run,
+    seed: Annotated[int, typer.Option(help="Seed of the division.")] = 0,
 ) -> None:
-    """Copy a dataset into one dataset per part, by a hash of each event, or by whole runs or sources."""
+    """Copy a dataset into one dataset per part, divided by a hash of each event, or by whole runs or sources."""
     from shards.operations.split import split as cut
     from shards.order import parse_split
 

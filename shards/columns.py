@@ -54,6 +54,6 @@ COLUMNS: dict[str, Column] = _table(
 
 
 def canonical_order(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """`columns` in the order of the canonical table, carried ones behind it by name, rests last."""
+    """`columns` in the order of the canonical table, followed by the carried ones, by name, with the rests last."""
     place = {name: i for i, name in enumerate(COLUMNS)}
     return tuple(sorted(columns, key=lambda c: (c.role == "rest", place.get(c.name, len(place)), c.name)))

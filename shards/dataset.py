@@ -1,4 +1,4 @@
-"""A dataset opened for reading: its table, its events by row, and the offsets an index is made of.
+"""A dataset opened for reading: its table, its events by row, and the offsets that make up an index.
 
 data = open_dataset("data/train")            # of shards.opening
 rows = data.rows("fiducial and energy > 0.05")
@@ -170,15 +170,15 @@ class Dataset:
         return np.concatenate(found).astype(np.int64)
 
     def view(self, expression: str) -> SavedView:
-        """The selection by `expression`, to be kept in a view file; numbers of list files become part of it."""
+        """The selection by `expression`, to be kept in a view file; the numbers in list files become part of it."""
         whole = inlined(expression)
         return SavedView(whole, self.fingerprint, len(self._selected(whole)))
 
     def _viewed(self, view: SavedView) -> Int64:
-        """Global rows of a view; InputError where the dataset is not the one that it was made of."""
+        """Global rows of a view; InputError where it was made of another dataset."""
         if self.fingerprint != view.fingerprint:
             raise InputError(
-                "the view belongs to another dataset",
+                "the view was made of another dataset",
                 file=self.path,
                 found=self.fingerprint[:12],
                 expected=view.fingerprint[:12],
@@ -186,14 +186,19 @@ class Dataset:
             )
         rows = self._selected(view.expression)
         if len(rows) != view.count:
-            raise CorruptError("the view's count does not hold", file=self.path, found=len(rows), expected=view.count)
+            raise CorruptError(
+                "the view selects another number of events than it records",
+                file=self.path,
+                found=len(rows),
+                expected=view.count,
+            )
         return rows
 
     def shard_of(self, rows: npt.ArrayLike) -> tuple[Int64, Int64]:
         """(shard, row within the shard) of each global row.
 
         Raises:
-            InputError: a row that does not exist, or rows that are no whole numbers (a mask).
+            InputError: a row that does not exist, or rows that are not whole numbers (a mask).
         """
         rows = row_numbers(rows)
         if rows.size and (rows.min() < 0 or rows.max() >= self.n_events):
@@ -241,10 +246,10 @@ class Dataset:
             wrong = known[row] != found[mine]
             if wrong.any():
                 raise CorruptError(
-                    "a sample has other contents than were written",
+                    "a sample has changed since it was written",
                     file=self.file(number, "tar"),
                     item=f"row {row[wrong.argmax()]}",
-                    remedy=f"restore the file; xec shards verify --full {self.path} lists all that is damaged",
+                    remedy=f"restore the file; xec shards verify --full {self.path} lists everything that is damaged",
                 )
         self.seen[rows] = True
 
@@ -296,7 +301,7 @@ class Dataset:
 
 
 def require_whole(dataset: Dataset, shard: int) -> None:
-    """Ask before a tar is read, and where reading it fails: is it there, with its size?
+    """Check that a tar exists with its recorded size; called before reading it, and when reading fails.
 
     Raises:
         CorruptError: it is gone, or was cut or replaced.
@@ -313,7 +318,7 @@ def require_whole(dataset: Dataset, shard: int) -> None:
 
 
 def row_numbers(rows: npt.ArrayLike) -> Int64:
-    """`rows` as int64; whatever takes row numbers asks here.
+    """`rows` as int64; everything that takes row numbers comes through here.
 
     Raises:
         InputError: a boolean mask, or numbers that are not whole: neither says which rows are meant.
@@ -325,7 +330,7 @@ def row_numbers(rows: npt.ArrayLike) -> Int64:
         return found.astype(np.int64)
     if found.dtype.kind == "b":
         raise InputError("rows are a boolean mask", expected="row numbers", remedy="numpy.flatnonzero(mask) gives them")
-    raise InputError("rows are no whole numbers", found=str(found.dtype), expected="row numbers")
+    raise InputError("rows are not whole numbers", found=str(found.dtype), expected="row numbers")
 
 
 @lru_cache(maxsize=CACHED_SHARDS)

@@ -1,4 +1,4 @@
-"""Dead lists: which channels are not to be believed in which runs, of which kind, and why.
+"""Dead lists: which channels cannot be trusted in which runs, of which kind, and why.
 
 Two kinds: `bad` channels do not work; baselines must not use them as neighbours either. `invalid` ones merely gave no
 usable value in most events (found in the data), so where they do give one it may be used.
@@ -119,7 +119,7 @@ def read_dead(path: Path | str) -> DeadList:
     reason of a text line is its comment, else the file's name. The kind is `bad` unless the table says otherwise.
 
     Raises:
-        InputError: unreadable, or a channel, run or kind that there is not; names the line.
+        InputError: unreadable, or a channel, run or kind that does not exist; names the line.
     """
     file = Path(path)
     if file.suffix.lower() == ".parquet":
@@ -143,7 +143,7 @@ def _parquet_rows(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise InputError("there is no such dead list", file=file) from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"is no Parquet file: {str(error).splitlines()[0]}", file=file) from None
+        raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file=file) from None
 
 
 def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
@@ -153,7 +153,7 @@ def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
         item = f"row {number}"
         if "sensor" not in row:
             raise InputError(
-                "is no dead list",
+                "is not a dead list",
                 file=file,
                 found=", ".join(row),
                 expected=f"columns {','.join(TABLE)}",
@@ -168,7 +168,7 @@ def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
             )
         first, last = _run(row.get("run_first"), 0, file, item), _run(row.get("run_last"), LAST_RUN, file, item)
         if first > last:
-            raise InputError("run range ends before it begins", file=file, item=item, found=f"{first} to {last}")
+            raise InputError("run range ends before it starts", file=file, item=item, found=f"{first} to {last}")
         entries.append(
             DeadEntry(_channel(row["sensor"], file, item), first, last, kind, row.get("reason") or file.name)
         )
@@ -185,7 +185,7 @@ def _channel(text: str, file: Path, item: str) -> int:
     channel = _whole(text)
     if channel is None or channel >= N_SENSORS:
         raise InputError(
-            "names no channel", file=file, item=item, found=repr(text[:40]), expected=f"0 to {N_SENSORS - 1}"
+            "does not name a channel", file=file, item=item, found=repr(text[:40]), expected=f"0 to {N_SENSORS - 1}"
         )
     return channel
 
@@ -195,7 +195,7 @@ def _run(text: str | None, default: int, file: Path, item: str) -> int:
         return default
     run = _whole(text)
     if run is None or run > LAST_RUN:
-        raise InputError("names no run", file=file, item=item, found=repr(text[:40]), expected="a whole number")
+        raise InputError("does not name a run", file=file, item=item, found=repr(text[:40]), expected="a whole number")
     return run
 
 

@@ -2,7 +2,7 @@
 
 Shards are written once, fsynced, and read again much later or on another machine. Pages of the cache that are filled
 only to be written out can cost more processor time than everything else about a shard; with O_DIRECT the data go to the
-disk from where they are. Where a file system does not take that (some network ones), writing is the ordinary one.
+disk from where they are. Where a file system does not support that (some network ones), writes are ordinary.
 """
 
 from __future__ import annotations

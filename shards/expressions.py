@@ -58,7 +58,7 @@ _LIST_FILE = re.compile(r"""(\bin\s+)@("[^"]*"|'[^']*'|[^\s()\[\],]+)""")
 
 @dataclass(frozen=True)
 class Condition:
-    """An expression that was understood."""
+    """A parsed expression."""
 
     columns: tuple[str, ...]
     """Those that it needs, in the order of the known ones."""
@@ -71,7 +71,7 @@ class Condition:
 
 
 def condition(expression: str, known: Iterable[str]) -> Condition:
-    """Understand an expression on the `known` columns.
+    """Parse an expression on the `known` columns.
 
     Raises:
         ConfigError: it is not understood, names an unknown column, or is not a condition.
@@ -92,7 +92,7 @@ def columns_of(expression: str, known: Iterable[str]) -> list[str]:
 def inlined(expression: str) -> str:
     """The expression with the numbers of list files (`run in @good.txt`) in place of their names.
 
-    A list holds whole numbers, separated by blanks, commas or line ends; `#` starts a comment.
+    A list holds whole numbers, separated by spaces, commas or newlines; `#` starts a comment.
 
     Raises:
         ConfigError: a list holds something else, or nothing; names the line.
@@ -110,10 +110,10 @@ def _read_numbers(file: Path) -> list[int]:
     for number, line in enumerate(read_text(file, "list of numbers", ConfigError).splitlines(), 1):
         for word in line.partition("#")[0].replace(",", " ").split():
             if not re.fullmatch(r"[-+]?\d{1,18}", word, re.ASCII):
-                raise ConfigError("is no whole number", file=file, item=f"line {number}", found=repr(word[:40]))
+                raise ConfigError("is not a whole number", file=file, item=f"line {number}", found=repr(word[:40]))
             found.append(int(word))
     if not found:
-        raise ConfigError("lists no number", file=file)
+        raise ConfigError("lists no numbers", file=file)
     return found
 
 
@@ -123,7 +123,7 @@ def _condition(expression: str, known: tuple[str, ...]) -> Condition:
     try:
         mask = compiler.whole()
     except (RecursionError, MemoryError):
-        raise ConfigError("is too deeply nested", item=compiler.name) from None
+        raise ConfigError("is nested too deeply", item=compiler.name) from None
     return Condition(tuple(name for name in known if name in compiler.used), mask)
 
 
@@ -148,7 +148,7 @@ class _Compiler:
         return f"selection {shown!r}"
 
     def _refused(self, node: ast.AST) -> ConfigError:
-        return ConfigError(f"does not allow {_source(node)}", item=self.name, expected=_ALLOWED)
+        return ConfigError(f"may not contain {_source(node)}", item=self.name, expected=_ALLOWED)
 
     def _boolean(self, node: ast.expr) -> Mask:
         match node:

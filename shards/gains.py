@@ -1,4 +1,4 @@
-"""Gains of channels: by which photons are divided on the way from a ROOT file into a dataset.
+"""Channel gains, by which photons are divided on the way from a ROOT file into a dataset.
 
 The table is what `xec channels` writes: a row per channel and range of runs, with the channel's response, which is 1
 where the channel is calibrated. Dead and unknown channels are left as they are; dead lists are for them.
@@ -24,14 +24,14 @@ from shards.normalization import HUGE
 
 NEEDED = ("run_first", "run_last", "sensor", "response")
 LEFT = ("dead", "unknown")
-"""States of channels whose response is no gain."""
+"""States of channels whose response is not a gain."""
 LIMITS = (0.05, 20.0)
-"""Responses that are believed: a channel beyond them is broken, and belongs into a dead list."""
+"""Credible responses: a channel beyond them is broken, and belongs in a dead list."""
 
 
 @dataclass(frozen=True)
 class GainFile:
-    """A table of gains, and what was in it when it was named: so that a conversion notices when it has changed."""
+    """A table of gains, with the digest it had when it was named, so that a conversion notices a change."""
 
     path: str
     sha256: str
@@ -75,7 +75,7 @@ class ChannelGains:
         if np.any(rows < 0):
             run = runs[rows < 0][0]
             raise InputError(
-                "has no gains for a run of the data",
+                "has no gains for a run in the data",
                 file=self.name,
                 found=f"run {run:g}",
                 expected=", ".join(f"{a} to {b}" if a != b else f"{a}" for a, b in self.ranges[:8]),
@@ -91,20 +91,20 @@ def read_gains(file: GainFile) -> ChannelGains:
     """The gains of a file.
 
     Raises:
-        InputError: it is unreadable, no such table, or no longer what it was.
+        InputError: it is unreadable, not such a table, or has changed.
     """
     path = Path(file.path)
     if file_digest(path) != file.sha256:
-        raise InputError("has changed since the conversion began", file=path, remedy="begin it anew in another folder")
+        raise InputError("has changed since the conversion began", file=path, remedy="start again in another folder")
     text = read_text(path, "table of gains", InputError)
     try:
         table = pl.read_csv(StringIO(text))
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"is no table of gains: {str(error).partition(chr(10))[0]}", file=path) from None
+        raise InputError(f"is not a valid table of gains: {str(error).partition(chr(10))[0]}", file=path) from None
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise InputError(
-            "is no table of gains",
+            "is not a valid table of gains",
             file=path,
             found=", ".join(table.columns[:8]),
             expected=f"columns {', '.join(NEEDED)}",
@@ -119,13 +119,15 @@ def _by_range(table: pl.DataFrame, path: Path) -> ChannelGains:
     bad = np.flatnonzero(~((sensor >= 0) & (sensor < N_SENSORS) & (sensor == np.floor(sensor))))
     if len(bad):
         found = f"{sensor[bad[0]]:g}"
-        raise InputError("names no channel", file=path, item=f"row {bad[0] + 1}", found=found, expected="0 to 4759")
+        raise InputError(
+            "does not name a channel", file=path, item=f"row {bad[0] + 1}", found=found, expected="0 to 4759"
+        )
     if "state" in table.columns:
         response[table["state"].is_in(list(LEFT)).fill_null(False).to_numpy()] = np.nan
     bad = np.flatnonzero((response < LIMITS[0]) | (response > LIMITS[1]))
     if len(bad):
         raise InputError(
-            "has a response that is no gain",
+            "has a response that cannot be a gain",
             file=path,
             item=f"row {bad[0] + 1}, channel {sensor[bad[0]]:g}",
             found=f"{response[bad[0]]:g}",
@@ -134,11 +136,11 @@ def _by_range(table: pl.DataFrame, path: Path) -> ChannelGains:
     first, last = table["run_first"].to_numpy(), table["run_last"].to_numpy()
     bad = np.flatnonzero(~(np.isfinite(first) & np.isfinite(last) & (first <= last)))
     if len(bad):
-        raise InputError("has no range of runs", file=path, item=f"row {bad[0] + 1}", expected="run_first and run_last")
+        raise InputError("has no run range", file=path, item=f"row {bad[0] + 1}", expected="run_first and run_last")
     ranges = sorted({(int(a), int(b)) for a, b in zip(first, last, strict=True)})
     for (a, b), (c, d) in pairwise(ranges):
         if c <= b:
-            raise InputError("has ranges of runs that overlap", file=path, found=f"{a} to {b} and {c} to {d}")
+            raise InputError("has overlapping run ranges", file=path, found=f"{a} to {b} and {c} to {d}")
     gains = np.ones((len(ranges), N_SENSORS), dtype=np.float32)
     place = {both: k for k, both in enumerate(ranges)}
     rows = np.array([place[int(a), int(b)] for a, b in zip(first, last, strict=True)], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which events are the same: run and event number, wherever an event lies and however its file was written."""
+"""Which events are the same: those with the same run and event number, whatever file they are in."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def event_hashes(run: npt.NDArray[np.floating], event: npt.NDArray[np.floating])
 
 
 def repeated(hashes: Sequence[UInt64]) -> UInt64:
-    """The hashes that come more than once, as often as they come too much."""
+    """The hashes that occur more than once, each as many times as there are copies beyond the first."""
     together = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
     return np.asarray(together[1:][together[1:] == together[:-1]])
 
 
 def known_hashes(dataset: Dataset, rows: npt.ArrayLike | None = None) -> UInt64 | None:
-    """`event_hashes` of (some rows of) a dataset; None where its numbers were made up for want of branches."""
+    """`event_hashes` of (some rows of) a dataset; None where its numbers were made up for lack of branches."""
     branches = {column.name: column.branch for column in dataset.manifest.settings.columns}
     if not all(branches.get(name) for name in IDENTITY):
         return None
@@ -35,7 +35,7 @@ def known_hashes(dataset: Dataset, rows: npt.ArrayLike | None = None) -> UInt64 
 
 
 def shared_events(first: Dataset, first_rows: npt.ArrayLike, second: Dataset, second_rows: npt.ArrayLike) -> int:
-    """How many of the events at `first_rows` of one dataset are among those of another (or of the same), too."""
+    """How many of the events at `first_rows` of one dataset are also among those of another (or of the same)."""
     if first.fingerprint == second.fingerprint:
         return len(np.intersect1d(row_numbers(first_rows), row_numbers(second_rows)))
     mine, theirs = known_hashes(first, first_rows), known_hashes(second, second_rows)

@@ -6,7 +6,6 @@ It is written last, so its presence means that the dataset is complete. It holds
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shards.base import CorruptError, InputError, local_path, package_version, publish_text
-from shards.base.documents import checked, read_json
+from shards.base.documents import checked, json_digest, read_json
 from shards.columns import Column
 from shards.normalization import Normalization, SensorCounts
 from shards.order import HASH
@@ -89,7 +88,7 @@ class Split:
 
     @property
     def rule(self) -> Split:
-        """The split without what followed from the data."""
+        """The split without what follows from the data."""
         return dataclasses.replace(self, groups=None)
 
 
@@ -172,7 +171,7 @@ class Manifest:
             "columns": [[c.name, c.unit, c.role] for c in s.columns],
             "shards": [[d.name, d.events, d.tar.sha256, d.idx.sha256, d.parquet.sha256] for d in self.shards],
         }
-        return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return json_digest(what, separators=(",", ":"))
 
     def summed(self, what: str) -> dict[str, int]:
         """The per-source dictionaries "dropped" or "invalid_scalars" added up, by key."""
@@ -220,7 +219,7 @@ class Manifest:
             CorruptError: something is missing, of the wrong kind, or contradicts the recorded fingerprint.
         """
         if value.get("format") != FORMAT:
-            raise InputError("is of another format", file=file, found=value.get("format"), expected=FORMAT)
+            raise InputError("has another format", file=file, found=value.get("format"), expected=FORMAT)
         manifest = manifest_of(value, file)
         if manifest.fingerprint != value.get("fingerprint") or manifest.n_events != value.get("events"):
             raise CorruptError(
@@ -249,7 +248,7 @@ class Manifest:
             raise _no_dataset(Path(folder))
         value = read_json(file, "manifest")
         if not isinstance(value, dict):
-            raise CorruptError("is no manifest", file=file)
+            raise CorruptError("is not a valid manifest", file=file)
         return cls.from_json(value, file)
 
 
@@ -270,7 +269,7 @@ class _Contents:
 
 
 def manifest_of(value: Mapping[str, Any], file: Path | str | None) -> Manifest:
-    """What the JSON of a manifest says, whatever fingerprint stands in it.
+    """What the JSON of a manifest says, whatever fingerprint is in it.
 
     Raises:
         CorruptError: something is missing or of the wrong kind.
@@ -285,7 +284,7 @@ def manifest_of(value: Mapping[str, Any], file: Path | str | None) -> Manifest:
     counts = {}
     for name in (f.name for f in dataclasses.fields(SensorCounts)):
         if name not in contents.counts or len(contents.counts[name].per_sensor) != N_SENSORS:
-            raise CorruptError("does not have a number for every sensor", file=file, item=f"counts.{name}")
+            raise CorruptError("does not have one number per sensor", file=file, item=f"counts.{name}")
         counts[name] = np.array(contents.counts[name].per_sensor, np.int64)
     return Manifest(
         settings=settings,
@@ -309,32 +308,32 @@ def json_text(value: Any, indent: int = 0) -> str:
 
 
 def folder_of_others(path: Path) -> InputError | None:
-    """What to say of a folder that is given for data and is that of a run, or the parent of datasets; None else."""
+    """The error for a folder given as data that is a run folder or the parent of datasets; None for any other."""
     inside = sorted(item.name for item in path.iterdir())
     if "state.json" in inside or "config.yaml" in inside or "checkpoint_last.pt" in inside:
-        return InputError("is the folder of a run, not of data", file=path, remedy="give the data it is to read")
+        return InputError("is a run folder, not data", file=path, remedy="give the data to read")
     parts = [name for name in inside if (path / name / MANIFEST).is_file()]
     if parts:
         return InputError(
-            "is not a dataset, it holds some", file=path, found=", ".join(parts[:8]), remedy=f"give {path / parts[0]}"
+            "is not a dataset, but holds some", file=path, found=", ".join(parts[:8]), remedy=f"give {path / parts[0]}"
         )
     return None
 
 
 def _no_dataset(path: Path) -> InputError:
-    """What stands where the folder of a dataset was expected, and what to do."""
+    """What was found instead of a dataset folder, and what to do."""
     convert = f"convert it first: xec ingest root2shards {path} --out DIR"
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(4) == b"root":
                 return InputError("is a ROOT file, not a dataset", file=path, remedy=convert)
-        return InputError("is a file, not the folder of a dataset", file=path)
+        return InputError("is a file, not a dataset folder", file=path)
     if not path.is_dir():
         return InputError("there is no such dataset", file=path)
     if (other := folder_of_others(path)) is not None:
         return other
     if any(item.suffix == ".root" for item in path.iterdir()):
-        return InputError("holds ROOT files and is no dataset", file=path, remedy=convert)
+        return InputError("holds ROOT files, but is not a dataset", file=path, remedy=convert)
     return InputError(
         "is not a complete dataset: it has no manifest.json",
         file=path,

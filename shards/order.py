@@ -1,7 +1,7 @@
 """Where an event goes: a named, versioned, vectorized 64-bit hash instead of a random generator.
 
 A hash of (seed, source, entry) gives the same place whatever the number of workers, restarts or order of the inputs,
-and unlike a library's generator it can be promised to stay the same for ever. Each use has its own purpose string,
+and unlike a library's generator it can be promised never to change. Each use has its own purpose string,
 which makes the uses independent of one another.
 """
 
@@ -112,7 +112,7 @@ def balanced_split(
     Args:
         sizes: events of each run (or of each source, by id).
         by: "run" or "source", for messages and hash.
-        seed: another one gives another division.
+        seed: another seed gives another division.
 
     **Returns** runs (or source ids) of each part, sorted.
 
@@ -122,7 +122,7 @@ def balanced_split(
     if len(sizes) < len(fractions):
         raise InputError(
             f"{len(sizes)} {by}{'s' * (len(sizes) != 1)} cannot be divided into {len(fractions)} parts",
-            remedy="give more inputs, or divide by something finer: --split-by event",
+            remedy="give more inputs, or divide more finely: --split-by event",
         )
     place = {name: int(hash64(f"split by {by}", (int(seed), name), 0)) for name in sizes}
     total = sum(sizes.values())
@@ -146,7 +146,7 @@ def assign_splits(
     seed: int = 0,
     groups: Mapping[str, Sequence[int | str]] | None = None,
 ) -> npt.NDArray[np.int8]:
-    """The split of each event: by a hash of it, so that it stays when files are added, or where its run or source is.
+    """The split of each event: by a hash, so that it does not change when files are added, or by its run or source.
 
     Args:
         fractions: name → fraction, adding up to one.
@@ -176,15 +176,15 @@ def assign_splits(
     for i, name in enumerate(fractions):
         found[np.isin(np.asarray(run).astype(np.int64), np.array(groups[name], np.int64))] = i
     if (found < 0).any():
-        raise InputError("a run is in no part of the split", item=source_id, found=int(run[found.argmin()]))
+        raise InputError("a run is not in any part of the split", item=source_id, found=int(run[found.argmin()]))
     return found
 
 
 def far_from_asked(events: Mapping[str, int], fractions: Mapping[str, float], most: float = 0.1) -> str | None:
-    """What to say where a part holds another share of the events than was asked for; None where all come near it."""
+    """What to say where a part's share of the events is not what was asked for; None where all are close."""
     total = max(sum(events.values()), 1)
     far = [name for name, fraction in fractions.items() if abs(events[name] / total - fraction) > most]
     said = ", ".join(
-        f"{name} has {100 * events[name] / total:.0f} % ({100 * fractions[name]:.0f} % asked)" for name in far
+        f"{name} has {100 * events[name] / total:.0f} % ({100 * fractions[name]:.0f} % asked for)" for name in far
     )
     return said or None

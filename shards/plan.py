@@ -31,7 +31,7 @@ from shards.tarfmt import INDEX_VERSION
 Int64 = npt.NDArray[np.int64]
 
 RUN = 64
-"""Events of one shard in a row."""
+"""Consecutive events of one shard."""
 WINDOW = 16
 """Shards that are interleaved at a time: about 5 GB of page cache at the usual shard size."""
 
@@ -105,13 +105,13 @@ def epoch_order(
         epoch: likewise.
         shuffle: False: the views' rows one after another as they are, weights ignored.
         epoch_events: length of the epoch, shared out by weight × rows; None for the sum of these. A shorter epoch takes
-            up where the one before stopped, so that all events have their turn.
+            up where the one before stopped, so that every event has its turn.
 
     Raises:
         ConfigError: no views, or a weight that is not positive.
     """
     if not views or epoch < 0:
-        raise ConfigError("a plan needs at least one view and an epoch", found=(len(views), epoch))
+        raise ConfigError("a plan needs at least one view, and an epoch ≥ 0", found=(len(views), epoch))
     for view in views:
         if not (np.isfinite(view.weight) and view.weight > 0):
             raise ConfigError("weight must be positive", file=view.dataset.path, found=view.weight)
@@ -262,5 +262,5 @@ def _index_lines(file: Path, digest: str) -> list[bytes]:
         raise CorruptError(f"cannot be read: {error.strerror}", file=file) from error
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
-        raise CorruptError("is not the index that the manifest names", file=file, found=found, expected=digest)
+        raise CorruptError("is not the index that the manifest describes", file=file, found=found, expected=digest)
     return content.splitlines(keepends=True)[1:]

@@ -1,4 +1,4 @@
-"""What the detector can give: values outside are nearly always in another unit than was said.
+"""Plausible values of the detector's quantities: values outside are nearly always in another unit than stated.
 
 One table for sensors and columns, in the units that shards have. A few wild values are normal; a column is remarked on
 when more than `SOME` of its usable values are outside. The remark is the same wherever values are looked at: it names
@@ -64,13 +64,13 @@ class Outside:
         return Outside(self.outside + other.outside, self.usable + other.usable, example)
 
     def remark(self, name: str, branch: str) -> str | None:
-        """What to say about it, whose values come from `branch`; None where it is as it should be."""
+        """What to say about it, whose values come from `branch`; None where all is well."""
         if self.outside <= SOME * self.usable:
             return None
         share = f"{100 * self.outside / self.usable:.3g} %"
         return (
             f"{branch}: {share} of the values are implausible, such as {self.example:.4g} "
-            f"(expected {PLAUSIBLE[name]}); is its unit another one? The schema's {_key(name)} says so"
+            f"(expected {PLAUSIBLE[name]}); if they are in another unit, say so in the schema's {_key(name)}"
         )
 
 

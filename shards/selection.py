@@ -37,5 +37,5 @@ class SavedView:
         value = read_json(path, "view file")
         if not isinstance(value, dict) or value.get("format") != VIEW_FORMAT:
             found = value.get("format") if isinstance(value, dict) else None
-            raise CorruptError("is no view file", file=path, found=found, expected=VIEW_FORMAT)
+            raise CorruptError("is not a valid view file", file=path, found=found, expected=VIEW_FORMAT)
         return checked(cls, {key: item for key, item in value.items() if key != "format"}, file=path)

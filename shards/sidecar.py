@@ -37,7 +37,7 @@ RESERVED = frozenset((*SUMMARY_COLUMNS, *PLACE_COLUMNS, *OFFSET_COLUMNS, SUM_COL
 
 
 PORTION = 16
-"""Events summarized at a time: what stays in the processor's cache is done several times as fast."""
+"""Events summarized at a time: what fits in the processor's cache is done several times as fast."""
 
 
 def summarize(

@@ -39,7 +39,7 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 def tar_headers(names: Sequence[str], size: int) -> npt.NDArray[np.uint8]:
-    """`tar_header` of every name, uint8 (n, 512): one header made by `tarfile`, with names and checksums put in."""
+    """`tar_header` of every name, uint8 (n, 512): one header made by `tarfile`, with names and checksums filled in."""
     width = max(map(len, names))
     if width > NAME_FIELD or not all(name.isascii() for name in names):
         raise ValueError(f"member names must be at most {NAME_FIELD} ASCII characters")

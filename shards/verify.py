@@ -1,7 +1,7 @@
 """Are these the bytes that were written? Quick: sizes, counts, index digests, some tar headers. Full: every byte.
 
 DALI reads a tar that was cut at a member boundary as a shorter one, and flipped payload bytes as other numbers, without
-a word; so whoever is about to read a dataset asks here first.
+a word; so every reader of a dataset checks here first.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class VerifyReport:
                 item=first.item,
                 found=first.found,
                 expected=first.expected,
-                remedy=f"xec shards verify --full {self.path} lists all; restore the files or convert again",
+                remedy=f"xec shards verify --full {self.path} lists all of them; restore the files or convert again",
             )
 
 
@@ -78,7 +78,7 @@ def verify(path: Path | str, full: bool = False) -> VerifyReport:
 
 
 def _followed(dataset: Dataset, full: bool) -> Iterator[int]:
-    """The shards one by one, with a progress display where it takes long."""
+    """The shards one by one, with a progress display where this takes long."""
     shards = dataset.manifest.shards
     if not full:
         yield from range(len(shards))
@@ -93,12 +93,14 @@ def _manifest_problems(dataset: Dataset) -> Iterator[CorruptError]:
     file, manifest = dataset.path / MANIFEST, dataset.manifest
     used = sum(source.used for source in manifest.sources)
     if used != manifest.n_events:
-        yield CorruptError("shards and sources count differently", file=file, found=manifest.n_events, expected=used)
+        yield CorruptError(
+            "shards and sources disagree on the number of events", file=file, found=manifest.n_events, expected=used
+        )
     for shard in manifest.shards:
         size = manifest.settings.layout.tar_size(shard.events)
         if shard.tar.bytes != size:
             yield CorruptError(
-                "a tar of so many events has another size",
+                "the recorded size does not fit the number of events",
                 file=file,
                 item=shard.name,
                 found=shard.tar.bytes,
@@ -107,7 +109,7 @@ def _manifest_problems(dataset: Dataset) -> Iterator[CorruptError]:
 
 
 def _strangers(dataset: Dataset) -> Iterator[CorruptError]:
-    """Shard files that the manifest does not know."""
+    """Shard files that are not in the manifest."""
     known = {shard.name for shard in dataset.manifest.shards}
     for path in sorted((dataset.path / SHARD_FOLDER).glob("*")):
         if path.suffix[1:] in KINDS and not path.name.startswith(".") and path.stem not in known:
@@ -128,7 +130,7 @@ def _shard_problems(dataset: Dataset, shard: int, full: bool) -> list[CorruptErr
     return problems
 
 
-MISSING, SIZE, DIGEST = "is missing", "has the wrong size", "has other contents than were written"
+MISSING, SIZE, DIGEST = "is missing", "has the wrong size", "has changed since it was written"
 
 
 def _file_problems(path: Path, info: FileInfo, digest: bool) -> Iterator[CorruptError]:
@@ -163,7 +165,7 @@ def _quick_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
             for name, start, size in zip(names, starts, (layout.sensors_size, layout.truth_size), strict=True):
                 file.seek(start)
                 if file.read(BLOCK) != tar_header(name, size):
-                    yield CorruptError("a member's header is not what the index says", file=tar, item=name)
+                    yield CorruptError("a member's header disagrees with the index", file=tar, item=name)
 
 
 def _full_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
@@ -178,10 +180,10 @@ def _full_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
         raise CorruptError("lacks columns of the manifest", file=sidecar, found=", ".join(missing))
     first, second = layout.offsets(events)
     if not (np.array_equal(table["sensors_offset"], first) and np.array_equal(table["truth_offset"], second)):
-        yield CorruptError("has other member offsets than the tar", file=sidecar)
+        yield CorruptError("disagrees with the tar on member offsets", file=sidecar)
     source, entry = (np.asarray(table[name].to_numpy(), np.int64) for name in PLACE_COLUMNS)
     if source.min() < 0 or source.max() >= len(dataset.manifest.sources):
-        raise CorruptError("names a source that the manifest does not have", file=sidecar, found=int(source.max()))
+        raise CorruptError("names a source that is not in the manifest", file=sidecar, found=int(source.max()))
     keys = sample_keys([s.id for s in dataset.manifest.sources], source, entry)
     index = dataset.file(shard, "idx")
     if index.read_bytes() != index_text(layout.index_lines(keys)).encode():
@@ -194,9 +196,9 @@ def _full_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
             raw = np.frombuffer(file.read(layout.stride * (block.stop - start)), np.uint8).reshape(-1, layout.stride)
             yield from _block_problems(layout, tar, keys[block], raw, truth[block])
             if sums is not None and (layout.sums(raw) != sums[block]).any():
-                yield CorruptError("has other sums of its samples than the tar", file=sidecar)
+                yield CorruptError("disagrees with the tar on the sums of samples", file=sidecar)
         if file.read().strip(b"\0"):
-            yield CorruptError("has something behind its last member", file=tar)
+            yield CorruptError("has data after its last member", file=tar)
 
 
 def _block_problems(
@@ -208,9 +210,9 @@ def _block_problems(
     infinite = ~np.isfinite(sensors).all(axis=(1, 2))
     unequal = ~((tar_truth == truth) | (np.isnan(tar_truth) & np.isnan(truth))).all(axis=1)
     for bad, problem in (
-        (damaged, "a sample's members are not in order, or have other names, sizes or types"),
+        (damaged, "a sample's members have the wrong order, names, sizes or types"),
         (infinite, "a sensor value is neither finite nor a sentinel"),
-        (unequal, "a sample's truth is not that of the sidecar"),
+        (unequal, "a sample's truth differs from the sidecar's"),
     ):
         if bad.any():
             yield CorruptError(problem, file=tar, item=keys[int(bad.argmax())], found=f"{int(bad.sum())} such samples")

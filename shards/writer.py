@@ -26,7 +26,7 @@ from shards.sidecar import RESERVED, summarize, write_sidecar
 from shards.tarfmt import index_text
 
 BLOCK_EVENTS = 64
-"""Events packed at a time: what stays in the processor's cache."""
+"""Events packed at a time: what fits in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def write_shard(
     """Write tar, index and Parquet of shard `number` of the dataset folder `out`; equal events give equal bytes.
 
     Args:
-        parts: the events, in order, in as many pieces as suits the caller. The sensors of one are not looked at after
-            the next was asked for, so they may share a buffer; all else is kept.
+        parts: the events, in order, in as many pieces as suits the caller. The sensors of one are not used after
+            the next is asked for, so they may share a buffer; all else is kept.
         source_ids: sorted; what `rows.source` counts in.
 
     Raises:
@@ -140,7 +140,7 @@ def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, sourc
             sources.append(rows.source)
             entries.append(rows.entry)
         if not keys:
-            raise InputError("a shard needs events")
+            raise InputError("a shard needs at least one event")
         size = layout.tar_size(len(keys))
         tail = bytes(size - len(keys) * layout.stride)
         file.write(memoryview(tail))
@@ -180,12 +180,12 @@ def finalize(
     part of it (left by an interrupted conversion with other numbers of events, or half-written by a killed process).
 
     Raises:
-        InputError: the shards do not follow one another, or the sources are not told apart by their ids.
+        InputError: the shards do not follow one another, or two sources have the same id.
     """
     ordered = tuple(sorted(shards, key=lambda shard: int(shard.name)))
     by_id = tuple(sorted(sources, key=lambda source: source.id))
     if [shard.name for shard in ordered] != [shard_name(i) for i in range(len(ordered))]:
-        raise InputError("shards are missing or doubled", file=out, found=[shard.name for shard in ordered])
+        raise InputError("shards are missing or duplicated", file=out, found=[shard.name for shard in ordered])
     if any(shard.events != settings.events_per_shard for shard in ordered[:-1]):
         raise InputError("all shards but the last must be full", file=out, expected=settings.events_per_shard)
     if len({source_key(source.id) for source in by_id}) != len(by_id):
@@ -193,7 +193,11 @@ def finalize(
     manifest = Manifest(settings, ordered, by_id, counts, tuple(uncounted))
     used = sum(source.used for source in by_id)
     if used != manifest.n_events:
-        raise InputError("the sources' used entries are not the shards' events", found=used, expected=manifest.n_events)
+        raise InputError(
+            "the entries used from the sources do not add up to the shards' events",
+            found=used,
+            expected=manifest.n_events,
+        )
     _remove_strangers(Path(out) / SHARD_FOLDER, {shard.name for shard in ordered})
     manifest.write(out)
     return manifest
@@ -213,7 +217,7 @@ class DatasetWriter:
         self._waiting: list[ShardRows] = []
 
     def append(self, rows: ShardRows) -> None:
-        """Add events behind those added before; writes every shard that has become full."""
+        """Add events after those added before; writes every shard that has become full."""
         full = self.settings.events_per_shard
         while len(rows):
             room = full - sum(len(part) for part in self._waiting)
@@ -235,7 +239,7 @@ class DatasetWriter:
 
 def _check_names(settings: Settings, source_ids: Sequence[str]) -> None:
     if list(source_ids) != sorted(set(source_ids)):
-        raise InputError("source ids must be sorted and different", found=list(source_ids))
+        raise InputError("source ids must be sorted and unique", found=list(source_ids))
     taken = sorted(RESERVED & set(settings.names))
     if taken:
         raise InputError("a column has a reserved name", found=taken, remedy="rename it in the schema")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Tiny networks gain nothing from threads, and threads that wait for one another on a busy machine lose minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A busy machine is no failure of a property, and a run that passed passes again: the examples follow from the test.
+# A busy machine is not a failure of a property, and a run that passed passes again: the examples follow from the test.
 # `pytest --hypothesis-profile=explore` draws others.
 settings.register_profile("explore", deadline=None)
 settings.register_profile("xec", deadline=None, derandomize=True)

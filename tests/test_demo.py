@@ -69,7 +69,7 @@ def test_a_second_run_says_that_all_is_there_and_changes_nothing(finished: tuple
     before = files(out)
     done = run_demo(out)
     assert done.returncode == 0, done.stderr
-    assert "Everything was there already" in done.stdout
+    assert "Everything existed already" in done.stdout
     after = files(out)
     before.pop("stages.json")
     after.pop("stages.json")

@@ -1,7 +1,7 @@
 """Checkpoints: tensors and plain values in one file, checked before anything is loaded, never able to carry code.
 
-A checkpoint is a `torch.save` archive, a zip file, whose comment holds the SHA-256 of everything before it.
-`torch.load` looks at no digest, so `read_checkpoint` reads the file once, verifies those bytes and loads the same
+A checkpoint is a `torch.save` archive, a zip file whose comment holds the SHA-256 of everything before it.
+`torch.load` checks no digest, so `read_checkpoint` reads the file once, verifies those bytes and loads the same
 bytes, with `weights_only=True`. Checkpoints from before the digest are verified by the CRC-32 of the zip members.
 """
 
@@ -111,7 +111,7 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
     Raises:
         InputError: missing, or not a checkpoint of this project.
-        CorruptError: truncated, altered, without a part, or holding anything but tensors and plain values.
+        CorruptError: truncated, altered, incomplete, or holding anything but tensors and plain values.
     """
     if path.is_dir():
         raise InputError("is a folder, not a checkpoint", file=path, remedy=f"give a file in it, such as {LAST}")
@@ -151,7 +151,7 @@ def _verify(content: bytes, path: Path) -> bool:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        raise CorruptError(f"is not a whole checkpoint: {error}", file=path) from None
+        raise CorruptError(f"is not a complete checkpoint: {error}", file=path) from None
     if damaged is not None:
         raise CorruptError("fails its checksum", file=path, item=damaged, remedy="use an earlier checkpoint")
     return False

@@ -27,7 +27,7 @@ class Compute:
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
+        """Its name in the log."""
         return ("bf16" if self.bf16 else "float32") + (f", compiled ({self.compile_mode})" if self.compile_mode else "")
 
     @property
@@ -55,12 +55,12 @@ def choose_compute(
         local_rank: GPU of this rank when several are used.
 
     Raises:
-        ConfigError: a device that is not there, or bf16 together with `deterministic`.
+        ConfigError: a device that does not exist, or bf16 together with `deterministic`.
     """
     place = _device(device, local_rank)
     if deterministic and precision == "bf16":
         raise ConfigError(
-            "a deterministic training is float32", item="train.precision", found=precision, expected="fp32"
+            "deterministic training must be float32", item="train.precision", found=precision, expected="fp32"
         )
     bf16, why = _precision(precision, place, deterministic)
     if place.type == "cpu":
@@ -87,7 +87,7 @@ def compile_in_place(module: nn.Module, mode: str = "default") -> None:
 
 
 def not_compiled(module: nn.Module) -> None:
-    """Take `compile_in_place` back; torch has no word for it."""
+    """Undo `compile_in_place`, for which torch has no function."""
     module._compiled_call_impl = None
 
 
@@ -97,13 +97,15 @@ def _device(device: str, local_rank: int) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise ConfigError(f"no device {device!r}", expected="auto, cpu, cuda or cuda:N") from None
+        raise ConfigError(f"there is no device {device!r}", expected="auto, cpu, cuda or cuda:N") from None
     if place.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {device!r} is not supported", expected="auto, cpu, cuda or cuda:N")
     if place.type == "cuda":
         place = torch.device("cuda", place.index if place.index is not None else local_rank)
         if place.index >= torch.cuda.device_count():
-            raise ConfigError(f"no {place} here", found=f"{torch.cuda.device_count()} CUDA devices", remedy="use cpu")
+            raise ConfigError(
+                f"there is no {place} here", found=f"{torch.cuda.device_count()} CUDA devices", remedy="use cpu"
+            )
     return place
 
 
@@ -115,7 +117,7 @@ def _precision(setting: str, place: torch.device, deterministic: bool) -> tuple[
     if place.type == "cpu":
         return False, "the default of a CPU"
     has = computes_bf16(place)
-    return has, "the GPU computes in it" if has else "the GPU has no bf16"
+    return has, "the GPU supports it" if has else "the GPU has no bf16"
 
 
 def computes_bf16(place: torch.device) -> bool:

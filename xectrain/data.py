@@ -1,4 +1,4 @@
-"""The events of a run: datasets opened and checked, selections evaluated, validation set apart, ranges recorded."""
+"""The events of a run: datasets opened and checked, selections evaluated, validation held out, ranges recorded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainingData:
     train: tuple[View, ...]
     val: tuple[View, ...]
     row_weights: tuple[npt.NDArray[np.float64], ...] | None = None
-    """How often each row of each training view comes in an epoch, relative to the others; None: alike."""
+    """How often each row of each training view occurs in an epoch, relative to the others; None: equally."""
     stages: tuple[npt.NDArray[np.float64], ...] | None = None
     """What a curriculum orders an epoch by, for each row of each training view; None: nothing."""
 
@@ -62,7 +62,7 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the datasets' fingerprints, the rows taken and the weights: what resuming insists on."""
+        """Hash of the datasets' fingerprints, the rows used and the weights, which must be equal on resuming."""
         digest = hashlib.sha256()
         for role, views in (("train", self.train), ("val", self.val)):
             for view in views:
@@ -77,7 +77,7 @@ class TrainingData:
         return pl.concat([view.dataset.table(list(columns))[view.rows] for view in self.train])
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says about its training data."""
+        """What a checkpoint records about its training data."""
         return {
             "fingerprint": self.fingerprint,
             "datasets": [view.dataset.fingerprint for view in self.train],
@@ -93,19 +93,20 @@ def open_training_data(config: DataConfig, seed: int) -> TrainingData:
         InputError: a dataset is missing or incomplete.
     """
     if not config.train:
-        raise ConfigError("no training data", item="data.train", remedy="give --data DIR")
+        raise ConfigError("there are no training data", item="data.train", remedy="give --data DIR")
     train = [_view(entry, config.select) for entry in config.train]
     _check_repeated(train, config.allow_duplicates)
     val = [_view(entry, config.select) for entry in config.val]
     if not val:
         logger.info(
-            "no validation data given: %.0f %% of the events, by a hash of (run, event)", 100 * config.val_fraction
+            "no validation data given: holding out %.0f %% of the events, by a hash of (run, event)",
+            100 * config.val_fraction,
         )
         train, val = _split(train, config.val_fraction, seed)
     _check_alike([*train, *val])
     for role, views in (("training", train), ("validation", val)):
         if not sum(len(view.rows) for view in views):
-            raise ConfigError(f"no event left for {role}", item="data", remedy="loosen data.select or add data")
+            raise ConfigError(f"no events are left for {role}", item="data", remedy="relax data.select, or add data")
     _say_what_is_shared(train, val)
     return TrainingData(tuple(train), tuple(val))
 
@@ -117,24 +118,24 @@ def _check_repeated(train: Sequence[View], allowed: bool) -> None:
             shared = shared_events(view.dataset, view.rows, other.dataset, other.rows)
             if not shared:
                 continue
-            what = f"{shared} of its {len(view.rows)} training events are training events of {other.dataset.path}, too"
+            what = f"{shared} of its {len(view.rows)} training events are also training events of {other.dataset.path}"
             if not allowed:
                 raise ConfigError(
                     what,
                     file=view.dataset.path,
-                    remedy="give each event once (a dataset's `weight` repeats it), or data.allow_duplicates=true",
+                    remedy="remove the copies (a dataset's `weight` repeats events), or set data.allow_duplicates=true",
                 )
             logger.warning("%s: %s", view.dataset.path, what)
 
 
 def _say_what_is_shared(train: Sequence[View], val: Sequence[View]) -> None:
-    """Warn where training events validate, which makes of validation a measure of memory."""
+    """Warn where validation events are training events, so that validation measures memory."""
     for view in val:
         for other in train:
             shared = shared_events(view.dataset, view.rows, other.dataset, other.rows)
             if shared:
                 logger.warning(
-                    "%s: %d of %d validation events are training events of %s, too: validation measures memory there",
+                    "%s: %d of %d validation events are also training events of %s: validation measures memory there",
                     view.dataset.path,
                     shared,
                     len(view.rows),
@@ -146,7 +147,7 @@ def located(config: DataConfig, run: Path) -> DataConfig:
     """The same data, found from wherever this process was started.
 
     Datasets are recorded as they were given to `xec train`, often relative to the folder it was started in. A path that
-    leads nowhere from here is tried from the run's folder and from each folder above it.
+    does not exist from here is tried from the run's folder and from each folder above it.
 
     Args:
         run: the run folder.
@@ -167,7 +168,7 @@ def _view(entry: DatasetConfig, select: str | None) -> View:
 
 
 def _split(views: Sequence[View], fraction: float, seed: int) -> tuple[list[View], list[View]]:
-    """Set events apart by a hash, so that an event stays where it is when data are added."""
+    """Hold out events by a hash, so that an event stays where it is when data are added."""
     train, val = [], []
     for view in views:
         table = view.dataset.table(["run", "event"])[view.rows]
@@ -193,7 +194,7 @@ def _check_alike(views: Sequence[View]) -> None:
         ):
             if found != expected:
                 raise ConfigError(
-                    f"is {what} otherwise than {first.path}",
+                    f"is {what} differently from {first.path}",
                     file=other.path,
                     found=found,
                     expected=expected,
@@ -201,7 +202,7 @@ def _check_alike(views: Sequence[View]) -> None:
                 )
         if list(other.columns) != list(first.columns):
             raise InputError(
-                f"has other columns than {first.path}",
+                f"has different columns from {first.path}",
                 file=other.path,
                 found=", ".join(other.columns),
                 expected=", ".join(first.columns),

@@ -1,4 +1,4 @@
-"""What a network learns of each task: targets from truth columns, and what standardizes them.
+"""What a network learns for each task: targets from truth columns, and what standardizes them.
 
 Truth arrives as float64 (B, columns) in the dataset's column order; targets stay float64 until they are standardized,
 because a run's absolute times need more digits than float32 has. B events, K values of a task.
@@ -28,7 +28,7 @@ RANGE_QUANTILES = (0.0, 0.001, 0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99, 0.999, 1
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What the targets of a dataset depend on beside its columns."""
+    """What the targets of a dataset depend on apart from its columns."""
 
     relative_time: bool = True
     """Sensor times are relative to `time_min_used` (the manifest says so): then so is the target of `timing`."""
@@ -57,7 +57,7 @@ def check_columns(tasks: Iterable[str], columns: Sequence[str], options: TargetO
             if column not in columns:
                 flight = column.startswith("vtx_") or (task.name == "timing" and column in ("x", "y", "z"))
                 raise ConfigError(
-                    f"needs the truth column {column!r}, which the data does not have",
+                    f"needs the truth column {column!r}, which the data do not have",
                     item=f"tasks.{task.name}",
                     remedy="set tasks.timing_at=vertex"
                     if flight
@@ -143,8 +143,8 @@ def fit_statistics(task: Task, target_NK: npt.NDArray[np.float64], log_transform
     """Mean, spread and quantiles of a training set's targets; events without truth (NaN) are left out.
 
     Raises:
-        ConfigError: no event has truth, a target has no spread, or a logarithm is asked of a value that is not
-            positive.
+        ConfigError: no event has truth, a target has no spread, or the logarithm of a value that is not positive is
+            required.
     """
     good = target_NK[np.isfinite(target_NK).all(axis=1)]
     item = f"tasks.{task.name}"
@@ -157,7 +157,7 @@ def fit_statistics(task: Task, target_NK: npt.NDArray[np.float64], log_transform
             )
         if np.ptp(values) <= 1e-6 * max(abs(values).max(), 1e-12):
             raise ConfigError(
-                f"the truth column {column!r} has no spread, there is nothing to learn",
+                f"the truth column {column!r} has no spread, so there is nothing to learn",
                 item=item,
                 found=f"{values[0]:g} in all {len(values)} events",
                 remedy="switch the task off, or train on a sample where it varies",

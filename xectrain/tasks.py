@@ -21,11 +21,11 @@ class Quantity:
     column: str
     """Truth column; predictions are `pred_` + this. In canonical units (degree, GeV, ns, cm)."""
     prefix: str
-    """Of the names of its metrics."""
+    """Prefix of the names of its metrics."""
     symbol: str
-    """In plots."""
+    """Symbol in plots."""
     unit: str
-    """It is shown in; empty for pure numbers."""
+    """Unit in which it is shown; empty for pure numbers."""
     scale: float = 1.0
     """Shown value = canonical value × scale."""
 
@@ -49,7 +49,7 @@ class Task:
     tile: str = ""
     """The one metric that heads a report."""
     bins: tuple[int, ...] = ()
-    """Of its first columns, where the task can be reweighted; empty: it cannot."""
+    """Bins of its first columns, if the task can be reweighted; empty: it cannot."""
     directional: bool = False
     """Whether the `angular` loss makes sense."""
     loss: str = "smooth_l1"
@@ -166,7 +166,7 @@ def find_task(name: str) -> Task:
     """The task of this name or alias.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such task.
     """
     canonical = ALIASES.get(name, name)
     if canonical not in TASKS:
@@ -221,7 +221,7 @@ def resolve_tasks(tasks: Mapping[str, TaskConfig] | Sequence[str]) -> dict[str, 
     """Task settings by canonical name; plain names take the defaults. Settings are checked.
 
     Raises:
-        ConfigError: an unknown task, one named twice, none at all, or a loss that does not suit one.
+        ConfigError: a task is unknown or named twice, there is none at all, or a loss does not suit one.
     """
     given = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
     resolved: dict[str, TaskConfig] = {}
@@ -233,5 +233,5 @@ def resolve_tasks(tasks: Mapping[str, TaskConfig] | Sequence[str]) -> dict[str, 
         resolved[task.name] = config or default
         check_loss(task, resolved[task.name])
     if not resolved:
-        raise ConfigError("no task is enabled", item="tasks", remedy=f"enable one of {', '.join(TASKS)}")
+        raise ConfigError("no task is enabled", item="tasks", remedy=f"enable at least one of {', '.join(TASKS)}")
     return resolved

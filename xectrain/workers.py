@@ -1,9 +1,9 @@
 """Cores used over events: each worker is a thread that computes a piece of its own, with one core and the same weights.
 
 Splitting every operator over the cores instead, as torch and onnxruntime do by themselves, makes all threads wait for
-the slowest hundreds of times per batch: alone that costs some percent, beside another busy process most of the speed
+the slowest hundreds of times per batch: alone that costs a few percent, beside another busy process most of the speed
 (`benchmarks/cores.py`). torch releases the interpreter lock inside its operators, so threads are enough, and results
-do not depend on their number: a piece is computed by one thread whoever takes it.
+do not depend on their number: each piece is computed by one thread, whichever it is.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _this_thread = local()
 
 
 def workers_for(device: str) -> int:
-    """Workers that make sense where a network runs: a GPU is one by itself."""
+    """A sensible number of workers where a network runs: one for a GPU."""
     return free_cores() if torch.device(device).type == "cpu" else 1
 
 
 def in_order(function: Callable[[T], R], pieces: Iterable[T], workers: int) -> Iterator[R]:
-    """The results of `function` for `pieces`, in their order; an exception comes out where the result would.
+    """The results of `function` for `pieces`, in their order; an exception is raised in place of the result.
 
     Args:
         pieces: taken by the consumer's thread, at most `workers + AHEAD` in advance.
-        workers: threads. What is called by a worker stays in its thread, so that calls may be nested.
+        workers: threads. Calls made by a worker stay in its thread, so calls may be nested.
     """
     if workers == 1 or getattr(_this_thread, "is_worker", False):
         yield from map(function, pieces)

@@ -66,7 +66,7 @@ class _Tally:
         return {str(run): np.flatnonzero(sums == n).tolist() for run, (n, sums) in sorted(self.flags.items())}
 
     def judge(self, chunk: Chunk, times: str) -> None:
-        """Count what the detector cannot give; of the sensors, in the first events of the chunk."""
+        """Count implausible values; those of sensors in the first events of the chunk only."""
         sensors = {"npho": chunk.npho[:JUDGED], times: chunk.time[:JUDGED]}
         for name, values in (sensors | chunk.columns).items():
             if name in PLAUSIBLE:
@@ -206,12 +206,12 @@ class Bucketer:
         big = inexact(chunk.columns[name])
         if big.any():
             raise InputError(
-                f"the whole number of entry {chunk.entry_start + int(big.argmax())} is beyond 2⁵³",
+                f"the integer of entry {chunk.entry_start + int(big.argmax())} is beyond 2⁵³",
                 file=self._plan.sources[source].path,
                 item=name,
                 found=int(chunk.columns[name][big.argmax()]),
                 expected="less, since another input lacks the column or has fractions there",
-                remedy="leave it out of the schema's carry, or convert these inputs by themselves",
+                remedy="leave it out of the schema's carry, or convert these inputs separately",
             )
 
     def _write(self, handle: Any, order: npt.NDArray[np.intp]) -> None:
@@ -219,7 +219,7 @@ class Bucketer:
         for start in range(0, len(order), GATHER):
             views = [self._raw[row].data for row in order[start : start + GATHER].tolist()]
             written = os.writev(handle.fileno(), views)
-            while written < sum(view.nbytes for view in views):  # a disk that is almost full writes a part
+            while written < sum(view.nbytes for view in views):  # a nearly full disk takes only a part
                 while written >= views[0].nbytes:
                     written -= views.pop(0).nbytes
                 views[0] = views[0][written:]

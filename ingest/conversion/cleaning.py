@@ -35,7 +35,7 @@ class Cleaner:
     def __init__(self, plan: Plan, dead: DeadList) -> None:
         """
         Args:
-            dead: everything that is listed, including what was found in the data.
+            dead: all listed channels, including those found in the data.
         """
         self._plan, self._dead = plan, dead
         gain, select = plan.options.channel_gain, plan.options.select
@@ -46,14 +46,14 @@ class Cleaner:
         """The chunk with its photons divided by the channels' responses, if there is a table of them.
 
         Raises:
-            InputError: it does not have a run.
+            InputError: it lacks a run.
         """
         if self._gains is None:
             return chunk
         return replace(chunk, npho=self._gains.applied(chunk.npho, chunk.columns["run"]))
 
     def dead_mask(self, chunk: Chunk) -> npt.NDArray[np.bool_] | None:
-        """Channels not to be believed, bool (n, 4760), from lists and the `dead` branch; None where there are none."""
+        """Dead channels, bool (n, 4760), from lists and the `dead` branch; None where there are none."""
         return self._dead.masked(chunk.columns["run"], chunk.dead)
 
     def blocks(
@@ -110,7 +110,7 @@ def selection_columns(plan: Plan) -> list[str]:
 
 
 def needs_sensors(plan: Plan) -> bool:
-    """Whether the selection asks for something that only the sensors tell."""
+    """Whether the selection needs something that only the sensors tell."""
     return any(name not in plan.settings.names and name != "entry" for name in selection_columns(plan))
 
 

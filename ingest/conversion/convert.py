@@ -5,7 +5,7 @@ bytes.
     result = convert(sources, Path("data"), ConversionOptions(schema=load_schema("real")), workers=4)
 
 Steps: *prepare* (only where something must be found in the data first), *bucket* (every unit of entries becomes sorted
-rows on disk), *sort* (every shard gathers its rows), *finalize* (the manifests, and away with the temporary rows). On a
+rows on disk), *sort* (every shard gathers its rows), *finalize* (write the manifests, remove the temporary rows). On a
 cluster the two in the middle run as arrays, one task doing every n-th piece.
 """
 
@@ -56,7 +56,7 @@ class Conversion:
     folders: tuple[Path, ...]
     """Where each of them is."""
     was_complete: bool
-    """Nothing was done, because it had been done before."""
+    """Nothing was done: the result existed already."""
 
     @property
     def manifest(self) -> Manifest:
@@ -114,7 +114,7 @@ def run_step(
     **Returns** the conversion after "finalize" (and when it had been complete before), else None.
     """
     if step not in STEPS[2:] or not 0 <= task < tasks:
-        raise ConfigError("no such step or task", found=f"{step}, task {task} of {tasks}")
+        raise ConfigError("there is no such step or task", found=f"{step}, task {task} of {tasks}")
     output_place(plan, out)
     done = _result_if_finished(plan, out)
     if done is not None:
@@ -149,9 +149,9 @@ class Extent:
 
 
 def note_plan(plan: Plan, out: Path) -> Conversion | Extent:
-    """Note what is to be converted into `out`, for `run_folder_step` to do; the conversion if it is done already.
+    """Record what is to be converted into `out` by `run_folder_step`; the conversion if it is already done.
 
-    Another plan that nothing has been done of is replaced.
+    A different plan is replaced as long as no work on it was done.
 
     Raises:
         OutputError: `out` holds something else, or has too little space.
@@ -175,7 +175,7 @@ def note_plan(plan: Plan, out: Path) -> Conversion | Extent:
 def run_folder_step(
     step: str, out: Path, *, task: int = 0, tasks: int = 1, workers: int | None = None
 ) -> Conversion | None:
-    """`run_step` of the conversion that was begun in `out`, without looking into every input file again.
+    """`run_step` of the conversion that was begun in `out`, without opening every input file again.
 
     Raises:
         InputError: no conversion was begun there.
@@ -216,28 +216,30 @@ def output_place(plan: Plan, out: Path | str) -> Path:
 
 @contextmanager
 def _storage_errors(out: Path) -> Iterator[None]:
-    """What the system refuses (space, permission, a folder) is about the output: inputs have errors of their own."""
+    """System errors (space, permission, a folder) concern the output here: inputs have errors of their own."""
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot be written: {error.strerror or error}", file=error.filename or out, remedy="then run it again"
+            f"cannot be written: {error.strerror or error}",
+            file=error.filename or out,
+            remedy="fix this, then run the same command again",
         ) from error
 
 
 def _result_if_finished(plan: Plan, out: Path) -> Conversion | None:
     if plan.options.split is not None and (out / MANIFEST).exists():
-        raise OutputError("is a dataset itself, splits cannot go into it", file=out, remedy="choose another --out")
+        raise OutputError("is itself a dataset, so splits cannot go into it", file=out, remedy="choose another --out")
     manifests = finished(plan, out)
     if manifests is None:
         return None
     work = WorkFolder(out)
     if work.path.exists() or (out / LOCK).exists():
         try:
-            with locked(out / LOCK, f"tidying up {out}"):  # it was killed between the manifest and this
+            with locked(out / LOCK, f"cleaning up {out}"):  # it was killed between the manifest and this
                 work.remove()
         except LockedError:
-            logger.info("%s is complete; another process is tidying it up", out)
+            logger.info("%s is complete; another process is cleaning up", out)
     return Conversion(tuple(manifests), _folders(plan, out), was_complete=True)
 
 
@@ -246,7 +248,7 @@ def _folders(plan: Plan, out: Path) -> tuple[Path, ...]:
 
 
 def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
-    """Note the plan in the work folder, or check that it is the one noted there; say what disk space it takes."""
+    """Record the plan in the work folder, or check it against the one recorded there; log the disk space it needs."""
     if work.begin(plan):
         logger.info("continuing the conversion begun in %s", work.path)
         return
@@ -256,7 +258,7 @@ def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
     shards = events * plan.settings.layout.stride
     free = shutil.disk_usage(out).free
     logger.info(
-        "%s, %s: needs up to %s for the shards and %s temporarily in %s; %s are free",
+        "%s, %s: up to %s for the shards and %s of temporary files in %s; %s free",
         counted(len(plan.sources), "file"), counted(plan.entries, "event"),
         size_text(shards), size_text(temporary), work.path, size_text(free),
     )  # fmt: skip
@@ -267,7 +269,7 @@ def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
             file=out,
             found=size_text(free),
             expected=size_text(temporary + shards),
-            remedy="free some, choose another --out, or --dtype float16",
+            remedy="free some, choose another --out, or use --dtype float16",
         )
 
 

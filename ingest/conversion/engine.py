@@ -80,7 +80,9 @@ class Engine:
         """What was found before the first pass."""
         found = read_prepared(self.work)
         if found is None:
-            raise OutputError("the preparation is missing", file=self.work.path, remedy="run --step prepare first")
+            raise OutputError(
+                "the preparation step has not been run", file=self.work.path, remedy="run --step prepare first"
+            )
         return found
 
     @cached_property
@@ -119,7 +121,7 @@ def all_results(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
             f"{len(missing)} of {len(plan.units)} units of the bucket step are not done",
             file=work.path,
             found=f"unit {missing[0]} is missing",
-            remedy="run the bucket step for them (again)",
+            remedy="run the bucket step for them again",
         )
     return {number: result for number, result in results.items() if result is not None}
 
@@ -167,7 +169,7 @@ class Crew:
     def run(self, method: str, pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Call an `Engine` method with each of `pieces`; yields (index, result) in the order of completion.
 
-        The first failure stops the rest; of failures that come together the one of the lowest index is raised.
+        The first failure stops the rest; of simultaneous failures the one with the lowest index is raised.
         """
         if self._processes is not None:
             yield from self._processes.run(_call, [(method, *piece) for piece in pieces])
@@ -186,5 +188,5 @@ def _begin(plan: Plan, out: Path, level: int) -> None:
     global _engine
     logging.basicConfig(level=level)
     keep_freed_memory()
-    gc.freeze()  # what was imported stays, and need not be looked through again and again
+    gc.freeze()  # imported modules stay, and need not be scanned at every collection
     _engine = Engine(plan, out)

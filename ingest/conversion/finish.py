@@ -1,4 +1,4 @@
-"""Last step: from the counts of all units and the written shards to the manifests; and is the output there already?"""
+"""Last step: from the counts of all units and the written shards to the manifests; and is the output already there?"""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
 
 
 def finished(plan: Plan, out: Path) -> list[Manifest] | None:
-    """The manifests, if all datasets of the plan are complete already.
+    """The manifests, if all datasets of the plan are already complete.
 
     Raises:
-        OutputError: one is there that was made from other sources or with other options; the difference is named.
+        OutputError: one exists that was made from different sources or with different options; names the difference.
     """
     manifests: list[Manifest | None] = []
     for number, split in enumerate(plan.options.splits):
@@ -179,13 +179,13 @@ def _check_sources(manifest: Manifest, plan: Plan, folder: Path) -> None:
     if extra or missing:
         more = [f"not {name}" for name in sorted(extra)] + [f"also {name}" for name in sorted(missing)]
         raise OutputError(
-            "is a dataset of other sources", file=folder, found=", ".join(more[:4]), remedy="choose another --out"
+            "is a dataset of different sources", file=folder, found=", ".join(more[:4]), remedy="choose another --out"
         )
 
 
 def _other(item: str, before: object, now: object, folder: Path) -> OutputError:
     return OutputError(
-        f"is a dataset made with another {item!r}",
+        f"is a dataset made with a different {item!r}",
         file=folder,
         found="none" if before is None else before,
         expected="none" if now is None else now,

@@ -33,22 +33,22 @@ class ConversionOptions:
     """Storage type of the sensors: "float32" or "float16"."""
     events_per_shard: PositiveInt = EVENTS_PER_SHARD
     seed: Seed = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
     shuffle: bool = True
-    """False keeps the order of the inputs as given: what inference on real data wants."""
+    """False keeps the order of the inputs as given: what inference on real data needs."""
     split: str | None = None
-    """Like "train=0.9,val=0.1": one dataset each, in a folder of that name; None: one dataset."""
+    """For example "train=0.9,val=0.1": one dataset each, in a folder of that name; None: one dataset."""
     split_by: Literal["event", "run", "source"] = "event"
-    """What stays together in a split: "event", "run" or "source"."""
+    """What a split keeps together: "event", "run" or "source"."""
     split_seed: Seed = 0
     select: str | None = None
     """Expression on the columns; events that fail it are left out."""
     max_events: PositiveInt | None = None
     """Keep at most this many: the first in the order of the output, hence a fair sample unless `shuffle` is off."""
     time_floor: FiniteFloat | None = None
-    """Photons below which a time is marked invalid for ever; None: none (models have their own threshold)."""
+    """Photons below which times are stored as invalid; None: no limit (models have their own threshold)."""
     dead: DeadList = field(default_factory=DeadList)
-    """Channels that are not to be believed."""
+    """Dead channels."""
     dead_if_invalid_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Also treat as dead what gave no usable photon number in at least this fraction of a run's events."""
     channel_gain: GainFile | None = None
@@ -56,10 +56,10 @@ class ConversionOptions:
     geometry: str | None = None
     """A surveyed geometry file; None: nominal."""
     skip_bad_files: bool = False
-    """Leave out files with something wrong, and list them in the manifest, instead of stopping."""
+    """Leave out bad files, and list them in the manifest, instead of stopping."""
 
     allow_duplicates: bool = False
-    """Whether events of the same run and event number may come more than once."""
+    """Whether events may share run and event number."""
 
     def __post_init__(self) -> None:
         if self.split is not None:
@@ -87,6 +87,6 @@ class ConversionOptions:
         }
 
     def _gain(self) -> dict[str, Any]:
-        """The gains that were applied, as far as any were: datasets without them say nothing of them."""
+        """The gains that were applied, if any: datasets without them do not mention them."""
         gain = self.channel_gain
         return {} if gain is None else {"channel_gain": {"file": Path(gain.path).name, "sha256": gain.sha256}}

@@ -39,7 +39,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was decided before the first event is read."""
+    """Everything that is decided before the first event is read."""
 
     sources: tuple[Source, ...]
     """Sorted by id; without shuffling the order given is in `position`."""
@@ -79,13 +79,13 @@ class Plan:
 
     @property
     def document(self) -> PlanDocument:
-        """What the plan follows from."""
+        """The inputs from which the plan follows."""
         return PlanDocument(tuple(self.sources[i] for i in np.argsort(self.position)), self.skipped, self.options)
 
 
 @dataclass(frozen=True)
 class PlanDocument:
-    """What a work folder says of a plan: `make_plan` makes it again."""
+    """What a work folder records of a plan: `make_plan` makes it again."""
 
     sources: tuple[Source, ...]
     """In the order given."""
@@ -155,7 +155,7 @@ def _time_reference(sources: Sequence[Source]) -> str:
     absolute = [source for source in timed if not source.binding.relative]
     if relative and absolute:
         raise InputError(
-            "has absolute times, another input has relative ones",
+            "has absolute times, but another input has relative ones",
             file=absolute[0].path,
             found=absolute[0].binding.time.branch if absolute[0].binding.time else None,
             expected=f"like {relative[0].path}",

@@ -147,13 +147,13 @@ def read_identities(source: Source) -> Identities:
 
 
 def is_identified(source: Source) -> bool:
-    """Whether its events have run and event numbers of their own; made-up ones tell nothing apart."""
+    """Whether its events have run and event numbers of their own; made-up ones distinguish nothing."""
     real = {column.name for column in source.binding.columns if column.branch}
     return "event" in real and ("run" in real or source.run is not None)
 
 
 def find_repeated(sources: Sequence[Source], twice: npt.NDArray[np.uint64]) -> str:
-    """Words for the first of the events whose hash comes `twice`: its numbers, and the files that it is in."""
+    """A description of the first event whose hash is in `twice`: its numbers, and the files that it is in."""
     found: dict[tuple[int, int], list[str]] = {}
     for source in sources:
         with SourceReader(source) as reader:
@@ -168,7 +168,7 @@ def find_repeated(sources: Sequence[Source], twice: npt.NDArray[np.uint64]) -> s
 
 
 def write_prepared(work: WorkFolder, prepared: Prepared) -> None:
-    """Keep the result for restarts and for other tasks."""
+    """Save the result for restarts and for other tasks."""
     publish_json(work.path / "prepared.json", plain(prepared))
 
 

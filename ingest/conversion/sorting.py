@@ -71,7 +71,7 @@ class Sorter:
         """Write one shard, and note that it is written.
 
         Raises:
-            CorruptError: rows in the work folder are not what was written there; they will be made again.
+            CorruptError: rows in the work folder are damaged; they will be made again.
             OutputError: the shard cannot be written.
         """
         folder = split_folder(self._out, self._plan.options.splits[split])
@@ -124,7 +124,7 @@ class Sorter:
         return CorruptError(
             f"temporary rows are damaged: {problem}",
             file=self._work.rows(unit),
-            remedy="run the same command again: they will be made anew",
+            remedy="run the same command again: they will be remade",
         )
 
 

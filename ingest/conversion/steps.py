@@ -70,7 +70,7 @@ def prepare(plan: Plan, work: WorkFolder, crew: Crew) -> Prepared:
 
 
 def _identify(plan: Plan, crew: Crew, bad: set[int]) -> dict[str, tuple[int | str, ...]] | None:
-    """Look at run and event numbers before anything else is read: nothing may come twice; and which run goes where.
+    """Read run and event numbers before anything else: find duplicates, and decide which run goes where.
 
     Sources that are to be skipped are added to `bad`.
     """
@@ -79,7 +79,7 @@ def _identify(plan: Plan, crew: Crew, bad: set[int]) -> dict[str, tuple[int | st
     wanted = [i for i, source in enumerate(sources) if by_run or is_identified(source)]
     runs: dict[int, int] = {}
     hashes = []
-    with progress("looking at event numbers", sum(sources[i].entries for i in wanted)) as shown:
+    with progress("reading event numbers", sum(sources[i].entries for i in wanted)) as shown:
         for place, result in crew.run("identities", [(i,) for i in wanted]):
             source = sources[wanted[place]]
             shown.advance(source.entries)
@@ -100,7 +100,7 @@ def _identify(plan: Plan, crew: Crew, bad: set[int]) -> dict[str, tuple[int | st
     events = {part: sum(sizes[name] for name in inside) for part, inside in groups.items()}
     if far := far_from_asked(events, split.fractions):
         logger.warning(
-            "the split by %s is far from what was asked for: %s; --split-by event has no such steps", split.by, far
+            "the split by %s is far from what was asked for: %s; --split-by event divides more finely", split.by, far
         )
     return {part: tuple(inside) for part, inside in groups.items()}
 
@@ -110,7 +110,7 @@ def _check_duplicates(plan: Plan, sources: Sequence[Source], twice: npt.NDArray[
         return
     what = f"{len(twice)} events occur more than once, such as {find_repeated(sources, twice)}"
     if not plan.options.allow_duplicates:
-        raise InputError(what, remedy="give each event once, or --allow-duplicates")
+        raise InputError(what, remedy="remove the copies, or use --allow-duplicates")
     logger.warning("%s", what)
 
 
@@ -160,16 +160,16 @@ def sort(plan: Plan, work: WorkFolder, crew: Crew, out: Path, task: int, tasks: 
 def _empty(plan: Plan, split: int) -> InputError:
     name = plan.options.splits[split]
     if name is None:
-        return InputError("no event is left", found=f"{plan.entries} read", remedy="look at --select")
+        return InputError("no events are left", found=f"{plan.entries} read", remedy="check --select")
     return InputError(
-        f"no event falls into the split {name.name!r}",
+        f"no event falls into part {name.name!r} of the split",
         found=f"{plan.entries} events divided by {name.by}",
-        remedy="give more inputs, or divide by something finer: --split-by event",
+        remedy="give more inputs, or divide more finely: --split-by event",
     )
 
 
 def _written(plan: Plan, work: WorkFolder, out: Path, split: int, shard: int) -> ShardInfo | None:
-    """A shard that was noted as written, if its files still have the sizes noted."""
+    """A shard that was recorded as written, if its files still have the recorded sizes."""
     info = work.read_shard(split, shard)
     if info is None:
         return None
@@ -195,7 +195,7 @@ def finalize(plan: Plan, work: WorkFolder, out: Path, prepared: Prepared) -> lis
                 f"{len(missing)} of {bound.shards} shards are not written",
                 file=out,
                 found=f"shard {missing[0]} is missing",
-                remedy="run the sort step for them (again)",
+                remedy="run the sort step for them again",
             )
         shards[split] = [info for info in found if info is not None]
     manifests = write_manifests(plan, work, out, all_results(plan, work), prepared, shards)
@@ -206,15 +206,20 @@ def finalize(plan: Plan, work: WorkFolder, out: Path, prepared: Prepared) -> lis
 
 
 def _say_what_was_lost(manifest: Manifest) -> None:
-    """Warn where nothing is left of a column, or of values that the storage type cannot hold."""
+    """Warn of columns without any value, and of values that the storage type cannot hold."""
     part = f" of {manifest.settings.split.name}" if manifest.settings.split else ""
     for name, count in manifest.summed("invalid_scalars").items():
         if count == manifest.n_events:
-            logger.warning("column %r is unknown in all events%s", name, part)
+            logger.warning("column %r has no value in any event%s", name, part)
     saturated = manifest.counts.totals()["saturated"]
     if saturated:
         dtype = manifest.settings.dtype
-        logger.warning("%d sensor values%s are beyond %s and stored as its largest number", saturated, part, dtype)
+        logger.warning(
+            "%d sensor values%s are beyond the range of %s and were stored as its largest number",
+            saturated,
+            part,
+            dtype,
+        )
     empty = manifest.summed("dropped").get(WITHOUT_SENSORS)
     if empty:
-        logger.warning("left out %s without any sensor value", counted(empty, "event"))
+        logger.warning("left out %s without sensor values", counted(empty, "event"))

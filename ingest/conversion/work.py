@@ -1,7 +1,7 @@
 """The work folder of a conversion: what is done already, so that an interrupted one continues.
 
     <out>/.ingest/plan.json            what is being converted, to tell whether a restart is the same conversion
-                  prepared.json        what was found in the data before: dead channels, which runs go where
+                  prepared.json        what was found in the data first: dead channels, which runs go where
                   units/000000.*       sorted rows of a range of entries; `.json` comes last and means done
                   sorted/NAME.json     a written shard
 
@@ -64,7 +64,7 @@ class UnitResult:
     check: str = ""
     """Checksum of the index and the counts."""
     implausible: dict[str, Outside] = field(default_factory=dict)
-    """Values that the detector cannot give, by column; `npho` and times by what they are."""
+    """Implausible values, by column; those of sensors under `npho` and the kind of times."""
 
     def events(self, split: int) -> int:
         """How many events went to a split."""
@@ -100,10 +100,10 @@ class WorkFolder:
     # -- the plan ---------------------------------------------------------------------------------------------------
 
     def begin(self, plan: Plan) -> bool:
-        """Note what is being converted; True when an interrupted conversion is continued.
+        """Record what is being converted; True when an interrupted conversion is continued.
 
         Raises:
-            OutputError: the folder belongs to a conversion of other sources or with other options, or a source changed.
+            OutputError: the folder belongs to a conversion of different sources or options, or a source changed.
         """
         file = self.path / "plan.json"
         if not file.exists():
@@ -113,7 +113,7 @@ class WorkFolder:
         return True
 
     def is_untouched(self) -> bool:
-        """Whether there is at most a plan, and no work done of it."""
+        """Whether there is at most a plan, on which no work was done."""
         done = ("prepared.json", "units/*", "sorted/*")
         return not any(True for pattern in done for _ in self.path.glob(pattern))
 
@@ -127,7 +127,7 @@ class WorkFolder:
         file = self.path / "plan.json"
         if not file.exists():
             raise InputError(
-                "no conversion was begun here", file=self.path.parent, remedy="start with xec ingest root2shards"
+                "no conversion was begun here", file=self.path.parent, remedy="begin with `xec ingest root2shards`"
             )
         value = read_json(file, "plan of a conversion")
         found = value.get("format") if isinstance(value, dict) else None
@@ -160,7 +160,7 @@ class WorkFolder:
         self._write_marker(self.done(unit), result)
 
     def read_result(self, unit: int, record_size: int) -> UnitResult | None:
-        """What became of a unit; None when it is not done, or what it wrote is not all there.
+        """What became of a unit; None when it is not done, or not all of its files are there.
 
         Args:
             record_size: bytes of a row.
@@ -193,7 +193,7 @@ class WorkFolder:
     # -- shards -----------------------------------------------------------------------------------------------------
 
     def write_shard(self, split: int, shard: int, info: ShardInfo) -> None:
-        """Note that a shard is written."""
+        """Record that a shard is written."""
         self._write_marker(self.sorted(split, shard), info)
 
     def read_shard(self, split: int, shard: int) -> ShardInfo | None:
@@ -220,15 +220,15 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def check_same(theirs: Plan, mine: Plan, folder: Path) -> None:
-    """Refuse to continue a conversion of other sources, of changed ones, or with other options; say which."""
-    out, anew = folder.parent, f"use another --out, or remove {folder} to begin anew"
+    """Refuse to continue a conversion of different or changed sources, or with different options; say which."""
+    out, anew = folder.parent, f"use another --out, or remove {folder} to start again"
     for item in dataclasses.fields(ConversionOptions):
         before, now = getattr(theirs.options, item.name), getattr(mine.options, item.name)
         if item.name == "schema":
             before, now = before.digest, now.digest
         if before != now:
             raise OutputError(
-                f"holds an unfinished conversion with another {item.name!r}",
+                f"holds an unfinished conversion with a different {item.name!r}",
                 file=out,
                 found="none" if before is None else before,
                 expected="none" if now is None else now,
@@ -239,7 +239,7 @@ def check_same(theirs: Plan, mine: Plan, folder: Path) -> None:
         before = by_path.get(source.path)
         if before is not None and _identity(before) != _identity(source):
             raise OutputError(
-                "changed since the conversion began", file=source.path, remedy=f"remove {folder} to begin anew"
+                "changed since the conversion began", file=source.path, remedy=f"remove {folder} to start again"
             )
     extra = {s.id: s for s in mine.sources}
     missing = {s.id: s for s in theirs.sources}
@@ -247,10 +247,10 @@ def check_same(theirs: Plan, mine: Plan, folder: Path) -> None:
         if odd:
             path = (extra | missing)[min(odd)].path
             raise OutputError(
-                "holds an unfinished conversion of other inputs", file=out, found=f"{problem} {path}", remedy=anew
+                "holds an unfinished conversion of different inputs", file=out, found=f"{problem} {path}", remedy=anew
             )
     if theirs.skipped != mine.skipped or theirs.settings != mine.settings:
-        raise OutputError("holds an unfinished conversion of other inputs", file=out, remedy=anew)
+        raise OutputError("holds an unfinished conversion of different inputs", file=out, remedy=anew)
 
 
 def _identity(source: Source) -> tuple[object, ...]:

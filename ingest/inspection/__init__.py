@@ -1,4 +1,4 @@
-"""Looking before converting: what is in files, what a schema makes of it, and in which state the values are.
+"""Looking before converting: what is in files, what a schema makes of it, and the state of the values.
 
-`inspect` finds out, `report` says it. Imports `ingest.reading` and `shards`.
+`inspect` finds out, `report` puts it into words. Imports `ingest.reading` and `shards`.
 """

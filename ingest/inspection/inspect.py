@@ -1,4 +1,4 @@
-"""Looking before converting: what is in a file, what the schema makes of it, and what state the values are in."""
+"""Looking before converting: what is in a file, what the schema makes of it, and the state of the values."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Sample:
     seconds: float
     """For reading and normalizing them, on one core."""
     implausible: tuple[str, ...] = ()
-    """What is said about values that the detector cannot give, a line a branch."""
+    """Remarks on implausible values, one line per branch."""
 
     def per_face(self) -> dict[str, dict[str, float]]:
         """Fraction of the sensor values of each class, by face."""

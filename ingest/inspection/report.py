@@ -10,7 +10,7 @@ from ingest.reading.rootio import Source
 from shards.manifest import N_SENSORS
 
 MANY = 40
-"""Branches listed of a tree before the rest is only counted."""
+"""Branches of a tree that are listed; further ones are only counted."""
 
 
 def tree_lines(path: Path, trees: Sequence[TreeInfo]) -> Iterator[str]:
@@ -56,7 +56,7 @@ def mapping_lines(source: Source, schema: str) -> Iterator[str]:
 
 
 def difference_lines(sources: Sequence[Source]) -> Iterator[str]:
-    """Columns that some of the files have and others lack, and files whose sensor branches are others."""
+    """Columns that some of the files have and others lack, and files with other sensor branches."""
     first = sources[0]
     for source in sources[1:]:
         gained, lost = set(source.columns) - set(first.columns), set(first.columns) - set(source.columns)
@@ -95,7 +95,7 @@ def duplicate_line(found: Duplicates) -> str:
     if not found.groups:
         return "every (run, event) occurs once"
     examples = ", ".join(f"({run}, {event})" for run, event in found.examples)
-    return f"{found.groups} (run, event) occur more than once ({found.events} events too many): {examples}, …"
+    return f"{found.groups} (run, event) occur more than once ({found.events} surplus events): {examples}, …"
 
 
 def _channels(channels: Sequence[int], shown: int = 24) -> str:

@@ -20,7 +20,7 @@ class BoundSensors:
 
     branch: str
     factor: float
-    """To photons or seconds."""
+    """Factor to photons or seconds."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class BoundColumn:
     """Empty: not read but filled in: the run number of the list file, or the entry number as event."""
     component: int
     width: int
-    """Values an event of the branch."""
+    """Values per event of the branch."""
     factor: float
-    """To the column's unit."""
+    """Factor to the column's unit."""
     unit: str
     invalid: tuple[float, ...] = ()
     meaning: str = ""
@@ -182,5 +182,5 @@ def _absent(
         file=path,
         item=tree,
         expected=" or ".join(repr(c) for c in candidates),
-        remedy=f"{nearest(candidates[0], branches)} (--schema says which branch means what)" if branches else None,
+        remedy=f"{nearest(candidates[0], branches)} (choose what branches mean with --schema)" if branches else None,
     )

@@ -32,13 +32,13 @@ class InputBranch:
 
     name: str
     typename: str
-    """As ROOT would write it, for people."""
+    """As ROOT would write it, for messages."""
     dtype: np.dtype[Any] | None
     """Native dtype of its numbers; None: not numbers, or nothing that can be interpreted."""
     length: int | None
-    """Numbers an entry; None: jagged."""
+    """Numbers per entry; None: jagged."""
     leaf: str = ""
-    """Which leaf of a branch that has several; the branch is then the name without it."""
+    """The leaf of a branch with several; the branch is then the name without it."""
 
     @property
     def numeric(self) -> bool:
@@ -47,7 +47,7 @@ class InputBranch:
 
     @property
     def whole(self) -> bool:
-        """Whether it holds integers, which have no mark for a missing value, one in every place."""
+        """Whether it holds one integer per entry; integers have no mark for a missing value."""
         return self.dtype is not None and self.dtype.kind in "iu" and self.length is not None
 
     @property
@@ -86,7 +86,7 @@ class Where:
 def list_branches(tree: Any) -> dict[str, InputBranch]:
     """All branches of a TTree, with the leaves of those that have several, or fields of an RNTuple, by full name.
 
-    Nested ones come by their last part too if that is unique. What uproot cannot interpret is listed without numbers.
+    Nested ones are also listed by their last part if that is unique. What uproot cannot interpret has no numbers.
     """
     every = [branch for key, value in tree.items(recursive=True) for branch in _described(tree, key, value)]
     found = {branch.name: branch for branch in every}
@@ -113,7 +113,7 @@ def _described(tree: Any, key: str, value: Any) -> list[InputBranch]:
         return [_field(key, value)]
     try:
         return _branches(key, value)
-    except DECODE_ERRORS:  # of a type that uproot does not know: it may disturb nothing
+    except DECODE_ERRORS:  # a type unknown to uproot must not get in the way
         return [InputBranch(key, "unknown", None, None)]
 
 
@@ -171,7 +171,7 @@ def open_reader(tree: Any, branch: InputBranch, length: int, where: Where) -> Re
     if not branch.numeric:
         raise InputError("does not hold numbers", file=where.path, item=where.item, found=branch.typename)
     if branch.length not in (None, length):
-        raise _wrong_length(where, f"{branch.length} values an event", length)
+        raise _wrong_length(where, f"{branch.length} values per event", length)
     if isinstance(tree, uproot.behaviors.RNTuple.HasFields):
         return _FieldReader(tree, branch, length, where)
     source = tree[branch.parent]
@@ -187,7 +187,7 @@ def _wrong_length(where: Where, found: str, expected: int) -> InputError:
         item=where.item,
         found=found,
         expected=expected,
-        remedy="is this the branch of another detector, or of selected channels?",
+        remedy="is this branch of another detector, or of selected channels only?",
     )
 
 
@@ -240,7 +240,7 @@ class _Blocks:
             ) from error
         if len(values) != last - first:
             raise CorruptError(
-                f"entries {first} to {last - 1} are not all there",
+                f"entries {first} to {last - 1} are incomplete",
                 file=self._where.path,
                 item=self._where.item,
                 found=f"{len(values)} entries",
@@ -292,7 +292,7 @@ class _BranchReader(_Blocks):
             return self._vectors(data, basket, first)
         stride = self._dtype.itemsize if self._leaf else self._length * self._dtype.itemsize
         if len(data) % stride:
-            raise ValueError(f"{len(data)} bytes are no whole number of entries of {stride}")
+            raise ValueError(f"{len(data)} bytes are not a whole number of entries of {stride}")
         values = data.view(self._dtype)
         return (values[self._leaf] if self._leaf else values).reshape(-1, self._length)
 
@@ -303,7 +303,7 @@ class _BranchReader(_Blocks):
             sizes = np.diff(np.asarray(basket.byte_offsets))
         lengths = (sizes - self._header) // self._dtype.itemsize
         if sizes.sum() != len(data) or (sizes != self._header + lengths * self._dtype.itemsize).any():
-            raise ValueError(f"{len(data)} bytes are no whole number of values of {self._dtype.itemsize}")
+            raise ValueError(f"{len(data)} bytes are not a whole number of values of {self._dtype.itemsize}")
         stride = self._header + self._length * self._dtype.itemsize
         if (lengths == self._length).all():
             return data.reshape(-1, stride)[:, self._header :].view(self._dtype)

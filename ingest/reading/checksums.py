@@ -1,7 +1,7 @@
 """Lists of SHA-256 digests, as `sha256sum` writes them, to check inputs against before they are read.
 
 ROOT's zlib, LZMA and LZ4 baskets carry checksums of their own; zstd and uncompressed ones do not, and a changed byte in
-them is mostly read as another number. Whoever copies such files can bring a list of digests along.
+them usually reads as another number. Whoever copies such files can bring a list of digests along.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def read_checksums(path: Path) -> dict[str, str]:
         key = Path(name.lstrip(" *")).name
         if len(digest) != 64 or not key:
             raise InputError(
-                "is no list of SHA-256 digests",
+                "is not a valid list of SHA-256 digests",
                 file=path,
                 item=f"line {number}",
                 found=line[:40],
-                expected="sha256sum FILES",
+                expected="the output of sha256sum FILES",
             )
         if found.setdefault(key, digest.lower()) != digest.lower():
             raise InputError("gives two digests for one name", file=path, item=f"line {number}", found=key)
@@ -44,14 +44,14 @@ def check_digest(path: Path, expected: Mapping[str, str]) -> None:
 
     Raises:
         InputError: none is listed.
-        CorruptError: it is another one.
+        CorruptError: it differs.
     """
     if path.name not in expected:
         raise InputError("has no digest in the list of checksums", file=path)
     digest = file_digest(path)
     if digest != expected[path.name]:
         raise CorruptError(
-            "is not the file that the checksum was made of",
+            "does not have the listed checksum",
             file=path,
             found=digest[:16],
             expected=expected[path.name][:16],

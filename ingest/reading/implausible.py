@@ -1,4 +1,4 @@
-"""Say which branch of a source is probably in another unit."""
+"""Remarks on branches that are probably in another unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def implausible_lines(source: Source, found: Mapping[str, Outside]) -> dict[str, str]:
-    """What to say about each quantity of a source, by name; nothing about those that are as they should be."""
+    """A remark on each implausible quantity of a source, by name."""
     lines = {}
     for name, outside in found.items():
         remark = outside.remark(name, _branch(source, name))
@@ -22,7 +22,7 @@ def implausible_lines(source: Source, found: Mapping[str, Outside]) -> dict[str,
 
 
 def warn_of_implausible(source: Source, found: Mapping[str, Outside], warned: set[str]) -> set[str]:
-    """Log what is to be said of a source, quantities that are in `warned` excepted; the quantities that were named."""
+    """Log the remarks on a source, except on quantities in `warned`; returns the quantities that were named."""
     lines = {name: line for name, line in implausible_lines(source, found).items() if name not in warned}
     for line in lines.values():
         logger.warning("%s: %s", source.path, line)

@@ -29,12 +29,12 @@ class InputFile:
     run: int | None = None
     """Run number given in a list file; takes the place of the `run` branch."""
     found: bool = False
-    """Not named itself: it was found in a folder, or by a glob."""
+    """Whether it was found in a folder or by a glob, not named itself."""
 
 
 @dataclass(frozen=True)
 class _Expansion:
-    """What is done with what is named."""
+    """How names are expanded."""
 
     missing: list[InputError] | None
     lists: tuple[Path, ...] = ()
@@ -45,14 +45,14 @@ def expand(names: Sequence[str | Path], missing: list[InputError] | None = None)
     """All ROOT files meant by `names`, in the order given; the contents of a folder or glob in natural order.
 
     A name is a ROOT file, a folder (its `*.root`), a glob, or a list file (`.txt`, `.list`, `.lst`, or `@FILE`): `path`
-    or `run path` a line, `#` starts a comment, relative paths are relative to the list file.
+    or `run path` per line; `#` starts a comment, relative paths are relative to the list file.
 
     Args:
-        missing: where given, complaints about files that are not there, or there twice, are collected here instead of
-            raised; of one that is there twice the first is kept.
+        missing: if given, errors about files that are missing, or given twice, are collected here instead of
+            raised; of a file given twice the first is kept.
 
     Raises:
-        InputError: something named is not there, holds no file, or the same file comes twice.
+        InputError: something named is missing, holds no file, or the same file is given twice.
     """
     if not names:
         raise InputError("no input files were given", remedy="name ROOT files, folders, globs or list files")
@@ -63,7 +63,7 @@ def expand(names: Sequence[str | Path], missing: list[InputError] | None = None)
         real = file.path.resolve()
         if real in seen:
             other = "" if seen[real] == file.path else f" (also as {seen[real]})"
-            error = InputError(f"is among the inputs twice{other}", file=file.path, remedy="give every file once")
+            error = InputError(f"is given twice{other}", file=file.path, remedy="give every file once")
             if missing is None:
                 raise error
             missing.append(error)
@@ -99,7 +99,7 @@ def _expand_one(name: str, how: _Expansion) -> list[InputFile]:
 
 
 def _folder(path: Path) -> list[InputFile]:
-    """The `*.root` of a folder; what looks like data beside them is named, since it is passed over."""
+    """The `*.root` of a folder; whatever else looks like data is reported, since it is passed over."""
     inside = sorted(path.iterdir(), key=natural_key)
     files = [p for p in inside if p.suffix == ".root" and not p.is_dir()]
     over = [p.name for p in inside if p not in files and not p.is_dir() and LIKE_ROOT.search(p.name)]
@@ -107,13 +107,13 @@ def _folder(path: Path) -> list[InputFile]:
     shown = ", ".join(over[:5]) + (f" and {len(over) - 5} more" if len(over) > 5 else "")
     if not files:
         raise folder_of_others(path) or InputError(
-            "folder holds no *.root file",
+            "the folder holds no *.root files",
             file=path,
             found=shown or None,
-            remedy="name them, or use a glob in quotes" if over else None,
+            remedy="name them, or use a quoted glob" if over else None,
         )
     if over:
-        logger.warning("%s: passed over %s; name them, or use a glob in quotes", path, shown)
+        logger.warning("%s: passed over %s; name them, or use a quoted glob", path, shown)
     return _several(path, files, "")
 
 
@@ -126,7 +126,7 @@ def _several(where: Path, paths: Sequence[Path], problem: str) -> list[InputFile
 def _read_list(path: Path, how: _Expansion) -> list[InputFile]:
     real = path.resolve()
     if real in how.lists:
-        raise InputError("list file names itself", file=path)
+        raise InputError("the list file names itself", file=path)
     lines = read_text(path, "list file", InputError).splitlines()
     inside = _Expansion(how.missing, (*how.lists, real))
     files: list[InputFile] = []
@@ -150,11 +150,11 @@ def _read_list(path: Path, how: _Expansion) -> list[InputFile]:
             ) from error
         files += [InputFile(file.path, run, file.found) for file in found] if run is not None else found
     if not files and not how.missing:
-        raise InputError("list file names no file", file=path)
+        raise InputError("the list file names no files", file=path)
     return files
 
 
 def _run(text: str) -> int:
     if not re.fullmatch(r"\d{1,16}", text, re.ASCII) or int(text) > LAST_RUN:
-        raise InputError("names no run", found=repr(text[:40]), expected="`path` or `run path`")
+        raise InputError("does not name a run", found=repr(text[:40]), expected="`path` or `run path`")
     return int(text)

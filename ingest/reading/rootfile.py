@@ -2,7 +2,7 @@
 
 Reading with `pread` instead of a memory map costs one copy of the compressed bytes and buys errors instead of SIGBUS
 where a file shrinks or a network file system fails, and a resident set that does not grow with what was read. zlib
-baskets are decompressed by libdeflate, which takes half of zlib's time and checks the same checksums.
+baskets are decompressed by libdeflate, which takes half of zlib's time and verifies the same checksums.
 """
 
 from __future__ import annotations
@@ -122,14 +122,14 @@ def open_file(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "a device or pipe"
-            raise InputError(f"is no ROOT file: it is {what}", file=path)
+            raise InputError(f"is not a ROOT file: it is {what}", file=path)
         with open(path, "rb") as handle:
             magic = handle.read(4)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
     if magic != b"root":
         found = f"{magic!r} at its start" if magic else "an empty file"
-        raise InputError("is no ROOT file", file=path, found=found, expected="b'root'")
+        raise InputError("is not a ROOT file", file=path, found=found, expected="b'root'")
     try:
         return uproot.open(path, handler=PreadSource, object_cache=None, array_cache=None)
     except DECODE_ERRORS as error:
@@ -140,7 +140,7 @@ def open_file(path: Path) -> Any:
 
 TOY = "toymc"
 """Name of the options that the toy Monte Carlo leaves in its files."""
-COPY_AGAIN = "copy or produce the file again; root2shards and infer go on without it with --skip-bad-files"
+COPY_AGAIN = "copy or produce the file again; --skip-bad-files makes root2shards and infer go on without it"
 
 
 @contextmanager
@@ -173,10 +173,10 @@ def tree_paths(directory: Any) -> dict[str, list[int]]:
 def find_tree(directory: Any, path: Path, wanted: str) -> tuple[str, Any, list[int]]:
     """The tree `wanted` of an open file: its path inside the file, the uproot object, and its cycles, newest first.
 
-    A name without a folder is found in a subdirectory too, when only one tree there has it. `name;2` asks for a cycle.
+    A name without a folder is also found in a subdirectory, if only one tree has it. `name;2` asks for a cycle.
 
     Raises:
-        InputError: no such tree, or several; the ones there are listed.
+        InputError: no such tree, or several; lists those there are.
     """
     name, _, cycle = wanted.partition(";")
     try:
@@ -186,7 +186,7 @@ def find_tree(directory: Any, path: Path, wanted: str) -> tuple[str, Any, list[i
     matches = [name] if name in trees else [p for p in trees if p.rpartition("/")[2] == name]
     if len(matches) > 1:
         raise InputError(
-            f"has several trees {name!r}", file=path, found=", ".join(matches), remedy="choose one with --tree"
+            f"has several trees named {name!r}", file=path, found=", ".join(matches), remedy="choose one with --tree"
         )
     if not matches:
         has = ", ".join(trees) if trees else "no tree at all"

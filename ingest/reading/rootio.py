@@ -56,7 +56,7 @@ class SourceReader:
     def __init__(self, source: Source) -> None:
         """
         Raises:
-            InputError: the file is gone or unreadable, or is not the one that was looked into.
+            InputError: the file is gone or unreadable, or has changed since it was opened first.
         """
         self.source = source
         self._directory = open_file(source.path)
@@ -111,7 +111,7 @@ class SourceReader:
         return self._sensors(bound.branch, bound.factor, start, stop)
 
     def read_dead(self, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
-        """(n, 4760), or None without a `dead` branch; what is no number counts as dead."""
+        """(n, 4760), or None without a `dead` branch; what is not a number counts as dead."""
         name = self.source.binding.dead
         if name is None:
             return None
@@ -152,7 +152,7 @@ class SourceReader:
             entry = start + int(np.flatnonzero(big.any(axis=1))[0])
             limit = "2⁶³" if bound.exact else "2⁵³"
             raise InputError(
-                f"the whole number of entry {entry} is beyond {limit}, up to which they are kept exactly",
+                f"the integer of entry {entry} is beyond {limit}, up to which integers are kept exactly",
                 file=self.source.path,
                 item=f"{self.source.tree}/{bound.branch}",
                 found=f"{raw[entry - start].max():.0f}" if raw.dtype.kind == "f" else int(raw[entry - start].max()),
@@ -166,7 +166,7 @@ class SourceReader:
         wrong = np.flatnonzero(~(values == np.rint(values)))  # NaN compares false
         if len(wrong):
             raise InputError(
-                f"{bound.name} number of entry {start + int(wrong[0])} is no whole number",
+                f"{bound.name} number of entry {start + int(wrong[0])} is not a whole number",
                 file=self.source.path,
                 item=f"{self.source.tree}/{bound.branch}",
                 found=f"{raw[wrong[0]]:g}, which means missing" if abs(raw[wrong[0]]) > HUGE else f"{raw[wrong[0]]:g}",
@@ -193,11 +193,11 @@ def _check_unchanged(source: Source) -> None:
     status = source.path.stat()
     if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
         raise InputError(
-            "changed while it was being used",
+            "changed while in use",
             file=source.path,
             found=f"{status.st_size} bytes",
             expected=f"{source.size} bytes and an older date",
-            remedy="begin anew when it is complete",
+            remedy="start again when it is complete",
         )
 
 
@@ -237,7 +237,7 @@ def find_event(sources: Sequence[Source], run: int | None, event: int) -> Chunk:
     """The event of these numbers as a chunk of one; a `run` of None takes the first event of that number.
 
     Raises:
-        InputError: it is in none of the sources.
+        InputError: no source has it.
     """
     for source in sources:
         with SourceReader(source) as reader:
@@ -250,7 +250,7 @@ def find_event(sources: Sequence[Source], run: int | None, event: int) -> Chunk:
                     entry = first + int(np.flatnonzero(hits)[0])
                     return reader.read(entry, entry + 1)
     which = f"event {event}" if run is None else f"run {run} event {event}"
-    raise InputError(f"no {which} in the input", file=", ".join(str(s.path) for s in sources[:3]))
+    raise InputError(f"there is no {which} in the input", file=", ".join(str(s.path) for s in sources[:3]))
 
 
 __all__ = ["Chunk", "Skipped", "Source", "SourceReader", "find_event", "open_source", "open_sources", "read_chunks"]

@@ -5,8 +5,6 @@ A schema is a YAML file. Five ship with the package (`PRESETS`); a user's own ma
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, Stri
 
 from ingest.reading.units import factor
 from shards.base import ConfigError, InputError, nearest
-from shards.base.documents import checked, read_yaml
+from shards.base.documents import checked, json_digest, read_yaml
 from shards.columns import COLUMNS
 
 PRESETS = ("mc", "real", "cex", "sensors-only", "filled")
@@ -30,21 +28,21 @@ class _Group(BaseModel):
 
 
 class SensorField(_Group):
-    """A per-sensor quantity: 4760 values an event."""
+    """A per-sensor quantity: 4760 values per event."""
 
     branches: Names
     """Candidate branch names; the first that a tree has is taken."""
     unit: StrictStr = "-"
     """Unit in the file."""
     scale: FiniteFloat = 1.0
-    """An extra factor on the file's values."""
+    """An extra factor for the file's values."""
     required: StrictBool = True
     relative: tuple[Name, ...] = ()
     """Those of `branches` that hold times relative to `time_min_used` (times only)."""
 
 
 class ColumnField(_Group):
-    """One branch of one or a few values an event, becoming as many columns."""
+    """One branch with one or a few values per event, each of which becomes a column."""
 
     names: tuple[Name, ...]
     """Column names, one per value; canonical names (`shards.columns.COLUMNS`) are converted to their canonical unit."""
@@ -53,12 +51,12 @@ class ColumnField(_Group):
     unit: StrictStr = ""
     """Unit in the file; empty: the canonical one, or none for carried columns."""
     scale: FiniteFloat = 1.0
-    """An extra factor on the file's values."""
+    """An extra factor for the file's values."""
     required: StrictBool = False
     invalid: tuple[FiniteFloat, ...] = ()
     """Values in the file that mean "unknown"; they become NaN."""
     meaning: StrictStr = ""
-    """What exactly is meant where the name leaves it open: `incident` or `deposited` energy."""
+    """What exactly is meant, where the name leaves it open: `incident` or `deposited` energy."""
     carried: bool = False
 
     def column_unit(self, name: str) -> str:
@@ -82,9 +80,8 @@ class Schema(_Group):
 
     @property
     def digest(self) -> str:
-        """sha256 of everything that bears on what is read."""
-        values = self.model_dump(exclude={"name", "description", "split_by"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        """sha256 of everything that affects what is read."""
+        return json_digest(self.model_dump(exclude={"name", "description", "split_by"}))
 
 
 class _Column(_Group):
@@ -134,7 +131,9 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if base_name is None:
         return values
     if not isinstance(base_name, str) or base_name in seen or base_name == name:
-        raise ConfigError("extends itself or no schema", file=name, item="extends", found=base_name)
+        raise ConfigError(
+            "extends itself, or something that is not a schema", file=name, item="extends", found=base_name
+        )
     base = _merged(base_name, (*seen, name))
     merged = {**{key: value for key, value in base.items() if key not in ("name", "description")}, **values}
     for key, kind in (("sensors", dict), ("columns", list), ("carry", list)):
@@ -149,7 +148,7 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
 def _read(name: str) -> dict[str, Any]:
     path = _FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
     if name not in PRESETS and not path.is_file() and path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"no schema {name!r}", remedy=f"{nearest(name, PRESETS)}; or give a YAML file")
+        raise ConfigError(f"there is no schema {name!r}", remedy=f"{nearest(name, PRESETS)}; or give a YAML file")
     try:
         return read_yaml(path, "schema")
     except InputError as error:
@@ -211,7 +210,7 @@ def _column(entry: _Column | str, file: str, item: str, carried: bool) -> Column
     for name in names:
         if not carried and name not in COLUMNS:
             raise ConfigError(
-                f"{name!r} is no canonical column",
+                f"{name!r} is not a canonical column",
                 file=file,
                 item=item,
                 remedy=nearest(name, COLUMNS) + " (or `carry` it)",

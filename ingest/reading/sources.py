@@ -1,4 +1,4 @@
-"""Inputs looked into: which trees are to be read, what they are called for ever, and what is wrong with them."""
+"""Inputs opened and checked: which trees are to be read, the ids they keep for ever, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Source:
     """TTree or RNTuple."""
     entries: int
     id: str
-    """Identifies the events wherever the file lies: UUID and tree path, and a digest where that is not enough."""
+    """Identifies the events wherever the file is: UUID and tree path, and a digest where that is not enough."""
     uuid: str
     size: int
     """Bytes."""
@@ -48,7 +48,7 @@ class Source:
     cuts: tuple[int, ...] = ()
     """Entry numbers at which reading can be divided without decoding anything twice."""
     notes: tuple[str, ...] = ()
-    """What a reader should know: an older cycle that was passed over, …"""
+    """What the user should know: an older cycle that was passed over, …"""
     toy: bool = False
     """Whether the file says that the toy Monte Carlo wrote it."""
 
@@ -78,17 +78,17 @@ def open_sources(
     skipped: list[Skipped] | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> list[Source]:
-    """Look into every file named by `paths` (files, folders, globs, list files), in the order given.
+    """Open and check every file named by `paths` (files, folders, globs, list files), in the order given.
 
     Args:
         tree: name of the tree; the schema's where None.
         schema: a Schema, or the name or path of one.
-        skipped: where given, files with something wrong are noted here and left out instead of raising.
+        skipped: if given, bad files are recorded here and left out instead of raising.
         check: called with each file first; its InputErrors are treated like the others.
 
     Raises:
-        InputError: a file is missing, unreadable, no ROOT file, truncated, without the tree or a required branch,
-            empty, or among the inputs twice under different names.
+        InputError: a file is missing, unreadable, not a ROOT file, truncated, without the tree or a required branch,
+            empty, or given twice under different names.
     """
     wanted = load_schema(schema) if isinstance(schema, str) else schema
     sources = []
@@ -103,20 +103,20 @@ def open_sources(
             sources.append(open_source(file, wanted, tree))
         except InputError as error:
             if file.found and is_prediction(file.path):
-                logger.warning("%s: passed over: it holds predictions", file.path)
+                logger.warning("%s: passed over, since it holds predictions", file.path)
             else:
                 _skip(error, skipped)
     if not sources:
         found = f"{len(skipped)} skipped" if skipped else "predictions only"
-        remedy = None if skipped else "name the files themselves to read what an inpainter has filled"
-        raise InputError("no usable input file is left", found=found, remedy=remedy)
+        remedy = None if skipped else "to read files filled by an inpainter, name the files themselves"
+        raise InputError("no usable input files are left", found=found, remedy=remedy)
     sources = _identified(sources, skipped)
     _say_about_times(sources)
     return sources
 
 
 def _skip(error: InputError, skipped: list[Skipped] | None) -> None:
-    """Note a file with something wrong, or raise where none may be left out."""
+    """Record a bad file, or raise where none may be left out."""
     if skipped is None:
         raise error
     logger.warning("skipped: %s", error)
@@ -124,7 +124,7 @@ def _skip(error: InputError, skipped: list[Skipped] | None) -> None:
 
 
 def is_prediction(path: Path) -> bool:
-    """Whether a file is one that `xec infer` wrote: the output of a command may lie in the folder of its input."""
+    """Whether a file is one that `xec infer` wrote: the output of a command may be in the folder of its input."""
     try:
         with opened(path) as directory:
             return {"predictions", "metadata"} <= tree_paths(directory).keys()
@@ -133,7 +133,7 @@ def is_prediction(path: Path) -> bool:
 
 
 def _is_filled(directory: Any) -> bool:
-    """Whether an open file holds events that an inpainter of ours has filled: it is read as what it is."""
+    """Whether an open file holds events that an inpainter of ours has filled, which decides how it is read."""
     trees = tree_paths(directory)
     return {"predictions", "metadata"} <= trees.keys() and {"npho", "filled"} <= set(directory["predictions"].keys())
 
@@ -146,10 +146,10 @@ def _filled_note(schema: Schema, binding: Binding) -> tuple[str, ...]:
 
 
 def _say_about_times(sources: Sequence[Source]) -> None:
-    """Say once what is not known of times, which everything that is computed from them inherits."""
+    """Warn once of what is unknown about times, since everything computed from them inherits it."""
     untimed = [source for source in sources if source.binding.time is None]
     if untimed:
-        logger.warning("%s no sensor times: all count as invalid", _has(untimed))
+        logger.warning("%s no sensor times: all of them count as invalid", _has(untimed))
     lost = [s for s in sources if s.binding.time is not None and s.binding.relative and "time_min_used" in s.missing]
     if lost and lost[0].binding.time is not None:
         branch = lost[0].binding.time.branch
@@ -164,7 +164,7 @@ def _has(sources: Sequence[Source]) -> str:
 
 
 def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None) -> Source:
-    """Look into one file; see `open_sources`. The id is preliminary: repeated UUIDs show only among several files."""
+    """Open and check one file; see `open_sources`. The id is preliminary: repeated UUIDs show only among many files."""
     file = file if isinstance(file, InputFile) else InputFile(file)
     with opened(file.path) as directory:
         status = file.path.stat()
@@ -216,7 +216,7 @@ def _checked_cuts(
         boundaries = open_reader(tree, branches[name], length, here).boundaries()
         if boundaries[-1] != entries:
             raise CorruptError(
-                "does not cover the tree: its writer was killed, or it was filled apart",
+                "does not cover the whole tree: its writer was killed, or it was filled separately",
                 file=here.path,
                 item=here.item,
                 found=f"{boundaries[-1]} entries",
@@ -255,11 +255,11 @@ def _notes(path: str, cycles: Sequence[int], asked: str) -> tuple[str, ...]:
         return ()
     chosen = asked or str(cycles[0])
     others = ", ".join(str(c) for c in cycles if str(c) != chosen)
-    return (f"{path!r} is there in {len(cycles)} cycles: reading {chosen}, not {others}",)
+    return (f"{path!r} has {len(cycles)} cycles: reading {chosen}, not {others}",)
 
 
 def _read_branches(binding: Binding) -> list[tuple[str, int]]:
-    """Every use of a branch that is read, with the values an event it must have: a slip may name one branch twice."""
+    """Every use of a branch that is read, with its values per event: a schema may name one branch twice by mistake."""
     sensors = [binding.npho.branch, binding.time.branch if binding.time else None, binding.dead]
     used = [(name, N_SENSORS) for name in sensors if name]
     return list(dict.fromkeys([*used, *((c.branch, c.width) for c in binding.columns if c.branch)]))
@@ -283,7 +283,7 @@ def _identified(sources: list[Source], skipped: list[Skipped] | None) -> list[So
                 "holds the same bytes as another input",
                 file=source.path,
                 found=first[source.id].path,
-                remedy="give one of them",
+                remedy="give only one of them",
             )
             _skip(error, skipped)
         else:

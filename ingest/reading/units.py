@@ -21,7 +21,7 @@ def known_units() -> list[str]:
 
 
 def factor(unit: str, target: str, *, file: str, item: str) -> float:
-    """What a number in `unit` is multiplied with to be in `target`.
+    """The factor from `unit` to `target`.
 
     Powers of ten are formed as integers, so that ns → s and back are each correctly rounded.
 
@@ -38,4 +38,4 @@ def factor(unit: str, target: str, *, file: str, item: str) -> float:
             return float(10**power) if power >= 0 else 1.0 / 10**-power
     if unit not in known_units():
         raise ConfigError(f"unknown unit {unit!r}", file=file, item=item, remedy=nearest(unit, known_units()))
-    raise ConfigError("is in a unit of another kind", file=file, item=item, found=unit, expected=f"one like {target!r}")
+    raise ConfigError("is a unit of another kind", file=file, item=item, found=unit, expected=f"one like {target!r}")

@@ -29,50 +29,52 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 def toymc(
     context: typer.Context,
     out: Annotated[
-        Path | None, typer.Option(help="The ROOT file to write; with --files the pattern of several.")
+        Path | None, typer.Option(help="ROOT file to write; with --files, the pattern of their names.")
     ] = None,
     events: Annotated[
         int, typer.Option("--events", "-n", min=1, help="Number of events, in all files together.")
     ] = 1000,
     energy: Annotated[
-        str, typer.Option(help="signal (52.83 MeV), flat, cex (the two lines of charge exchange), or a number in MeV.")
+        str, typer.Option(help="signal (52.83 MeV), flat, cex (the two charge-exchange lines), or a number in MeV.")
     ] = "signal",
     energy_range: Annotated[tuple[float, float], typer.Option(help="Limits of the flat spectrum, MeV.")] = (15.0, 60.0),
     source: Annotated[
-        str, typer.Option(help="signal (from the target) or uniform (flat over the inner face, within 60 degrees).")
+        str, typer.Option(help="signal (from the target), or uniform (over the inner face, within 60 degrees).")
     ] = "signal",
     runs: Annotated[
         int | None,
         typer.Option(min=1, help="Spread the events over this many runs, each with its own response (one per file)."),
     ] = None,
     first_run: Annotated[int, typer.Option(min=0, help="Number of the first run.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed; equal seed and options give equal events.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed and options give the same events.")] = 1,
     files: Annotated[int, typer.Option(min=1, help="Write several files of whole runs: NAME_000.root, …")] = 1,
-    processes: Annotated[int, typer.Option("--processes", "-j", min=1, help="Processes that simulate.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", "-j", min=1, help="Number of processes.")] = 1,
     compression: Annotated[str, typer.Option(help="zstd, zlib, lz4 or none.")] = "zstd",
     dead: Annotated[float, typer.Option(help="Fraction of channels that are dead, drawn anew for each run.")] = 0.0,
     dead_file: Annotated[
-        Path | None, typer.Option(help="Text file of channels that are always dead: one id a line, # comments.")
+        Path | None, typer.Option(help="Text file of channels that are always dead: one id per line, # comments.")
     ] = None,
     dead_mark: Annotated[str, typer.Option(help="How dead channels are written: missing (1e10) or nan.")] = "missing",
     nan_fraction: Annotated[float, typer.Option(help="Fraction of single values that are NaN.")] = 0.0,
     missing_fraction: Annotated[float, typer.Option(help="Fraction of single values that are 1e10.")] = 0.0,
-    pileup: Annotated[float, typer.Option(help="Mean number of further gammas in an event.")] = 0.0,
+    pileup: Annotated[float, typer.Option(help="Mean number of additional gammas per event.")] = 0.0,
     saturation: Annotated[bool, typer.Option("--saturation", help="Let SiPM pixels saturate.")] = False,
-    energy_smear: Annotated[float, typer.Option(help="Common relative fluctuation of the light yield.")] = 0.0,
-    response_spread: Annotated[float, typer.Option(help="Spread of the efficiency between channels.")] = 0.12,
-    calibration_spread: Annotated[float, typer.Option(help="Accuracy of a channel's calibration.")] = 0.03,
+    energy_smear: Annotated[
+        float, typer.Option(help="Relative fluctuation of the light yield, common to an event's channels.")
+    ] = 0.0,
+    response_spread: Annotated[float, typer.Option(help="Relative spread of the efficiency between channels.")] = 0.12,
+    calibration_spread: Annotated[float, typer.Option(help="Relative accuracy of a channel's calibration.")] = 0.03,
     geometry: Annotated[
-        Path | None, typer.Option(help="Table of surveyed positions instead of the nominal ones.")
+        Path | None, typer.Option(help="Table of surveyed sensor positions (default: nominal).")
     ] = None,
     dead_branch: Annotated[
-        bool, typer.Option("--dead-branch", help="Also write the branch dead[4760] (0/1), as some real files do.")
+        bool, typer.Option("--dead-branch", help="Also write the branch dead[4760] (0/1), as some real files have.")
     ] = False,
     expected: Annotated[
-        bool, typer.Option("--expected", help="Also write npho_expected, the true expectation.")
+        bool, typer.Option("--expected", help="Also write npho_expected, the expected photons.")
     ] = False,
 ) -> None:
-    """Simulate photons in the liquid-xenon detector and write ROOT files with all truth."""
+    """Simulate photons in the liquid-xenon detector, and write them to ROOT files with the full truth."""
     if context.invoked_subcommand is not None:
         return
     if out is None:
@@ -106,18 +108,21 @@ def toymc(
     what = f"{counted(sum(r.events for r in results), 'event')} of runs {results[0].runs[0]}…{results[-1].runs[1]}"
     where = str(results[0].path) if len(results) == 1 else f"{results[0].path} … {results[-1].path.name}"
     if not fresh:
-        typer.echo(f"{where}: exists with the same {what}; nothing to do.")
+        typer.echo(f"{where} already holds the same {what}; nothing to do.")
     elif fresh == len(results):
         typer.echo(f"Wrote {what} to {where}.")
     else:
-        typer.echo(f"Wrote {fresh} of {counted(len(results), 'file')} ({what}) to {where}; the others existed.")
+        typer.echo(f"Wrote {fresh} of {counted(len(results), 'file')} ({what}) to {where}; the others existed already.")
 
 
 @app.command()
 def limit(
-    depth: Annotated[list[float] | None, typer.Option(help="Depth w in cm; repeatable (0.5 1 2 4 8 15 25).")] = None,
+    depth: Annotated[
+        list[float] | None, typer.Option(help="Depth w in cm; repeatable (default: 0.5 1 2 4 8 15 25).")
+    ] = None,
     case: Annotated[
-        list[str] | None, typer.Option(help="What is known of the shower: point, known or unknown; repeatable (all).")
+        list[str] | None,
+        typer.Option(help="What is known of the shower: point, known or unknown; repeatable (default: all)."),
     ] = None,
     energy: Annotated[float, typer.Option(help="MeV.")] = 52.83,
     u: Annotated[float, typer.Option(help="cm.")] = 0.0,
@@ -126,8 +131,8 @@ def limit(
 ) -> None:
     """Print the Cramér–Rao bounds for u, v, w, energy and time at given depths.
 
-    point and known hold photon statistics only (all light at one point; a shower that is known). unknown also holds the
-    fluctuations of the shower: what the best linear estimator attains.
+    The cases point (all light at one point) and known (a known shower) include photon statistics only. The case unknown
+    also includes the fluctuations of the shower: it is what the best linear estimator attains.
     """
     from dataclasses import asdict
 
@@ -150,12 +155,12 @@ def limit(
 
 @app.command()
 def library(
-    out: Annotated[Path | None, typer.Option(help="Folder to write to (the package's own).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: the package's own).")] = None,
     showers: Annotated[int, typer.Option(min=100, help="Number of showers.")] = 16000,
-    sources: Annotated[int, typer.Option(min=500, help="Number of light sources that are traced.")] = 10000,
+    sources: Annotated[int, typer.Option(min=500, help="Number of light sources to trace.")] = 10000,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
-    """Make the shower library and the table of scattered light anew (about five minutes; both come with the code)."""
+    """Remake the shower library and the table of scattered light, which come with the code (about five minutes)."""
     from ingest.toymc import library as showers_module
     from ingest.toymc import scattering
 
@@ -169,10 +174,12 @@ def library(
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Option(help="Folder of the pictures; the page goes beside it.")] = Path("docs/toymc"),
-    events: Annotated[int, typer.Option(min=500, help="Events that the numbers are made from.")] = 6000,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; the page is written beside it.")] = Path(
+        "docs/toymc"
+    ),
+    events: Annotated[int, typer.Option(min=500, help="Number of events behind the numbers.")] = 6000,
 ) -> None:
-    """Check every ingredient against an independent computation; write the page and its pictures."""
+    """Check every ingredient against an independent computation, and write the page of results and its pictures."""
     from ingest.toymc.study.report import write_report
 
     page, failed = write_report(out, events)

@@ -88,7 +88,7 @@ def read_showers(path: Path = SHOWERS) -> ShowerLibrary:
     """Read a shower library; the arrays are shared and read-only.
 
     Raises:
-        InputError: not there.
+        InputError: it does not exist.
         CorruptError: not a shower library.
     """
     arrays = read_arrays(path, {"energy", "position_high", "position_low", "share", "late"})
@@ -107,14 +107,18 @@ def read_showers(path: Path = SHOWERS) -> ShowerLibrary:
 def read_arrays(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` file, which must be just these."""
     if not path.exists():
-        raise InputError("is missing", file=path, remedy="make it with: xec toymc library")
+        raise InputError("is missing", file=path, remedy="make it with `xec toymc library`")
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: np.ascontiguousarray(file[name]) for name in file.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise CorruptError(f"cannot be read: {error}", file=path, remedy="make it with: xec toymc library") from error
+        raise CorruptError(f"cannot be read: {error}", file=path, remedy="make it with `xec toymc library`") from error
     if set(arrays) != names:
         raise CorruptError(
-            "holds other arrays", file=path, found=sorted(arrays), expected=sorted(names), remedy="xec toymc library"
+            "holds the wrong arrays",
+            file=path,
+            found=sorted(arrays),
+            expected=sorted(names),
+            remedy="make it with `xec toymc library`",
         )
     return arrays

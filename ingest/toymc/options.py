@@ -74,7 +74,7 @@ class ToyOptions:
                 raise ConfigError("is not known", item=name, found=repr(value), remedy=nearest(value, valid))
         if self.source == "uniform" and self.energy == "cex":
             raise ConfigError(
-                "cannot be combined with source 'uniform'", item="energy 'cex'", remedy="its patches aim the gammas"
+                "cannot be combined with source 'uniform'", item="energy 'cex'", remedy="use source 'signal'"
             )
         for name in ("response_spread", "calibration_spread", "energy_smear", "pileup"):
             self._check_between(name, 0.0, math.inf if name == "pileup" else 0.5)

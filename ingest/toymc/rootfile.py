@@ -98,10 +98,15 @@ def _check(path: Path, n: int, options: ToyOptions, files: int, compression: str
         raise ConfigError("is too small", item="events", found=n, expected="at least 1")
     if not 1 <= files <= options.runs:
         raise ConfigError(
-            "does not fit the runs", item="files", found=files, expected=f"1…{options.runs} (whole runs per file)"
+            "does not fit the number of runs",
+            item="files",
+            found=files,
+            expected=f"1…{options.runs} (whole runs per file)",
         )
     if n < options.runs:
-        raise ConfigError("are fewer than the runs", item="events", found=n, expected=f"at least {options.runs}")
+        raise ConfigError(
+            "is less than the number of runs", item="events", found=n, expected=f"at least {options.runs}"
+        )
     if compression not in COMPRESSIONS:
         raise ConfigError(
             "is not known", item="compression", found=repr(compression), remedy=nearest(compression, COMPRESSIONS)
@@ -134,22 +139,22 @@ def _stamp(blocks: list[Block], options: ToyOptions) -> str:
 
 
 def _found(path: Path, expected: str) -> bool:
-    """Whether the file exists with just this content; OutputError if with another."""
+    """Whether the file exists with just this content; OutputError if it has another."""
     if not path.exists():
         return False
     try:
         with opened(path) as file:
-            found = str(file[TOY]) if TOY in file.keys(cycle=False) else "no stamp of this command"
+            found = str(file[TOY]) if TOY in file.keys(cycle=False) else "nothing written by this command"
     except (ValueError, OSError, KeyError, InputError) as error:
         raise OutputError(
-            "exists and is no readable ROOT file", file=path, remedy="remove it or choose another name"
+            "exists, but is not a readable ROOT file", file=path, remedy="remove it, or choose another name"
         ) from error
     if found != expected:
         raise OutputError(
-            "exists with other contents",
+            "exists with different contents",
             file=path,
             found=_difference(found, expected),
-            remedy="remove it or choose another name",
+            remedy="remove it, or choose another name",
         )
     return True
 

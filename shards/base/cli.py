@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 REMEDIES = {
-    errno.ENOSPC: "make room there, then run the command again",
-    errno.EDQUOT: "make room there, then run the command again",
-    errno.EACCES: "look at its permissions and those of its folder",
-    errno.EPERM: "look at its permissions and those of its folder",
-    errno.EROFS: "this file system can only be read: write elsewhere",
-    errno.ENOTDIR: "a part of this path is a file, not a folder",
-    errno.EISDIR: "a file is needed, and this is a folder",
-    errno.ENAMETOOLONG: "the file system takes no such long names: choose a shorter one",
+    errno.ENOSPC: "free some space, then run the command again",
+    errno.EDQUOT: "free some space, then run the command again",
+    errno.EACCES: "check its permissions and those of its folder",
+    errno.EPERM: "check its permissions and those of its folder",
+    errno.EROFS: "this file system is read-only: write elsewhere",
+    errno.ENOTDIR: "part of this path is a file, not a folder",
+    errno.EISDIR: "this is a folder, but a file is needed",
+    errno.ENAMETOOLONG: "the file system does not allow names this long: choose a shorter one",
     errno.EMFILE: "too many open files: raise `ulimit -n`",
     errno.ENFILE: "too many open files on this machine: try again later",
-    errno.EIO: "the disk or the connection to it fails: try again, or copy the file elsewhere",
+    errno.EIO: "the disk, or the connection to it, is failing: try again, or copy the file elsewhere",
     errno.ESTALE: "the network file system lost the file: try again",
 }
-"""What to do about an error of the operating system."""
+"""What to do about an operating-system error."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:  # type: ignore[override]
         """The command to run: only now is its module imported."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name is None:  # completing the line after a command that there is not
+        if name is None:  # completing a line whose command does not exist
             return name, command, rest
         module, _, attribute = self.commands_table[name].target.partition(":")
         return name, typer.main.get_command(getattr(importlib.import_module(module), attribute)), rest
@@ -78,7 +78,7 @@ class LazyGroup(TyperGroup):
 def run(app: typer.Typer) -> None:
     """Run a Typer app as the process: log set up, `--debug` accepted anywhere, errors on one line, exit status set.
 
-    Exit status: 0 success, 1 an error that says what to do (an `XecError`, or one of the operating system about a
+    Exit status: 0 success, 1 an error that says what to do (an `XecError`, or an operating-system error about a
     file), 2 wrong usage, 128 + number ended by a signal (130 Ctrl-C); anything else is a bug and shows its traceback.
     """
     debug = "--debug" in sys.argv[1:]
@@ -125,12 +125,12 @@ def _usage_line(error: TyperException) -> str:
     guess = " or ".join(repr(name) for name in similar) + "?" if similar else guess.replace("', '", "' or '")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "xec"
-    remedy = f"did you mean {guess}" if guess else f"`{command} --help` shows what there is"
+    remedy = f"did you mean {guess}" if guess else f"see `{command} --help`"
     return f"xec: error: {problem[:1].lower()}{problem[1:]}; {remedy}"
 
 
 def _end_in_order() -> None:
-    """Where a scheduler or a closing terminal ends the process, temporary files and locks go as after any error."""
+    """When a scheduler or a closing terminal ends the process, remove temporary files and locks as after any error."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is signal.SIG_DFL:  # else: `nohup`
             signal.signal(number, _end)
@@ -142,7 +142,7 @@ def _end(number: int, _frame: object) -> None:
 
 
 def _print_anything() -> None:
-    """Names that are no UTF-8 and terminals that are not cost a `?`, not the command."""
+    """Names and terminals that are not UTF-8 cost a `?`, not the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

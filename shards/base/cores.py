@@ -11,7 +11,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 USAGE = Path("/proc/stat")
 LIMITS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
-"""Variables that say how many cores a process shall use. Nobody has to set one; where one is set it is meant."""
+"""Variables that say how many cores a process should use. None has to be set; one that is set is obeyed."""
 
 
 def free_cores(
@@ -26,10 +26,10 @@ def free_cores(
 
 
 class Neighbours:
-    """How much of this process' cores others used between two looks."""
+    """How much of this process's cores others have used since the last call."""
 
     def __init__(self, usage: Path = USAGE, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin to measure.
+        """Start measuring.
 
         Args:
             usage: the kernel's table of what every core did.
@@ -40,7 +40,7 @@ class Neighbours:
 
     @property
     def seconds(self) -> float:
-        """Since the last look."""
+        """Since the last call."""
         return self._clock() - self._began
 
     def look(self) -> float | None:
@@ -89,7 +89,7 @@ def _quotas(cgroups: Path, membership: Path) -> list[int]:
 
 
 def _text(path: Path) -> str:
-    """What a file of the kernel says; nothing where it is not to be read, as in a container without control groups."""
+    """What a kernel file says; nothing where it cannot be read, as in a container without control groups."""
     try:
         return path.read_text()
     except OSError:

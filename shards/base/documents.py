@@ -4,7 +4,7 @@
     values = read_yaml(path, what="schema")                                 # written by people: ConfigError
     options = checked(Options, values, file=path, error=ConfigError)
 
-Refused in either language: text that is not UTF-8, a key given twice, numbers that are not finite, nesting without end.
+Refused in either language: text that is not UTF-8, a key given twice, numbers that are not finite, endless nesting.
 YAML is that of version 1.2: `off` and `no` are words, `1e-4` and `010` are numbers (ten, not eight), dates are text.
 """
 
@@ -46,20 +46,20 @@ def read_text(file: Path | str, what: str, error: type[XecError] = CorruptError)
         raise InputError(f"{what} cannot be read: {problem.strerror or problem}", file=file) from None
     except UnicodeDecodeError as problem:
         line = problem.object[: problem.start].count(b"\n") + 1
-        raise error(f"is no {what}: it is not UTF-8 text", file=file, item=f"line {line}") from None
+        raise error(f"is not a valid {what}: it is not UTF-8 text", file=file, item=f"line {line}") from None
 
 
 def _refuse_special(path: Path, what: str) -> None:
-    """What is no regular file is refused: reading a pipe or a device may never end."""
+    """What is not a regular file is refused: reading a pipe or a device may never end."""
     if path.exists() and not path.is_file():
-        raise InputError(f"is no {what}: it is a {'folder' if path.is_dir() else 'device or pipe'}", file=path)
+        raise InputError(f"is not a valid {what}: it is a {'folder' if path.is_dir() else 'device or pipe'}", file=path)
 
 
 def file_digest(path: Path) -> str:
     """sha256 of a whole file, hexadecimal.
 
     Raises:
-        InputError: it is no regular file, or cannot be read.
+        InputError: it is not a regular file, or cannot be read.
     """
     _refuse_special(path, "file")
     try:
@@ -67,6 +67,15 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
+
+
+def json_digest(value: Any, separators: tuple[str, str] | None = None) -> str:
+    """sha256 of a value's JSON with sorted keys, hexadecimal: equal for equal values, whatever the order of keys.
+
+    Args:
+        separators: between items and after keys, as of `json.dumps`; recorded digests depend on them.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=separators).encode()).hexdigest()
 
 
 def read_json(file: Path | str, what: str, error: type[XecError] = CorruptError) -> Any:
@@ -80,7 +89,7 @@ def read_yaml(file: Path | str, what: str, error: type[XecError] = ConfigError) 
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise error(f"holds no {what}", file=file, found=_kind(value), expected="key: value lines")
+        raise error(f"does not hold a {what}", file=file, found=_kind(value), expected="key: value lines")
     return {str(key): item for key, item in value.items()}
 
 
@@ -101,9 +110,9 @@ def parse_json(text: str, what: str, *, file: Path | str | None = None, error: t
             text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite, parse_int=_whole
         )
     except RecursionError:
-        raise error(f"is no {what}: it is nested too deeply", file=file) from None
+        raise error(f"is not a valid {what}: it is nested too deeply", file=file) from None
     except ValueError as problem:
-        raise error(f"is no {what}: {problem}", file=file) from None
+        raise error(f"is not a valid {what}: {problem}", file=file) from None
 
 
 def parse_yaml(
@@ -140,7 +149,7 @@ def checked(
         `error`: names the first field that does not fit, and for an unknown one the nearest that there is.
     """
     if what and not isinstance(value, dict):
-        raise error(f"is no {what}", file=file, found=_kind(value), expected="an object")
+        raise error(f"is not a valid {what}", file=file, found=_kind(value), expected="an object")
     try:
         return cast(T, _adapter(cast(Any, model)).validate_python(value))
     except ValidationError as problem:
@@ -249,7 +258,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2, keys once, finite numbers, and no value inside itself."""
+    """YAML with the scalars of version 1.2, keys once, finite numbers, and no value that contains itself."""
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()
@@ -272,7 +281,7 @@ class _Loader(yaml.SafeLoader):
 
 def _refuse_cycles(node: Any, above: set[int], done: set[int]) -> None:
     if id(node) in above:
-        raise _refusal("a value is inside itself", node)
+        raise _refusal("a value contains itself", node)
     if id(node) in done or isinstance(node, yaml.ScalarNode):
         return
     above.add(id(node))
@@ -307,7 +316,7 @@ def _day(text: str) -> str:
     try:
         date.fromisoformat(text[:10])
     except ValueError:
-        raise ValueError(f"{text} is no date (put text into quotes)") from None
+        raise ValueError(f"{text} is not a date (put text in quotes)") from None
     return text
 
 

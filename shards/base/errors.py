@@ -20,7 +20,7 @@ class XecError(Exception):
     """
 
     exit_status = 1
-    """Of a command that ends with it."""
+    """Exit status of a command that ends with this error."""
 
     def __init__(
         self,

@@ -35,11 +35,11 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
 
     A lock left by a dead process on this host is taken over with a warning, as is one that this SLURM job left on
-    another node before it was requeued, that a job left which is named in XEC_ENDED_JOBS (`123_4:125`; `xec cluster
-    resubmit` sets it), or whose holder on another host gave no sign of life for `SILENT_S`.
+    another node before it was requeued, that was left by a job named in XEC_ENDED_JOBS (`123_4:125`; `xec cluster
+    resubmit` sets it), or whose holder on another host has shown no sign of life for `SILENT_S`.
 
     Args:
-        path: the lock file; its folder is made if need be.
+        path: the lock file; its folder is made if necessary.
         doing: what the holder does, for the message another process gets ("converting into data/").
 
     Raises:
@@ -73,11 +73,11 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
 
 
 def _touch(lock: Path, mine: Mapping[str, object], released: threading.Event) -> None:
-    """Give signs of life until the lock is released, or somebody took it over while this process stood still."""
+    """Give signs of life until the lock is released, or somebody takes it over while this process is suspended."""
     while not released.wait(TOUCHED_EVERY_S):
         with suppress(OSError):  # one sign that fails is not the last
             if not _is_held(lock, mine):
-                logger.warning("%s: another process took the lock over while this one stood still", lock)
+                logger.warning("%s: another process took over the lock while this one was suspended", lock)
                 return
             os.utime(lock)
 
@@ -112,7 +112,7 @@ def _acquire(lock: Path, mine: dict[str, object]) -> None:
                 return
             except FileExistsError:
                 _remove_if_stale(lock, mine, draft)
-        raise LockedError("changes hands faster than it can be taken", file=lock, remedy="try again")
+        raise LockedError("is changing hands faster than it can be taken", file=lock, remedy="try again")
     finally:
         draft.unlink(missing_ok=True)
 
@@ -141,7 +141,7 @@ def _remove_abandoned_drafts(lock: Path) -> None:
 
 
 def _holder(text: str) -> dict[str, Any] | None:
-    """What a lock file says, None where it is no lock of ours; not by `documents`, which are heavy to import."""
+    """What a lock file says, None where it is not a lock of ours; not read by `documents`, which is slow to import."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -161,7 +161,7 @@ def _remove_if_stale(lock: Path, mine: dict[str, object], draft: Path) -> None:
     holder = _holder(text)
     if holder is None:
         raise LockedError(
-            "is held, but does not name its holder", file=lock, remedy="remove it if nothing writes there"
+            "is held, but does not name its holder", file=lock, remedy="remove it if nothing is writing there"
         )
     who = f"process {holder['pid']} on {holder['host']} since {holder.get('since')} ({holder.get('doing')})"
     if _is_former_self(holder, mine):
@@ -184,7 +184,7 @@ def _take_over_if_silent(lock: Path, text: str, who: str, draft: Path, is_touche
 
     Args:
         draft: a file written there a moment ago: its time is the file system's now.
-        is_touched: whether the holder said that it touches its lock (older versions do not).
+        is_touched: whether the holder says that it touches its lock (older versions do not).
     """
     try:
         silence_s = draft.stat().st_mtime - lock.stat().st_mtime

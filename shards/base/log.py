@@ -48,7 +48,7 @@ def setup_logging(debug: bool = False, file: Path | None = None) -> None:
 
 
 def size_text(size: float) -> str:
-    """Bytes for people: "330 MB"."""
+    """A size in bytes, for people: "330 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.4g} {unit}"
@@ -57,17 +57,17 @@ def size_text(size: float) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """A number of things for people: "1 shard", "12 shards"."""
+    """A number of things, for people: "1 shard", "12 shards"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def printable(name: str) -> str:
-    """A name that is no UTF-8 (old disks) as text that can be written anywhere: the odd bytes as `\\xf6`."""
+    """A name that is not UTF-8 (old disks) as text that can be written anywhere: the odd bytes as `\\xf6`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds for people: "0.45 s", "45 s", "12 min", "3.5 h"."""
+    """A duration, for people: "0.45 s", "45 s", "12 min", "3.5 h"."""
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -77,7 +77,7 @@ class Progress(Protocol):
     """What `progress` yields."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more as done; `note` (loss, rate …) is shown behind the bar."""
+        """Count `count` more as done; `note` (loss, rate …) is shown after the bar."""
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Where a command may write: asked before any work, and the one place that decides what is replaced.
+"""Where a command may write: checked before any work, and the one place that decides what is replaced.
 
     target = output_file(out, "view file", ours=SavedView.read, inputs=[data / "manifest.json"])
     folder = output_folder(out, "dataset", ours=lambda path: (path / MANIFEST).exists(), inputs=[data])
 
-A path is a local path whatever is in it, a URL is refused. What exists is replaced only where the command itself wrote
+A path is a local path whatever is in it; a URL is refused. What exists is replaced only where the command itself wrote
 it; nothing is ever both input and output.
 """
 
@@ -38,7 +38,7 @@ def output_file(path: Path | str, what: str, ours: Callable[[Path], object], inp
     """`path`, if a file can be written there and nothing is lost by it.
 
     Args:
-        what: what the command writes, as in "is no view file".
+        what: what the command writes, for messages ("view file").
         ours: called with a file that exists: false, or an `InputError`, where it is not one that the command writes.
         inputs: what the command reads; none of it may be the output, nor lie directly in a folder that is.
 
@@ -49,10 +49,10 @@ def output_file(path: Path | str, what: str, ours: Callable[[Path], object], inp
     with output_errors(target):
         _refuse_inputs(target, inputs)
         if target.is_dir():
-            raise OutputError("is a folder", file=target, expected=f"the name of a {what}")
+            raise OutputError("is a folder", file=target, expected=f"a file name for the {what}")
         if target.exists():
             if not target.is_file():
-                raise OutputError("is a device or pipe", file=target, expected=f"the name of a {what}")
+                raise OutputError("is a device or pipe", file=target, expected=f"a file name for the {what}")
             _require_ours(target, what, ours)
         _require_writable(target.parent)
     return target
@@ -66,7 +66,7 @@ def output_folder(
     with output_errors(target):
         _refuse_inputs(target, inputs)
         if target.exists() and not target.is_dir():
-            raise OutputError("is a file", file=target, expected=f"the folder of a {what}")
+            raise OutputError("is a file", file=target, expected=f"a folder for the {what}")
         if target.is_dir() and any(not item.name.startswith(".") for item in target.iterdir()):
             _require_ours(target, what, ours)
         _require_writable(target)
@@ -96,7 +96,7 @@ def is_about(error: OSError, path: Path) -> bool:
 
 
 def cannot_be_written(path: Path, error: OSError) -> OutputError:
-    """What the system said about an output, as one line of ours."""
+    """What the system said about an output, as an error of ours."""
     shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:299]}…"
     return OutputError(f"cannot be written: {error.strerror or error}", file=shown)
 
@@ -118,15 +118,17 @@ def _require_ours(target: Path, what: str, ours: Callable[[Path], object]) -> No
         mine = False
     if mine is False:
         raise OutputError(
-            f"is there and is no {what} of this command", file=target, remedy="choose another output, or remove it"
+            f"exists, and is not a {what} that this command wrote",
+            file=target,
+            remedy="choose another output, or remove it",
         )
 
 
 def _require_writable(folder: Path) -> None:
     """Make a file in `folder`, or where it would be made; OSError where that fails.
 
-    Folders that are missing are tried under a name of this process's own, so that others who ask at the same time
-    (ranks, array jobs) neither meet nor miss them.
+    Missing folders are tried under a name of this process's own, so that processes that ask at the same time
+    (ranks, array jobs) do not get in each other's way.
     """
     folder = folder.absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())

@@ -22,7 +22,7 @@ def published(path: Path | str, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block succeeds, fsync it and rename it to `path`.
 
     Args:
-        durable: False spares the fsync, for files that carry checksums and can be made again: a killed process leaves
+        durable: False skips the fsync, for files that carry checksums and can be made again: a killed process leaves
             old or new state all the same, but a machine that crashes may leave a damaged file under the name.
 
     When the block fails nothing is published and the temporary file is removed. A killed process can leave one behind;
@@ -93,7 +93,7 @@ def remove_abandoned(folder: Path, name: str = "*") -> None:
 
 
 def process_alive(pid: int) -> bool:
-    """Whether a process of this number runs on this host. One that was killed and is waited for by nobody does not."""
+    """Whether a process with this number runs on this host. One that was killed but never waited for does not."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -107,5 +107,5 @@ def process_alive(pid: int) -> bool:
 
 
 def process_stat(pid: int) -> list[str]:
-    """The fields of `/proc/PID/stat` behind the name: the state first, start time in clock ticks as the twentieth."""
+    """The fields of `/proc/PID/stat` after the name: the state first, start time in clock ticks as the twentieth."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

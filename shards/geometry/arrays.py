@@ -1,4 +1,4 @@
-"""Arrays that are shared through caches must not change under their other readers."""
+"""Arrays shared through caches must not change under their other readers."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def load(path: Path | str) -> Geometry:
     if not np.array_equal(np.sort(ids), np.arange(c.N_SENSORS)):
         missing = np.setdiff1d(np.arange(c.N_SENSORS), ids)
         raise InputError(
-            "sensor ids are not each channel once",
+            "sensor ids do not name every channel exactly once",
             file=file,
             found=f"{len(ids)} lines, {len(missing)} channels missing"
             + (f", first {missing[0]}" if len(missing) else ""),
@@ -119,7 +119,7 @@ def _read_table(file: Path) -> NDArray[np.float64]:
             row = []
         if len(row) != len(TABLE_COLUMNS) or not np.all(np.isfinite(row)):
             raise InputError(
-                "is not a sensor of a geometry table",
+                "is not a line of a geometry table",
                 file=file,
                 item=f"line {number}",
                 found=repr(line.strip()[:80]),
@@ -147,12 +147,12 @@ def _check_survey(
     worst = int(shift.argmax())
     if shift[worst] > MAX_SURVEY_SHIFT:
         raise InputError(
-            "is far from the nominal detector",
+            "is far from its nominal position",
             file=file,
             item=f"sensor {worst}",
             found=f"{shift[worst]:.3g} cm away",
             expected=f"at most {MAX_SURVEY_SHIFT:g} cm",
-            remedy="check that lengths are in cm and channels numbered as here",
+            remedy="check that lengths are in cm and channels are numbered as here",
         )
     length = np.linalg.norm(normals, axis=1)
     cosine = np.einsum("ij,ij->i", normals, nominal_normals()) / np.where(length > 0, length, 1.0)

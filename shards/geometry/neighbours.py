@@ -52,7 +52,7 @@ def nearest(k: int, across_faces: bool = False) -> NDArray[np.int32]:
     groups = _groups(across_faces)
     most = min(len(group) for group in groups) - 1
     if not 1 <= k <= most:
-        raise ConfigError("no such number of nearest sensors", item="k", found=k, expected=f"1…{most}")
+        raise ConfigError("there are not that many nearest sensors", item="k", found=k, expected=f"1…{most}")
     result = np.empty((c.N_SENSORS, k), dtype=np.int32)
     for group in groups:
         points = nominal_positions()[group]

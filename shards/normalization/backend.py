@@ -20,7 +20,7 @@ def is_numpy(array: Array) -> bool:
 
 def namespace(array: Array) -> Any:
     """The module whose functions fit `array`: `math` for a plain number (a constant to a compiler), `numpy`, or `torch`
-    (imported here, by somebody who has a tensor)."""
+    (imported only here, where there is a tensor already)."""
     if isinstance(array, float):
         return math
     if is_numpy(array):
@@ -37,7 +37,7 @@ def at_least(array: Array, lowest: float) -> Array:
     xp = namespace(array)
     if xp is math:
         return max(array, lowest)
-    if xp is np and np.size(array) and np.min(array) >= lowest:  # which looking at is cheaper than clipping
+    if xp is np and np.size(array) and np.min(array) >= lowest:  # a look is cheaper than clipping
         return array
     return xp.clip(array, lowest, None)
 
@@ -45,7 +45,7 @@ def at_least(array: Array, lowest: float) -> Array:
 def widen(array: Array) -> Array:
     """`array` in the type arithmetic is done in: float64 for NumPy; for torch at least float32 (float64 stays).
 
-    The NumPy path writes datasets, where one more rounding would be for ever; the torch path feeds networks.
+    The NumPy path writes datasets, where one more rounding would be permanent; the torch path feeds networks.
     """
     if is_numpy(array):
         return np.asarray(array, dtype=np.float64)

@@ -48,7 +48,7 @@ class Normalization:
     sentinel_time: float = -5.0
     """Stands for an invalid time; exactly representable in float16."""
     nonpositive_is_dead: bool = False
-    """npho ≤ 0 counts as dead (the older models were trained so)."""
+    """npho ≤ 0 counts as dead (as the older models were trained)."""
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -63,7 +63,7 @@ class Normalization:
             value = getattr(self, name)
             if not (abs(value) <= 65504 and float(np.float16(value)) == value):
                 raise ConfigError(
-                    "a sentinel must survive every storage type unchanged",
+                    "a sentinel must be exact in every storage type",
                     item=f"normalization.{name}",
                     found=value,
                     expected="a number that float16 represents exactly, such as -1 or -5.5",
@@ -148,7 +148,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         good = isinstance(value, int | float) if kinds[name] is float else isinstance(value, kinds[name])
         if not good or (isinstance(value, bool) and kinds[name] is not bool):
             raise ConfigError(
-                "is of the wrong kind", item=f"normalization.{name}", found=repr(value), expected=kinds[name].__name__
+                "has the wrong type", item=f"normalization.{name}", found=repr(value), expected=kinds[name].__name__
             )
     return {name: kinds[name](value) for name, value in values.items()}
 

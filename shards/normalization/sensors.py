@@ -19,7 +19,7 @@ HUGE = 9e9
 """Values beyond this are codes for "missing" (1e10 in the input), not measurements."""
 
 BLOCK = 32
-"""Events that are normalized at a time."""
+"""Events normalized at a time."""
 
 THRESHOLD_SLACK = 1e-6
 """Of normalized npho: a sensor exactly at a threshold is kept whatever the last bit of the logarithm is."""
@@ -179,7 +179,7 @@ def _normalize_blocks(
 def _normalize_numpy(
     npho: npt.NDArray[Any], time: npt.NDArray[Any], norm: Normalization, classes: Classes, dtype: str
 ) -> NormalizedBatch:
-    """`normalize` with the same arithmetic, passing over what seldom occurs."""
+    """`normalize` with the same arithmetic, skipping what seldom occurs."""
     sensors = np.empty((*npho.shape, 2), dtype)
     usable = np.array(npho, dtype=np.float64)  # times are in any domain
     _replace(usable, classes.dead | classes.out_of_domain, 0.0)
@@ -304,7 +304,7 @@ def check_remap(source: Normalization, target: Normalization, storage_dtype: Any
     """Refuse (`ConfigError`) a remapping of values stored as float16; equal normalizations are always fine."""
     if source != target and str(storage_dtype) == "float16":
         raise ConfigError(
-            "float16 shards cannot be remapped to another normalization, their rounding belongs to the one they have",
+            "float16 shards cannot be remapped to another normalization: their rounding belongs to the present one",
             found=source.to_dict(),
             expected=target.to_dict(),
             remedy="convert the data again, with float32 or with the wanted normalization",

@@ -37,7 +37,7 @@ def merged_settings(datasets: Sequence[Dataset]) -> Settings:
                 )
     if first.conversion.get("max_events") is not None:
         raise InputError(
-            "has only the first events of its sources, one conversion of all would have kept others",
+            "has only the first events of its sources; one conversion of all would have kept others",
             file=datasets[0].path,
             item="max_events",
             found=first.conversion["max_events"],
@@ -100,12 +100,12 @@ def _with_groups(datasets: Sequence[Dataset]) -> Split | None:
     for dataset in datasets:
         split = dataset.manifest.settings.split
         if split is None or (split.groups is None) != (first.groups is None):
-            raise InputError("was split by another rule, of another version", file=dataset.path)
+            raise InputError("was split by the rule of another version", file=dataset.path)
         for part, inside in (split.groups or {}).items():
             for name in inside:
                 if place.setdefault(name, part) != part:
                     raise InputError(
-                        f"has {first.by} {name} in its part {part!r}, another of the datasets in {place[name]!r}",
+                        f"has {first.by} {name} in its part {part!r}, but another dataset has it in {place[name]!r}",
                         file=dataset.path,
                         remedy="convert the sources together",
                     )
@@ -180,12 +180,12 @@ def _joined(a: SourceInfo, b: SourceInfo, path: Path) -> SourceInfo:
     for name in ("name", "tree", "uuid", "size", "entries"):
         if getattr(a, name) != getattr(b, name):
             raise InputError(
-                f"has another source of the same id: {name} differs", file=path, item=a.name, found=b, expected=a
+                f"has a different source with the same id: {name} differs", file=path, item=a.name, found=b, expected=a
             )
     reasons = [{k: v for k, v in s.dropped.items() if k != OTHER_SPLITS} for s in (a, b)]
     if reasons[0] != reasons[1]:
         raise InputError(
-            "other events of a source were dropped", file=path, item=a.name, found=reasons[1], expected=reasons[0]
+            "different events of a source were dropped", file=path, item=a.name, found=reasons[1], expected=reasons[0]
         )
     used = a.used + b.used
     elsewhere = a.entries - used - sum(reasons[0].values())

@@ -37,7 +37,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, allow_duplicates: bool =
     one another in the order given.
 
     Args:
-        allow_duplicates: events of the same run and event number may come from different files.
+        allow_duplicates: accept events that share run and event number.
 
     Raises:
         InputError: settings differ, an event is in two parts, or the parts are not what one conversion would have made.
@@ -69,12 +69,12 @@ def _check_duplicates(datasets: Sequence[Dataset], allowed: bool) -> None:
     count = len(repeated([h for h in hashes if h is not None]))
     if count and not allowed:
         raise InputError(
-            f"{count} events (run, event) occur more than once",
+            f"{count} events occur more than once (same run and event number)",
             file=", ".join(str(dataset.path) for dataset in datasets[:3]),
-            remedy="give each event once, or --allow-duplicates",
+            remedy="remove the copies, or use --allow-duplicates",
         )
     if count:
-        logger.warning("%d events (run, event) occur more than once", count)
+        logger.warning("%d events occur more than once (same run and event number)", count)
 
 
 def _ids(sources: Sequence[SourceInfo]) -> list[str]:
@@ -140,6 +140,6 @@ def existing(out: Path, settings: Settings, sources: Sequence[SourceInfo]) -> Ma
         return None
     found = open_dataset(out).manifest
     if found.settings == settings and list(found.sources) == list(sources):
-        logger.info("%s: is complete already", out)
+        logger.info("%s is already complete", out)
         return found
     raise OutputError("holds another dataset", file=out, remedy="choose another --out, or remove it")

@@ -35,7 +35,7 @@ def split_rows(
     Args:
         fractions: name → fraction, adding up to one.
         by: "event", "run" or "source": what stays together.
-        seed: another one gives another division.
+        seed: another seed gives another division.
 
     Raises:
         InputError: no run numbers to split by, or fewer runs or sources than parts.
@@ -91,13 +91,13 @@ def split(
     settings = dataset.manifest.settings
     if settings.split is not None:
         raise InputError(
-            f"is itself the part {settings.split.name!r} of a split", file=path, remedy="merge the parts first"
+            f"is already part {settings.split.name!r} of a split", file=path, remedy="merge the parts first"
         )
     division = Split("", by, dict(fractions), seed, _groups(dataset, fractions, by, seed))
     rows = _divided(dataset, division)
     empty = [name for name, mine in rows.items() if not mine.size]
     if empty:
-        raise InputError(f"no event falls into the part {empty[0]!r}", file=path, remedy="split by something finer")
+        raise InputError(f"no event falls into part {empty[0]!r}", file=path, remedy="split by something finer")
     if far := far_from_asked({name: len(mine) for name, mine in rows.items()}, fractions):
         logger.warning("the split by %s is far from what was asked for: %s", by, far)
     with locked(target / LOCK, f"splitting into {target}"):

@@ -42,11 +42,11 @@ def test_keys_that_end_alike_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("grid", "configs", "message"),
     [
-        (["optim.lr"], [], r"--grid: is no axis \(found optim\.lr, expected key\.path=value,value,…\)"),
-        (["optim.lr="], [], "is no axis"),
-        (["optim.lr=1,1"], [], r"--grid: names a value twice"),
+        (["optim.lr"], [], r"--grid: is not an axis \(found optim\.lr, expected key\.path=value,value,…\)"),
+        (["optim.lr="], [], "is not an axis"),
+        (["optim.lr=1,1"], [], r"--grid: has the same value twice"),
         (["optim.lr=1", "optim.lr=2"], [], r"--grid optim\.lr: is scanned twice"),
-        ([], [], "a scan needs something to scan; --grid KEY=V1,V2"),
+        ([], [], "there is nothing to scan; give --grid KEY=V1,V2"),
         ([], [Path("a/x.yaml"), Path("b/x.yaml")], r"two points would share a run folder \(found x\)"),
         ([f"a.k{i}=" + ",".join(map(str, range(100))) for i in range(9)], [], "scan: has too many points"),
         (["a.b=<,>"], [], "share a run folder"),

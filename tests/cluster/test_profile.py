@@ -30,13 +30,13 @@ def test_merlin7_knows_both_architectures() -> None:
     ("asked", "message"),
     [
         ({"partition": "a100-dayly"}, r"--partition: merlin7 has no partition 'a100-dayly'; did you mean 'a100-daily'"),
-        ({"gpus": 8}, r"--gpus: partition a100-daily has fewer GPUs in a node \(found 8, expected at most 4\)"),
-        ({"nodes": 9}, r"--nodes: partition a100-daily allows fewer nodes for a job \(found 9, expected at most 2\)"),
+        ({"gpus": 8}, r"--gpus: partition a100-daily has fewer GPUs per node \(found 8, expected at most 4\)"),
+        ({"nodes": 9}, r"--nodes: partition a100-daily allows fewer nodes per job \(found 9, expected at most 2\)"),
         (
             {"time": "25:00:00"},
             r"--time: partition a100-daily allows less time \(found 25:00:00, expected at most 1-00",
         ),
-        ({"time": "a day"}, r"--time: 'a day' is no time limit \(like 30, 12:00:00 or 2-00:00:00\)"),
+        ({"time": "a day"}, r"--time: 'a day' is not a time limit \(like 30, 12:00:00 or 2-00:00:00\)"),
         ({"partition": "daily"}, "--gpus: partition daily has fewer GPUs"),
     ],
 )
@@ -58,7 +58,7 @@ def test_accounts_are_those_that_are_listed(tmp_path: Path) -> None:
     [
         ("name: s\n", ConfigError, "partitions: is missing"),
         ("name: s\npartitions: {p: {gpus_per_nod: 4}}\n", ConfigError, r"no such key; did you mean 'gpus_per_node'"),
-        ("name: s\npartitions: {p: {max_time: soon}}\n", ConfigError, "'soon' is no time limit"),
+        ("name: s\npartitions: {p: {max_time: soon}}\n", ConfigError, "'soon' is not a time limit"),
         ("name: s\npartitions: {p: {}}\nkinds: {train: {partition: q}}\n", ConfigError, r"'q' is not among partitions"),
         ("name: s\npartitions: {p: {}}\nkinds: {trian: {}}\n", ConfigError, r"kinds"),
         ("name: [", ConfigError, "is not YAML"),
@@ -76,7 +76,9 @@ def test_a_wrong_profile_is_one_line_with_its_place(
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"--site: no profile 'merlin'; did you mean 'merlin7'\? or give a YAML file"):
+    with pytest.raises(
+        ConfigError, match=r"--site: there is no profile 'merlin'; did you mean 'merlin7'\? or give your own YAML file"
+    ):
         load_profile("merlin")
     with pytest.raises(ConfigError, match=r"no profile '\.\./local'"):
         load_profile("../local")

@@ -73,7 +73,7 @@ def test_predictions_of_an_array_join_to_those_of_one_run(xec: Xec) -> None:
     tiny_run(xec.folder / "run", dataset)
     arguments = ("run", "d", "--device", "cpu", "--precision", "fp32", "--batch-size", 4)
     told = xec("cluster", "submit", "infer", *arguments, "--out", "p", "--tasks", 8, fails=True)
-    assert "--tasks: are more than there are shards and files (found 8, expected at most 7)" in told
+    assert "--tasks: exceeds the number of shards and files (found 8, expected at most 7)" in told
     xec("cluster", "submit", "infer", *arguments, "--out", "p", "--tasks", 3, "--merge")
     xec("cluster", "submit", "evaluate", "--run", "run", "d", "--no-baselines", "--device", "cpu", "--out", "reports")
     xec("infer", *arguments, "--output", "whole.root")
@@ -107,7 +107,7 @@ def test_jobs_survive_the_controller_and_forgotten_ones_are_no_success(tmp_path:
         slurm.until(lambda: "jupyter" in xec.log("survives"), "a running job")
         slurm.stop_controller()
         told = xec("cluster", "status", "survives", fails=True)
-        assert "SLURM could not be asked" in told
+        assert "SLURM could not be queried" in told
         assert "notebook 0 is unknown" in told
         slurm.start_controller()
         slurm.until(lambda: slurm.call("sinfo", "-h") != "", "controller")

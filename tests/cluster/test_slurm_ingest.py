@@ -59,7 +59,7 @@ def test_a_thousand_files_and_a_thousand_shards(xec: Xec) -> None:
     inputs = write_inputs(xec.folder / "inputs", 1000, 1)
     options = ("--events-per-shard", 1)
     too_many = xec("cluster", "submit", "ingest", inputs, "--out", "array", "--tasks", 1001, *options, fails=True)
-    assert "--tasks: are more than there are units of work (found 1001, expected at most 1000)" in too_many
+    assert "--tasks: exceeds the number of units of work (found 1001, expected at most 1000)" in too_many
     xec("cluster", "submit", "ingest", inputs, "--out", "array", "--tasks", 4, *options)
     xec("ingest", "root2shards", inputs, "--out", "alone", *options)
     xec.finish("array")

@@ -107,7 +107,7 @@ def test_jobs_are_held_until_all_are_accepted_and_recorded(answers: Answers) -> 
 def test_what_is_refused_leaves_nothing_behind(answers: Answers) -> None:
     answers.refuse = "finalize"
     with pytest.raises(
-        SlurmError, match=r"finalize\.sbatch: sbatch refused it \(found Batch job submission failed: no\)"
+        SlurmError, match=r"finalize\.sbatch: was refused by sbatch \(found Batch job submission failed: no\)"
     ):
         submit(chain())
     assert [words[-1] for words in answers.sent("scancel")] == ["101", "102", "103"]
@@ -132,8 +132,8 @@ def test_only_what_noted_its_success_is_done(answers: Answers) -> None:
     note(folder, "evaluate", 0, "done", "101_0")
     (step,) = examine(folder, folder.read()).steps
     assert [e.standing for e in step.elements] == ["done", "failed", "cancelled"]
-    assert step.elements[1].why == "SLURM says COMPLETED, but the script did not get to its end"
-    assert step.elements[2].why == "SLURM took it out of its array before it began"
+    assert step.elements[1].why == "SLURM says COMPLETED, but the script did not reach its end"
+    assert step.elements[2].why == "SLURM removed it from its array before it began"
     note(folder, "evaluate", 2, "began", "101_2")
     (step,) = examine(folder, folder.read()).steps
     assert step.elements[2].standing == "lost"
@@ -216,11 +216,11 @@ def test_nothing_is_sent_or_cancelled_while_the_controller_is_silent(answers: An
     status = examine(folder, folder.read())
     assert {e.standing for e in status.steps[0].elements} == {"unknown"}
     assert "Unable to contact slurm controller" in status.silent
-    with pytest.raises(SlurmError, match="it cannot be told what still runs"):
+    with pytest.raises(SlurmError, match="it is not known what is still running"):
         resubmit(folder)
     with pytest.raises(SlurmError, match="nothing was cancelled"):
         cancel(folder)
-    with pytest.raises(OutputError, match=r"reports\.jobs: is a campaign that may still run"):
+    with pytest.raises(OutputError, match=r"reports\.jobs: is a campaign that may still be running"):
         submit(work())
 
 
@@ -235,7 +235,7 @@ def test_cancelling_takes_only_what_is_not_done(answers: Answers) -> None:
 def test_the_output_of_another_campaign_is_refused(answers: Answers) -> None:
     folder = submit(work()).folder
     answers.queue = {}
-    with pytest.raises(OutputError, match=r"is another campaign with this output, of other runs \(found runs/0 runs/1"):
+    with pytest.raises(OutputError, match=r"is another campaign with this output: runs differs \(found runs/0 runs/1"):
         submit(work(count=2))
     with pytest.raises(OutputError, match="was submitted already and is not finished; `xec cluster resubmit`"):
         submit(work())
@@ -256,13 +256,13 @@ def test_a_path_that_slurm_misreads_is_refused(answers: Answers) -> None:
 def test_too_many_tasks_and_doubtful_runs_are_refused() -> None:
     found = kinds.ingest(place("ingest"), Path("data"), ["a.root"], 9, None)
     with pytest.raises(
-        ConfigError, match=r"--tasks: are more than there are units of work \(found 9, expected at most 4"
+        ConfigError, match=r"--tasks: exceeds the number of units of work \(found 9, expected at most 4"
     ):
         found.judge("planned in data: 2 files, 99 events, 4 units of work, at most 3 shards")
     predictions = kinds.infer(place("infer"), Path("p"), ["run", "data"], 9, None, True)
-    with pytest.raises(ConfigError, match=r"--tasks: are more than there are shards and files \(found 9"):
+    with pytest.raises(ConfigError, match=r"--tasks: exceeds the number of shards and files \(found 9"):
         predictions.judge("30 events in 5 pieces (shards and files)")
-    with pytest.raises(ConfigError, match="two runs of the same name"):
+    with pytest.raises(ConfigError, match="runs with the same name"):
         kinds.evaluate(place(), Path("r"), [Path("a/x"), Path("b/x")], [], None)
 
 

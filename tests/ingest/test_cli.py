@@ -46,7 +46,7 @@ def test_options_reach_the_dataset(file: Path, tmp_path: Path, run_command: Run)
         "--max-events", 20, "--time-floor", 10, "--dead", tmp_path / "dead.txt", "--dead-if-invalid-fraction", 0.9,
         "--workers", 2,
     )  # fmt: skip
-    assert "is complete already" in again
+    assert "is already complete" in again
 
 
 @pytest.mark.parametrize("split", [(), ("--split", "train=0.5,val=0.5")])
@@ -65,8 +65,8 @@ def test_after_the_plan_the_steps_need_nothing_but_the_folder(
     run_command(APP, "finalize", "--out", out)
     assert digests(out) == digests(tmp_path / "whole")
     for command in (("step", "bucket"), ("finalize",)):
-        assert "is complete already" in run_command(APP, *command, "--out", out)
-    assert "is complete already" in run_command(APP, *common, "--out", out, "--step", "plan")
+        assert "is already complete" in run_command(APP, *command, "--out", out)
+    assert "is already complete" in run_command(APP, *common, "--out", out, "--step", "plan")
 
 
 def test_a_plan_is_replaced_as_long_as_nothing_was_done_of_it(file: Path, tmp_path: Path, run_command: Run) -> None:
@@ -74,12 +74,12 @@ def test_a_plan_is_replaced_as_long_as_nothing_was_done_of_it(file: Path, tmp_pa
     assert "at most 6 shards" in run_command(APP, *common, 7)
     assert "at most 4 shards" in run_command(APP, *common, 10)
     run_command(APP, "step", "bucket", "--out", tmp_path / "d")
-    with pytest.raises(OutputError, match="holds an unfinished conversion with another 'events_per_shard'"):
+    with pytest.raises(OutputError, match="holds an unfinished conversion with a different 'events_per_shard'"):
         run_command(APP, *common, 7)
 
 
 def test_a_step_without_a_plan_says_how_to_begin(tmp_path: Path, run_command: Run) -> None:
-    with pytest.raises(InputError, match=r"no conversion was begun here; start with xec ingest root2shards"):
+    with pytest.raises(InputError, match=r"no conversion was begun here; begin with `xec ingest root2shards`"):
         run_command(APP, "step", "bucket", "--out", tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_mistakes_are_named(
 
 def test_checksums_are_compared(file: Path, tmp_path: Path, run_command: Run) -> None:
     (tmp_path / "SUMS").write_text("0" * 64 + "  a.root\n")
-    with pytest.raises(InputError, match="is not the file that the checksum was made of"):
+    with pytest.raises(InputError, match="does not have the listed checksum"):
         run_command(APP, "root2shards", file, "--out", tmp_path / "d", "--checksums", tmp_path / "SUMS")
 
 
@@ -184,6 +184,6 @@ def test_an_error_is_one_line_and_a_status(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        f"xec: error: {tmp_path / 'x.root'}: is no ROOT file (found b'PK' at its start, expected b'root')"
+        f"xec: error: {tmp_path / 'x.root'}: is not a ROOT file (found b'PK' at its start, expected b'root')"
     ]
     assert not (tmp_path / "d").exists()

@@ -213,9 +213,7 @@ def flipped(dataset: Dataset, row: int) -> Path:
 def test_a_bit_that_flipped_is_noticed_where_it_is_read_first(tmp_path: Path, backend: str, dtype: str) -> None:
     dataset = make_dataset(tmp_path, 40, events_per_shard=16, dtype=dtype)
     path = flipped(dataset, 5)
-    with pytest.raises(
-        CorruptError, match=rf"{path}: row 5: a sample has other contents than were written; restore the"
-    ):
+    with pytest.raises(CorruptError, match=rf"{path}: row 5: a sample has changed since it was written; restore the"):
         batches(dataset, backend)
     assert len(batches(dataset, backend, np.arange(16, 40))) == 3  # what else is read is right
 

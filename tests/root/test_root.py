@@ -17,8 +17,9 @@ from ingest.reading.schema import load_schema
 from ingest.toymc.options import ToyOptions
 from ingest.toymc.rootfile import write as write_toy
 from shards.opening import open_dataset
-from xectrain.inference.infer import Request, infer
+from xectrain.inference.infer import infer
 from xectrain.inference.load import load
+from xectrain.inference.request import Request
 from xectrain.inference.sources import open_parts
 
 pytestmark = [

@@ -133,6 +133,6 @@ def test_select_replaces_its_own_view_and_nothing_else(
     assert SavedView.read(view).expression == "energy > 1"
     for other in (data / "manifest.json", data / "shards" / "000000.tar"):
         before = other.read_bytes()
-        with pytest.raises(OutputError, match="is there and is no view file of this command"):
+        with pytest.raises(OutputError, match="exists, and is not a view file that this command wrote"):
             run_command(CLI, "select", data, "energy > 0", "--out", other)
         assert other.read_bytes() == before

@@ -230,10 +230,10 @@ def test_what_is_no_dataset_is_called_by_its_name(toy_root: Path, tmp_path: Path
         (tmp_path / name).write_text(content)
     for path, message in {
         toy_root: "is a ROOT file, not a dataset; convert it first: xec ingest root2shards .*toy.root --out DIR",
-        tmp_path / "all": "is not a dataset, it holds some .found train.; give .*all/train$",
-        tmp_path / "run": "is the folder of a run, not of data; give the data it is to read",
-        tmp_path / "raw": "holds ROOT files and is no dataset; convert it first",
-        tmp_path / "text": "is a file, not the folder of a dataset$",
+        tmp_path / "all": "is not a dataset, but holds some .found train.; give .*all/train$",
+        tmp_path / "run": "is a run folder, not data; give the data to read",
+        tmp_path / "raw": "holds ROOT files, but is not a dataset; convert it first",
+        tmp_path / "text": "is a file, not a dataset folder$",
         Path("https://host/data"): "is a URL, inputs are local files; copy it here first",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -243,13 +243,13 @@ def test_what_is_no_dataset_is_called_by_its_name(toy_root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v | {"format": "xec-shards/9"}, "is of another format .found xec-shards/9, expected xec-shards/1"),
+        (lambda v: v | {"format": "xec-shards/9"}, "has another format .found xec-shards/9, expected xec-shards/1"),
         (lambda v: v | {"events": 3}, "contradicts its own fingerprint"),
         (lambda v: v | {"seed": "x"}, "seed: has a wrong value .found 'x'"),
         (lambda v: v | {"shards": v["shards"][:-1]}, "contradicts its own fingerprint"),
         (lambda v: {k: x for k, x in v.items() if k != "dtype"}, "dtype: is missing"),
         (lambda v: v | {"columns": [{"nam": "run"}]}, r"columns\[0\]\.name: is missing"),
-        (lambda v: [v], "is no manifest"),
+        (lambda v: [v], "is not a valid manifest"),
     ],
 )
 def test_a_changed_manifest_is_refused(tmp_path: Path, change: object, message: str) -> None:
@@ -262,7 +262,7 @@ def test_a_changed_manifest_is_refused(tmp_path: Path, change: object, message: 
 def test_half_a_manifest_is_refused(tmp_path: Path) -> None:
     path = make_dataset(tmp_path / "d", events=10).path / MANIFEST
     path.write_text(path.read_text()[:500])
-    with pytest.raises(CorruptError, match=r"manifest\.json: is no manifest"):
+    with pytest.raises(CorruptError, match=r"manifest\.json: is not a valid manifest"):
         open_dataset(path.parent)
 
 
@@ -283,7 +283,7 @@ def test_masks_and_fractions_are_no_rows(dataset: Dataset) -> None:
             dataset.has_unseen,
             lambda r: dataset.table(rows=r),
         ):
-            with pytest.raises(InputError, match=r"rows are (a boolean mask|no whole numbers)"):
+            with pytest.raises(InputError, match=r"rows are (a boolean mask|not whole numbers)"):
                 take(rows)
         with pytest.raises(InputError, match=r"rows are"):
             list(dataset.read_raw(rows))
@@ -316,7 +316,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for rows, ids, message in (
         (half, ["s"], "sensors: has the wrong shape or type .*float16.*expected .*float32"),
         (rows_of(3, 2), ["s"], "truth: has the wrong shape or type"),
-        (rows_of(0), ["s"], "a shard needs events"),
+        (rows_of(0), ["s"], "a shard needs at least one event"),
         (alien, ["s"], "rows name a source that is not in the list"),
         (good, ["s", "a"], "source ids must be sorted"),
     ):
@@ -339,9 +339,9 @@ def test_a_dataset_is_not_finished_with_shards_missing_or_miscounted(tmp_path: P
 
     counts = SensorCounts.zero()
     for shards, sources, message in (
-        (infos[1:], [source(6)], "shards are missing or doubled"),
-        (infos[:1] * 2, [source(8)], "shards are missing or doubled"),
-        (infos, [source(9)], "used entries are not the shards' events .found 9, expected 10"),
+        (infos[1:], [source(6)], "shards are missing or duplicated"),
+        (infos[:1] * 2, [source(8)], "shards are missing or duplicated"),
+        (infos, [source(9)], "do not add up to the shards' events .found 9, expected 10"),
         (infos, [source(5), source(5)], "two sources have the same id"),
     ):
         with pytest.raises(InputError, match=message):

@@ -60,7 +60,7 @@ def chosen(expression: str) -> list[int]:
 )
 def test_expressions(expression: str, rows: list[int]) -> None:
     if "& (" in expression:  # & binds tighter than <, as in Python: an error rather than a surprise
-        with pytest.raises(ConfigError, match="does not allow"):
+        with pytest.raises(ConfigError, match="may not contain"):
             chosen(expression)
         return
     assert chosen(expression) == rows
@@ -121,17 +121,17 @@ def test_the_fiducial_cut_is_that_of_the_geometry() -> None:
         ("u > 0 and w", "'w' is a number, not a condition"),
         ("ab(u) > 1", "unknown function 'ab'; did you mean 'abs'"),
         ("u.real > 1", "unknown column 'u.real'"),
-        ("__import__('os').system('true') > 1", "does not allow"),
-        ("(lambda: 1)() > 0", "does not allow"),
-        ("[x for x in u] > 1", "does not allow"),
-        ("u > 'a'", "does not allow \"'a'\""),
-        ("True", "does not allow 'True'"),
-        ("run in []", "does not allow"),
-        ("run in run", "does not allow"),
-        ("u is 3", "does not allow"),
-        ("abs(u, 2) > 1", "does not allow"),
-        ("u // 2 > 1", "does not allow"),
-        ("(" * 300 + "u > 1" + ")" * 300, "is (not an expression|too deeply nested)"),
+        ("__import__('os').system('true') > 1", "may not contain"),
+        ("(lambda: 1)() > 0", "may not contain"),
+        ("[x for x in u] > 1", "may not contain"),
+        ("u > 'a'", "may not contain \"'a'\""),
+        ("True", "may not contain 'True'"),
+        ("run in []", "may not contain"),
+        ("run in run", "may not contain"),
+        ("u is 3", "may not contain"),
+        ("abs(u, 2) > 1", "may not contain"),
+        ("u // 2 > 1", "may not contain"),
+        ("(" * 300 + "u > 1" + ")" * 300, "is (not an expression|nested too deeply)"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*is.* with .*int.* literal:SyntaxWarning")
@@ -186,15 +186,15 @@ def test_views_of_other_datasets_and_damaged_ones_are_refused(dataset: Dataset, 
         dataset.rows(str(file))
     dataset.view("w < 20").write(file)
     other = make_dataset(tmp_path / "other", events=20)
-    with pytest.raises(InputError, match=r"the view belongs to another dataset.*xec shards select .* 'w < 20'"):
+    with pytest.raises(InputError, match=r"the view was made of another dataset.*xec shards select .* 'w < 20'"):
         other.rows(str(file))
     value = json.loads(file.read_text())
     file.write_text(json.dumps(value | {"count": 1}))
-    with pytest.raises(CorruptError, match="the view's count does not hold"):
+    with pytest.raises(CorruptError, match="the view selects another number of events than it records"):
         dataset.rows(str(file))
     for text in ("{", "[]", '{"format": "x"}'):
         file.write_text(text)
-        with pytest.raises(CorruptError, match="is no view file"):
+        with pytest.raises(CorruptError, match="is not a valid view file"):
             dataset.rows(str(file))
 
 
@@ -206,10 +206,10 @@ def test_lists_come_from_files_too(tmp_path: Path) -> None:
     assert evaluate(expression, table).tolist() == [True, False, True, False]
     assert evaluate(f"run not in @'{tmp_path}/good.txt'", table).tolist() == [False, True, False, False]
     (tmp_path / "bad.txt").write_text("1\nruns\n")
-    with pytest.raises(ConfigError, match=r"bad\.txt: line 2: is no whole number \(found 'runs'\)"):
+    with pytest.raises(ConfigError, match=r"bad\.txt: line 2: is not a whole number \(found 'runs'\)"):
         evaluate(f"run in @{tmp_path}/bad.txt", table)
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    with pytest.raises(ConfigError, match=r"empty\.txt: lists no number"):
+    with pytest.raises(ConfigError, match=r"empty\.txt: lists no numbers"):
         evaluate(f"run in @{tmp_path}/empty.txt", table)
     with pytest.raises(InputError, match="there is no such list of numbers"):
         evaluate(f"run in @{tmp_path}/none.txt", table)
@@ -222,7 +222,7 @@ def test_long_lists_and_chains_select_what_numpy_selects() -> None:
     assert (evaluate(f"run in {wanted}", table) == np.isin(runs, wanted)).all()
     chain = " or ".join(f"run == {run}" for run in range(0, 3000, 3))
     assert (evaluate(chain, table) == (runs % 3 == 0)).all()
-    with pytest.raises(ConfigError, match="is too deeply nested"):
+    with pytest.raises(ConfigError, match="is nested too deeply"):
         evaluate("not " * 3000 + "(run > 0)", table)
 
 

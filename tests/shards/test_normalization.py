@@ -315,10 +315,10 @@ def test_the_gpu_gives_what_the_cpu_gives() -> None:
     [
         ({"scheme": "log"}, "unknown npho scheme 'log'.*'log1p'"),
         ({"npho_scale": 0.0}, "normalization.npho_scale: must be positive"),
-        ({"sentinel_npho": -1.1}, "a sentinel must survive every storage type"),
+        ({"sentinel_npho": -1.1}, "a sentinel must be exact in every storage type"),
         ({"npho_skale": 1.0}, "unknown normalization parameter 'npho_skale'.*'npho_scale'"),
-        ({"npho_scale": "1000"}, "normalization.npho_scale: is of the wrong kind"),
-        ({"npho_scale": True}, "normalization.npho_scale: is of the wrong kind"),
+        ({"npho_scale": "1000"}, "normalization.npho_scale: has the wrong type"),
+        ({"npho_scale": True}, "normalization.npho_scale: has the wrong type"),
         ({"time_shift": float("nan")}, "normalization.time_shift: must be finite"),
     ],
 )

@@ -78,7 +78,7 @@ def test_runs_and_sources_go_where_their_groups_are() -> None:
     assert assign_splits(fractions, "run", "a", np.arange(4), run, groups=groups).tolist() == [0, 1, 0, 0]
     sources = {"train": ["a"], "val": ["b"]}
     assert assign_splits(fractions, "source", "b", np.arange(3), groups=sources).tolist() == [1, 1, 1]
-    with pytest.raises(InputError, match=r"a run is in no part of the split .found 9"):
+    with pytest.raises(InputError, match=r"a run is not in any part of the split .found 9"):
         assign_splits(fractions, "run", "a", np.arange(1), np.array([9.0]), groups=groups)
 
 

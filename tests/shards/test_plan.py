@@ -214,7 +214,7 @@ def test_an_index_that_lies_is_refused(tmp_path: Path) -> None:
     view = View(dataset, dataset.rows())
     file = dataset.file(0, "idx")
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(CorruptError, match=r"000000\.idx: is not the index that the manifest names"):
+    with pytest.raises(CorruptError, match=r"000000\.idx: is not the index that the manifest describes"):
         write_indexes(rank_plan(epoch_order([view], 0, 0), 4), [view], tmp_path / "i")
 
 

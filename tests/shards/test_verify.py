@@ -124,14 +124,14 @@ def copy_a_manifest_from_another_dataset(d: Dataset) -> None:
         (cut_inside_a_member, r"000001\.tar: has the wrong size"),
         (cut_at_a_member_boundary, r"000001\.tar: has the wrong size"),
         (drop_the_index, r"000001\.idx: is missing"),
-        (take_the_index_of_another_shard, r"000001\.idx: has other contents than were written"),
-        (list_the_index_in_another_order, r"000001\.idx: has other contents than were written"),
+        (take_the_index_of_another_shard, r"000001\.idx: has changed since it was written"),
+        (list_the_index_in_another_order, r"000001\.idx: has changed since it was written"),
         (remove_a_shard, r"000001\.tar: is missing \(and 2 more problems\)"),
         (add_a_shard, r"000003\.idx: is not in the manifest"),
-        (swap_two_shards, r"000000\.idx: has other contents than were written"),
-        (overwrite_a_header, r"000001\.tar: [0-9a-f]+-\d+\.sensors\.npy: a member's header is not what the index says"),
+        (swap_two_shards, r"000000\.idx: has changed since it was written"),
+        (overwrite_a_header, r"000001\.tar: [0-9a-f]+-\d+\.sensors\.npy: a member's header disagrees with the index"),
         (empty_the_sidecar, r"000001\.parquet: cannot be read"),
-        (copy_a_manifest_from_another_dataset, r"000000\.idx: has other contents than were written"),
+        (copy_a_manifest_from_another_dataset, r"000000\.idx: has changed since it was written"),
     ],
 )
 def test_opening_a_dataset_finds(dataset: Dataset, corrupt: Callable[[Dataset], None], message: str) -> None:
@@ -213,7 +213,7 @@ def flip_a_byte_of_the_sidecar(d: Dataset) -> None:
     patch(d.file(1, "parquet"), 60, bytes([data[60] ^ 0xFF]))
 
 
-SAMPLE = "a sample's members are not in order, or have other names, sizes or types"
+SAMPLE = "a sample's members have the wrong order, names, sizes or types"
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ SAMPLE = "a sample's members are not in order, or have other names, sizes or typ
         (rename_a_member, SAMPLE),
         (change_the_type_of_an_array, SAMPLE),
         (write_an_infinity, "a sensor value is neither finite nor a sentinel"),
-        (change_the_truth, "a sample's truth is not that of the sidecar"),
-        (write_behind_the_end, "has something behind its last member"),
+        (change_the_truth, "a sample's truth differs from the sidecar's"),
+        (write_behind_the_end, "has data after its last member"),
         (take_the_sidecar_of_another_shard, "is not the index of this shard"),
         (flip_a_byte_of_the_sidecar, "cannot be read"),
     ],
@@ -237,7 +237,7 @@ def test_the_full_check_finds(dataset: Dataset, corrupt: Callable[[Dataset], Non
     """By the digest; and, where a manifest was made for the damaged files, by what is inside them."""
     corrupt(dataset)
     report = verify(dataset.path, full=True)
-    assert any(p.problem in ("has other contents than were written", "has the wrong size") for p in report.problems), (
+    assert any(p.problem in ("has changed since it was written", "has the wrong size") for p in report.problems), (
         report.problems
     )
     with pytest.raises(CorruptError, match=r"000001\.(tar|parquet): has"):
@@ -260,7 +260,9 @@ def test_counts_that_contradict_each_other_are_found(dataset: Dataset) -> None:
     value = json.loads(path.read_text())
     value["sources"][0]["used"] += 1
     path.write_text(json.dumps(value))
-    with pytest.raises(CorruptError, match=r"shards and sources count differently .found 20, expected 21"):
+    with pytest.raises(
+        CorruptError, match=r"shards and sources disagree on the number of events .found 20, expected 21"
+    ):
         open_dataset(dataset.path)
     value["sources"][0]["used"] -= 1
     value["shards"][2]["events"] += 1
@@ -268,7 +270,11 @@ def test_counts_that_contradict_each_other_are_found(dataset: Dataset) -> None:
     value["fingerprint"] = _fingerprint(value)
     path.write_text(json.dumps(value))
     problems = [str(p) for p in verify(dataset.path).problems]
-    for text in ("a tar of so many events has another size", "has the wrong number of rows", "number of samples"):
+    for text in (
+        "the recorded size does not fit the number of events",
+        "has the wrong number of rows",
+        "number of samples",
+    ):
         assert any(text in problem for problem in problems), (text, problems)
 
 

@@ -74,7 +74,7 @@ def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
         damaged = bytearray(good)
         damaged[offset] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(CorruptError, match=r"fails its checksum|is not a whole checkpoint|has lost its digest"):
+        with pytest.raises(CorruptError, match=r"fails its checksum|is not a complete checkpoint|has lost its digest"):
             read_checkpoint(path)
 
 
@@ -108,7 +108,7 @@ def test_truncation_is_detected(tmp_path: Path, keep: float) -> None:
     write_checkpoint(path, STATE)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep >= 1 or keep == 0 else keep * len(whole))])
-    with pytest.raises(CorruptError, match="is not a whole checkpoint"):
+    with pytest.raises(CorruptError, match="is not a complete checkpoint"):
         read_checkpoint(path)
 
 
@@ -127,7 +127,7 @@ def test_crafted_checkpoint_executes_nothing(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "c.pt")
     assert not marker.exists()
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Bomb(marker)))
-    with pytest.raises(CorruptError, match="is not a whole checkpoint"):
+    with pytest.raises(CorruptError, match="is not a complete checkpoint"):
         read_checkpoint(tmp_path / "raw.pt")
     assert not marker.exists()
 

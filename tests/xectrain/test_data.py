@@ -22,11 +22,11 @@ def test_an_event_of_two_training_sets_is_refused(
     caplog.clear()
     for twice in (toy_dataset, again):
         with pytest.raises(
-            ConfigError, match=r"60 of its 60 training events are training events of .*, too; give each"
+            ConfigError, match=r"60 of its 60 training events are also training events of .*; remove the copies"
         ):
             open_training_data(mixture(str(toy_dataset), str(twice)), seed=0)
     open_training_data(mixture(str(toy_dataset), str(again), allow_duplicates=True), seed=0)
-    assert "60 of its 60 training events are training events of" in caplog.text
+    assert "60 of its 60 training events are also training events of" in caplog.text
     caplog.clear()
     halves = [{"path": str(toy_dataset), "select": "run == 1"}, {"path": str(again), "select": "run == 2"}]
     open_training_data(DataConfig.model_validate({"train": halves}), seed=0)
@@ -37,7 +37,7 @@ def test_validating_on_training_events_is_said(tmp_path: Path, caplog: pytest.Lo
     data, other = (str(make_dataset(tmp_path / f"{i}", 20, first_source=2 * i).path) for i in range(2))
     config = DataConfig.model_validate({"train": [{"path": data}], "val": [{"path": data}]})
     open_training_data(config, seed=0)
-    assert "20 of 20 validation events are training events of" in caplog.text
+    assert "20 of 20 validation events are also training events of" in caplog.text
     caplog.clear()
     open_training_data(DataConfig.model_validate({"train": [{"path": data}], "val": [{"path": other}]}), seed=0)
     open_training_data(DataConfig.model_validate({"train": [{"path": data}]}), seed=0)

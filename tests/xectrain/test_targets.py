@@ -70,7 +70,7 @@ def test_only_zero_to_four_gammas_are_classes(count: float, known: bool) -> None
         (
             "angle",
             "theta",
-            "tasks.angle: needs the truth column 'theta', which the data does not have; switch the task off",
+            "tasks.angle: needs the truth column 'theta', which the data do not have; switch the task off",
         ),
         ("timing", "vtx_x", r"tasks.timing: needs the truth column 'vtx_x'.*set tasks.timing_at=vertex"),
         ("timing", "time_min_used", "needs the truth column 'time_min_used'"),

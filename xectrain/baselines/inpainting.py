@@ -58,7 +58,7 @@ def fill_baselines(
     """What each method puts at hidden sensors.
 
     Args:
-        events: whole events; hidden sensors are not looked at.
+        events: whole events; values of hidden sensors are not used.
         hidden: bool (n, 4760).
         names: out of `FILLS`.
     """
@@ -80,7 +80,7 @@ def fill_columns(
 def fill(events: RawEvents, name: str = STRONG_FILL, missing: NDArray[np.bool_] | None = None) -> RawEvents:
     """Events whose dead sensors have photons and times again; all others are as they were.
 
-    Where the method has no valid neighbour, the mean of the 24 nearest sensors of the face stands in; where all of
+    Where the method has no valid neighbour, the mean of the 24 nearest sensors of the face is used; where all of
     those are dead, too, the face counts as dark there (0 photons, no time).
 
     Args:
@@ -140,7 +140,7 @@ def _filled(
 def _mean(values: Array, weights: Array, event: NDArray[np.int64], neighbours: NDArray[np.int32]) -> Array:
     """Weighted mean over the neighbours (m, k), −1 for none, that have a value and a weight; NaN without any."""
     usable = ~(np.isnan(values) | np.isnan(weights))
-    weight = np.zeros((len(values), values.shape[1] + 1))  # the last column is the neighbour that there is not
+    weight = np.zeros((len(values), values.shape[1] + 1))  # the last column stands for "no neighbour"
     weight[:, :-1] = np.where(usable, weights, 0.0)
     product = np.zeros_like(weight)
     product[:, :-1] = np.where(usable, values * weights, 0.0)
@@ -161,7 +161,7 @@ def _pieces(count: int, width: int) -> Iterator[slice]:
 
 @lru_cache
 def neighbour_table(where: str) -> NDArray[np.int32]:
-    """Neighbours of each channel on its face, (4760, longest), −1 behind the shorter lists.
+    """Neighbours of each channel on its face, (4760, longest), −1 after the shorter lists.
 
     Args:
         where: `ring` (the nearest ones around it), or `near` (within 20 cm).

@@ -118,7 +118,7 @@ def calibrate(
         geometry: nominal if not given.
 
     Raises:
-        InputError: no events at all.
+        InputError: there are no events.
     """
     parts: list[Features] = []
     truths: list[dict[str, Array]] = []
@@ -126,14 +126,12 @@ def calibrate(
         parts.append(extract(events, geometry))
         truths.append({name: np.asarray(values, dtype=np.float64) for name, values in events.columns.items()})
     if not parts:
-        raise InputError("no training events to calibrate the classical methods with")
+        raise InputError("there are no training events to calibrate the classical methods with")
     features = concatenate(parts)
     truth = {name: np.concatenate([t[name] for t in truths]) for name in truths[0]}
     means = {c: float(np.nanmean(truth[c])) for c in columns if c in truth and np.isfinite(truth[c]).any()}
     if not _enough(truth, "u", "v", "w"):
-        logger.warning(
-            "the training set has no first interactions for %d events: only the mean is compared", MIN_EVENTS
-        )
+        logger.warning("fewer than %d training events have a first interaction: only the mean is compared", MIN_EVENTS)
         return Baselines(means, None, None, None)
     position = PositionCalibration.fit(features, np.column_stack([truth[c] for c in "uvw"]))
     fitted = position.corrected(features)

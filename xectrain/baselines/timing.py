@@ -34,7 +34,7 @@ MAP_DEGREE = 3
 
 @dataclass(frozen=True)
 class SensorTimes:
-    """The usable times of a batch: (n, SENSORS), the brightest sensors first come, weight 0 where there are fewer."""
+    """The usable times of a batch: (n, SENSORS), the brightest sensors first, weight 0 where there are fewer."""
 
     arrival: Array
     """Sensor time minus light path [ns]."""

@@ -1,4 +1,4 @@
-"""One module a command: parses, calls, prints. The only place that imports inside functions, which keeps `--help` fast.
+"""One module per command: parses, calls, prints. The only room that imports in functions, which keeps `--help` fast.
 
 Option types that commands share are in `options`; a new command is mounted in `xec.py`.
 """

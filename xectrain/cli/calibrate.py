@@ -25,9 +25,9 @@ Examples:
 
   xec calibrate runs/first --undo
 
-The calibration lies beside the checkpoint (checkpoint_best.calibration.json). From then on everything that loads the
-run applies it: infer, evaluate, lines, export. Its report is in RUN/calibration, or --out. ONNX files made before stay
-as they are: export again.
+The calibration is stored beside the checkpoint (checkpoint_best.calibration.json), and applied by everything that loads
+the run: infer, evaluate, lines, export. Its report is in RUN/calibration, or --out. ONNX files made before do not have
+it: export again.
 """
 
 
@@ -35,12 +35,12 @@ as they are: export again.
 def calibrate(
     context: typer.Context,
     model: Annotated[Path, Argument(help="Run folder or checkpoint.")],
-    data: Annotated[list[Path] | None, Argument(help="Shard datasets, or ROOT files, with events of lines.")] = None,
+    data: Annotated[list[Path] | None, Argument(help="Shard datasets or ROOT files with events of the lines.")] = None,
     lines: Annotated[
-        list[str] | None, Option("--line", help="Energy [MeV], or MeV=EXPRESSION for some of the events; repeat.")
+        list[str] | None, Option("--line", help="Energy [MeV], or MeV=EXPRESSION for some of the events; repeatable.")
     ] = None,
     undo: Annotated[bool, Option("--undo", help="Remove the calibration.")] = False,
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder of the report; default: RUN/calibration.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder for the report (default: RUN/calibration).")] = None,
     select: o.Cut = None,
     schema: o.Schema = "mc",
     batch_size: o.BatchSize = None,
@@ -48,7 +48,7 @@ def calibrate(
     precision: o.Precision = "auto",
     backend: o.Backend = "auto",
 ) -> None:
-    """Put a model's energy right on lines of known energy, over position and run; stored beside it, and undone."""
+    """Calibrate a model's energy on lines of known energy, over position and run."""
     from xectrain.checkpoint import find_checkpoint
     from xectrain.cli.lines import energy_predictor
     from xectrain.evaluation.calibrate import calibrate as run
@@ -59,7 +59,7 @@ def calibrate(
     from xectrain.inference.sources import ReadOptions, open_parts
 
     if model.suffix == ".onnx":
-        raise ConfigError("is exported already", file=model, remedy="calibrate the run folder, then export it again")
+        raise ConfigError("is an exported model", file=model, remedy="calibrate the run folder, then export it again")
     checkpoint = find_checkpoint(model)
     if undo:
         o.refuse(context, ("data", "lines", "out", "select", "schema"), "with --undo")
@@ -69,16 +69,16 @@ def calibrate(
         )
         return
     if not data:
-        raise ConfigError("are needed", item="DATA", remedy="name the events of the lines, or give --undo")
+        raise ConfigError("are required", item="DATA", remedy="give the events of the lines, or --undo")
     if not lines:
-        raise ConfigError("is needed", item="--line", remedy="give the energy in MeV, as in --line 54.9")
+        raise ConfigError("is required", item="--line", remedy="give the energy in MeV, as in --line 54.9")
     found = load(checkpoint, device=device, precision=precision, batch_size=batch_size, calibrated=False)
     predictor = energy_predictor(found, model)
     chosen = [_line(text) for text in lines]
     folder = out or checkpoint.parent / "calibration"
     study = run(predictor, open_parts(data, schema), chosen, folder, ReadOptions(select, None, backend))
     if study is None:
-        typer.echo(f"Nothing to do: {checkpoint} has this calibration already.")
+        typer.echo(f"Nothing to do: {checkpoint} already has this calibration.")
         return
     for line, before, after in zip(study.calibration.lines, study.before, study.after, strict=True):
         told = ["no fit" if f is None else compact_number(f.mean, f.mean_error) for f in (before, after)]

@@ -19,8 +19,8 @@ Examples:
 
   xec channels 'data/run43*.root' --schema real --reference shards/simulation --max-events 50000 --out channels
 
-The folder receives channels.csv (run_first, run_last, sensor, response, error, state) and channels.json. No model is
-needed. A reference, simulated events with light like that of the data, takes out what the filling gets wrong.
+Writes channels.csv (run_first, run_last, sensor, response, error, state) and channels.json to the folder. No model is
+needed. A reference, simulated events with similar light, corrects for the bias of the filling.
 """
 
 
@@ -29,18 +29,21 @@ def channels(
     data: o.Inputs,
     out: o.Out,
     reference: Annotated[
-        list[Path] | None, Option("--reference", help="Events whose channels are right (simulated ones); repeat.")
+        list[Path] | None,
+        Option("--reference", help="Events with well-calibrated channels (simulated ones); repeatable."),
     ] = None,
     max_events: Annotated[
-        int, Option("--max-events", help="Events to look at; of the reference 3 times as many.", min=20)
+        int, Option("--max-events", help="Events to use; of the reference, 3 times as many.", min=20)
     ] = 10_000,
     select: o.Select = None,
     schema: o.Schema = "mc",
-    reference_schema: Annotated[str, Option("--reference-schema", help="Of the reference, if it is ROOT.")] = "mc",
+    reference_schema: Annotated[
+        str, Option("--reference-schema", help="Schema of the reference, if it is ROOT.")
+    ] = "mc",
     tree: o.Tree = None,
     backend: o.Backend = "auto",
 ) -> None:
-    """Response of each channel by run from the data alone: hot, weak, dead and drifting ones."""
+    """Measure the response of each channel by run from the data alone; find hot, weak, dead and drifting channels."""
     import numpy as np
 
     from shards.normalization import preset

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Compare(TyperGroup):
-    """`xec compare runs …`; anything else on the line is for `inpainters`, whose name may be left out."""
+    """`xec compare runs …`; anything else is for `inpainters`, whose name may be left out."""
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:  # type: ignore[override]
         named = bool(args) and args[0] in self.commands
@@ -45,14 +45,14 @@ Examples:
 
   xec compare runs/inpaint_a --data run430000.root --schema real --masks fixed:5 --max-events 500 --out comparison
 
-Every model and every classical filling predicts the same hidden sensors: those of --masks, or those that the first
-model's validation hides. On real data they are hidden on top of the dead ones.
+Every model and every classical filling predicts the same hidden sensors: those of --masks, or those hidden in the first
+model's validation. In real data they are hidden in addition to the dead ones.
 """
 
 
 @app.callback(epilog=EPILOG)
 def _compare() -> None:
-    """Rank runs by a metric; or what inpainters put at the same hidden sensors."""
+    """Rank runs by a metric, or compare inpainters on the same hidden sensors."""
 
 
 app.command("runs", epilog=RUNS_EPILOG)(runs)
@@ -61,7 +61,7 @@ app.command("runs", epilog=RUNS_EPILOG)(runs)
 @app.command(epilog=EPILOG)
 def inpainters(
     models: Annotated[list[Path], Argument(help="Run folders or checkpoints.")],
-    data: Annotated[list[Path], Option("--data", help="Shard dataset or ROOT file; repeat.")],
+    data: Annotated[list[Path], Option("--data", help="Shard dataset or ROOT file; repeatable.")],
     out: o.Out,
     select: o.Select = None,
     masks: o.Masks = None,
@@ -69,7 +69,7 @@ def inpainters(
     schema: o.Schema = "mc",
     device: o.Device = "auto",
 ) -> None:
-    """Several inpainters and the classical fillings on the same hidden sensors: per face, against the light."""
+    """Compare inpainters and the classical fillings on the same hidden sensors: per face, and by light."""
     from xectrain.evaluation.sensors import evaluate_sensors
     from xectrain.inference.sources import ReadOptions, open_parts
     from xectrain.modes.chosen_masks import chosen_masks
@@ -101,7 +101,7 @@ def _sensor_model(path: Path, device: str) -> SensorPredictor:
 
     model = load(path, device=device)
     if not isinstance(model, SensorPredictor):
-        raise ConfigError("predicts no sensors", file=path, found=model.facts.mode, expected="mae or inpaint")
+        raise ConfigError("does not predict sensors", file=path, found=model.facts.mode, expected="mae or inpaint")
     return model
 
 

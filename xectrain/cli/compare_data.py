@@ -19,26 +19,26 @@ Examples:
 
   xec compare-data data/before --against data/after --events 5000 --out comparison
 
-The folder receives report.html, comparison.json, comparison.pdf and the features of each event, features_a and
-features_b (.parquet, .csv). No model is needed.
+Writes report.html, comparison.json, comparison.pdf, and the features of each event, features_a and features_b
+(.parquet, .csv), to the folder. No model is needed.
 """
 
 
 @app.command(epilog=EPILOG)
 def compare_data(
-    data: Annotated[list[Path], Argument(help="Shard datasets, or ROOT files.")],
-    against: Annotated[list[Path], Option("--against", help="The data to compare them with; repeat.")],
+    data: Annotated[list[Path], Argument(help="Shard datasets or ROOT files.")],
+    against: Annotated[list[Path], Option("--against", help="Data to compare them with; repeatable.")],
     out: o.Out,
-    events: Annotated[int, Option("--events", "-n", help="Events of each to look at.", min=20)] = 2000,
+    events: Annotated[int, Option("--events", "-n", help="Events to use of each.", min=20)] = 2000,
     select: o.Select = None,
     schema: o.Schema = "mc",
     against_schema: Annotated[
-        str | None, Option("--against-schema", help="Meaning of the other ROOT branches; default: --schema.")
+        str | None, Option("--against-schema", help="Schema of the ROOT files of --against (default: --schema).")
     ] = None,
     tree: o.Tree = None,
     backend: o.Backend = "auto",
 ) -> None:
-    """Two sets of events beside each other: light, hit sensors and times per face, and what tells them apart."""
+    """Compare two sets of events: light, hit sensors and times per face, and what tells the sets apart."""
     from shards.normalization import preset
     from xectrain.evaluation.compare_data import compare_data as run
     from xectrain.inference.sources import ReadOptions, open_parts

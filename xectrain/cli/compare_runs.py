@@ -23,17 +23,17 @@ Examples:
 
 
 def runs(
-    paths: Annotated[list[Path], Argument(help="Run folders, of any mode.")],
-    out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
+    paths: Annotated[list[Path], Argument(help="Run folders of any mode.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write to.")],
     metric: Annotated[
-        str, Option("--metric", help="val/… of the training log, or a metric of an evaluation.")
+        str, Option("--metric", help="A val/… metric of the training log, or a metric of an evaluation.")
     ] = "val/loss",
-    largest: Annotated[bool, Option("--largest", help="Larger is better.")] = False,
+    largest: Annotated[bool, Option("--largest", help="Larger values are better.")] = False,
     reports: Annotated[
-        Path | None, Option("--reports", help="Evaluations of the runs, by their names; default: RUN/artifacts.")
+        Path | None, Option("--reports", help="Folder of evaluations named after the runs (default: RUN/artifacts).")
     ] = None,
 ) -> None:
-    """Rank runs by a metric: runs that differ in their seed alone are one setting, with the spread as its uncertainty.
+    """Rank runs by a metric: runs that differ only in their seed are one setting, with their spread as its uncertainty.
 
     The difference to the best is taken seed by seed where settings share seeds, as the points of a scan do.
     """
@@ -48,7 +48,7 @@ def runs(
 
 
 def print_runs(comparison: Comparison) -> None:
-    """A line per setting, the best first."""
+    """One line per setting, the best first."""
     from rich.console import Console
     from rich.table import Table
 
@@ -68,4 +68,4 @@ def print_runs(comparison: Comparison) -> None:
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(table)
     if all(s.error is None for s in comparison.settings):
-        typer.echo("No uncertainties: one seed each. Several seeds, or metrics of an evaluation, have them.")
+        typer.echo("There are no uncertainties with one seed each: train several, or use a metric of an evaluation.")

@@ -1,4 +1,4 @@
-"""Which CUDA torch, DALI, onnxruntime and the driver are made for, and whether they go together (docs/sites.md)."""
+"""Which CUDA torch, DALI, onnxruntime and the driver are made for, and whether these agree (docs/sites.md)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CudaVersions:
-    """`major.minor` of each; None: not here, or made for the CPU."""
+    """`major.minor` of each; None: not installed, or made for the CPU."""
 
     torch: str | None
     onnxruntime: str | None
     dali: str | None
     driver: str | None
-    """The newest CUDA that the driver serves; None: no driver."""
+    """The newest CUDA that the driver supports; None: no driver."""
 
     def told(self) -> str:
         """All of them on one line."""
@@ -25,19 +25,19 @@ class CudaVersions:
         return ", ".join(f"{name} {version or 'none'}" for name, version in names)
 
     def complaints(self) -> list[str]:
-        """What does not go together, and what to do."""
+        """What does not fit together, and what to do."""
         if self.driver is None:
             return []
         found = []
         if self.torch is None:
-            found.append("torch is a CPU build: install a CUDA build of it")
+            found.append("torch is a CPU build: install a CUDA build")
         for name, version in (("torch", self.torch), ("onnxruntime", self.onnxruntime), ("DALI", self.dali)):
             if version is not None and _major(version) > _major(self.driver):
                 found.append(f"{name} needs CUDA {version}: update the driver, or install a build for {self.driver}")
         if self.torch and self.onnxruntime and _major(self.torch) != _major(self.onnxruntime):
             found.append(
-                f"onnxruntime loads the CUDA {self.onnxruntime} libraries of torch, which brings {self.torch}:"
-                " exported models would run on the CPU; install builds of the same CUDA"
+                f"onnxruntime needs the CUDA {self.onnxruntime} libraries, but torch brings those of {self.torch}:"
+                " exported models would run on the CPU; install builds for the same CUDA"
             )
         return found
 

@@ -21,8 +21,8 @@ Examples:
   xec dead runs/first shards/val --out dead --dead dead.csv --strategy neighbours,solid-angle,inpaint:runs/inpaint
 
 Strategies: neighbours (mean of the ring), solid-angle (ring, weighted), near (within 20 cm), local-fit, inpaint:RUN.
-The network with the sensors missing (raw) and with none missing is always shown. The folder receives report.html,
-dead.json, plots, and a table with a row per event, dead_events.parquet and .csv.
+The network with the sensors missing (raw) and with none missing is always shown. Writes report.html, dead.json, plots,
+and a table with one row per event, dead_events.parquet and .csv, to the folder.
 """
 
 
@@ -34,12 +34,17 @@ def dead(
     dead: o.Dead = None,
     dead_fraction: Annotated[
         float | None,
-        Option("--dead-fraction", help="Share of the sensors to take away, others in each event.", min=1e-4, max=0.9),
+        Option(
+            "--dead-fraction",
+            help="Fraction of the sensors to remove, different ones in each event.",
+            min=1e-4,
+            max=0.9,
+        ),
     ] = None,
     strategy: Annotated[
         str, Option("--strategy", help="Ways to fill them, comma-separated.")
     ] = "neighbours,solid-angle",
-    max_events: Annotated[int, Option("--max-events", help="Events to look at, of all data together.", min=1)] = 4000,
+    max_events: Annotated[int, Option("--max-events", help="Events to use, of all data together.", min=1)] = 4000,
     select: o.Select = None,
     schema: o.Schema = "mc",
     batch_size: o.BatchSize = None,
@@ -47,7 +52,7 @@ def dead(
     precision: o.Precision = "auto",
     backend: o.Backend = "auto",
 ) -> None:
-    """What dead channels cost a regressor, and what filling them gives back."""
+    """Measure what dead channels cost a regressor, and what filling them recovers."""
     from shards.dead import read_dead
     from xectrain.cli.lines import load_filler
     from xectrain.evaluation.dead_channels import RAW, WHOLE, DeadOptions, strategy_label, study_dead
@@ -59,12 +64,14 @@ def dead(
     from xectrain.tasks import QUANTITIES, TASKS
 
     if (dead is None) == (dead_fraction is None):
-        raise ConfigError("say which sensors are dead", remedy="give --dead FILE or --dead-fraction SHARE, one of them")
+        raise ConfigError(
+            "one choice of dead sensors is needed", remedy="give either --dead FILE or --dead-fraction FRACTION"
+        )
     wanted = [name.strip() for name in strategy.split(",") if name.strip() and name.strip() != RAW]
     predictor = load(model, device=device, precision=precision, batch_size=batch_size)
     if not isinstance(predictor, Predictor):
         raise ConfigError(
-            "is no regressor", file=model, found=predictor.facts.mode, remedy="name it as --strategy inpaint:RUN"
+            "is not a regressor", file=model, found=predictor.facts.mode, remedy="name it as --strategy inpaint:RUN"
         )
     fillers = {
         name: load_filler(Path(name.removeprefix("inpaint:")), predictor.device)
@@ -81,7 +88,7 @@ def dead(
     settings = ReadOptions(select, None, backend)
     study = study_dead(predictor, open_parts(data, schema), out, strategies, options, settings, max_events)
     events = counted(study.events, "event")
-    typer.echo(f"{events}, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light taken away")
+    typer.echo(f"{events}, {study.missing:.0f} sensors and {100 * study.lost:.2f} % of the light removed")
     for task, shifts in study.shifts.items():
         for column in shifts[RAW]:
             cells = (f"{strategy_label(m)} {digits(shifts[m][column])}" for m in shifts)

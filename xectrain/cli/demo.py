@@ -1,6 +1,6 @@
 """`xec demo`: the whole chain on toy data, each step an ordinary `xec` command that can be repeated by hand.
 
-Every command is idempotent, so a demo that was killed anywhere continues where it was, and a finished one says so.
+Every command is idempotent, so a demo that was killed continues where it was, and a finished one says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Examples:
 
 
 TRAINING_RUNS = 20
-"""Each run has its own response: with many the network learns what they have in common."""
+"""Each run has its own response: from many, the network learns what they have in common."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Step:
 
     title: str
     events: int
-    """Events it works on, for the rate; 0: that would say nothing."""
+    """Events it works on, for the rate; 0: a rate would say nothing."""
     arguments: tuple[str, ...]
 
     @property
@@ -51,13 +51,15 @@ class Step:
 @app.command(epilog=EPILOG)
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path("demo"),
-    events: Annotated[int, typer.Option("--events", min=20, help="Training events; others in proportion.")] = 20_000,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Time to train.")] = 5.0,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Train so many passes instead.")] = None,
+    events: Annotated[
+        int, typer.Option("--events", min=20, help="Number of training events; the other samples are in proportion.")
+    ] = 20_000,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Minutes of training.")] = 5.0,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Train for this many passes instead.")] = None,
     preset: Annotated[str, typer.Option("--preset", help="Network size: reference, small, large or tiny.")] = "small",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the toy data and of the training.")] = 1,
 ) -> None:
-    """Make toy events, convert, train, evaluate and predict, in minutes on two cores."""
+    """Simulate toy events, convert, train, evaluate and predict, in minutes on two cores."""
     length = ("--minutes", f"{minutes:g}") if epochs is None else ("--epochs", str(epochs))
     plan = steps(out, events, length, preset, seed)
     record = out / "stages.json"
@@ -125,14 +127,14 @@ def _run(step: Step) -> None:
     """Run one command as a process of its own.
 
     Raises:
-        XecError: it failed; its own message stands above.
+        XecError: it failed; its own message is above.
     """
     command = [sys.executable, "-m", "xec", *step.arguments]
     done = subprocess.run(command, check=False, env=os.environ)
     if done.returncode != 0:
         raise XecError(
             f"the step '{step.title}' failed with status {done.returncode}",
-            remedy="its message is above; running the demo again continues here",
+            remedy="see its message above; the same command continues from here",
         )
 
 
@@ -141,7 +143,7 @@ def _summary(out: Path, plan: list[Step], seconds: dict[str, float], already: bo
     from rich.table import Table
 
     if already:
-        typer.echo("\nEverything was there already. When it was made, the stages took:")
+        typer.echo("\nEverything existed already. When it was made, the stages took:")
     table = Table("stage", "events", "seconds", "events/s", box=None)
     for step in plan:
         took = seconds[step.title]
@@ -150,7 +152,7 @@ def _summary(out: Path, plan: list[Step], seconds: dict[str, float], already: bo
     console = Console()
     console.print()
     console.print(table)
-    console.print("start-up of each command is included", style="dim")
+    console.print("including the start-up of each command", style="dim")
     for what, where in (
         ("ROOT files", out / "root"),
         ("shard datasets", out / "shards"),

@@ -37,24 +37,27 @@ Without --output the picture opens on the screen.
 @app.command(epilog=EPILOG)
 def display(
     context: typer.Context,
-    source: Annotated[list[Path], Argument(help="ROOT files, or the folder of a shard dataset.")],
+    source: Annotated[list[Path], Argument(help="ROOT files or a shard dataset.")],
     run: Annotated[int | None, Option("--run", "-r", help="Run number.")] = None,
     event: Annotated[int | None, Option("--event", "-e", help="Event number.")] = None,
-    entry: Annotated[int | None, Option("--entry", min=0, help="Entry or row instead of the numbers.")] = None,
-    output: Annotated[Path | None, Option("--output", "-o", help="The .pdf, .png or .svg to write.")] = None,
+    entry: Annotated[
+        int | None, Option("--entry", min=0, help="Entry or row, instead of run and event number.")
+    ] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="The .pdf, .png or .svg file to write.")] = None,
     predictions: Annotated[
         Path | None,
         Option(
-            "--predictions", help="Predictions: mark the point; of sensors (ROOT): truth, hidden, filled, difference."
+            "--predictions",
+            help="Predictions: marks the predicted point; of sensors (ROOT): truth, masked, filled, difference.",
         ),
     ] = None,
-    dead: Annotated[Path | None, Option("--dead", help="Dead list: hatch its channels, too.")] = None,
-    geometry: Annotated[Path | None, Option("--geometry", help="Surveyed sensor positions; default: nominal.")] = None,
-    only: Annotated[str | None, Option("--only", help="Draw only npho, or only time.")] = None,
-    side_by_side: Annotated[bool, Option("--side-by-side", help="Photons left, time right: for slides.")] = False,
+    dead: Annotated[Path | None, Option("--dead", help="Dead list, whose channels are hatched, too.")] = None,
+    geometry: Annotated[Path | None, Option("--geometry", help="Surveyed sensor positions (default: nominal).")] = None,
+    only: Annotated[str | None, Option("--only", help="Draw only npho or only time.")] = None,
+    side_by_side: Annotated[bool, Option("--side-by-side", help="Photons left, time right, e.g. for slides.")] = False,
     schema: Annotated[str, Option("--schema", help="How ROOT files are read: a preset or a YAML file.")] = "mc",
-    tree: Annotated[str | None, Option("--tree", help="Name of the tree; default: the schema's.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace another picture of this name.")] = False,
+    tree: Annotated[str | None, Option("--tree", help="Name of the tree (default: the schema's).")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:
     """Draw an event on the unrolled detector: photons above, time below."""
     from shards import geometry as geo
@@ -140,8 +143,8 @@ def _save(draw: Callable[..., Figure], event: Event, output: Path, overwrite: bo
     content = picture_bytes(draw(), output)
     if output.exists() and not overwrite:
         if output.read_bytes() == content:
-            return f"{output}: exists with the same picture; nothing to do."
-        raise OutputError("exists with another picture", file=output, remedy="give --overwrite or another name")
+            return f"{output} exists with the same picture; nothing to do."
+        raise OutputError("exists with a different picture", file=output, remedy="give --overwrite, or another name")
     with published(output) as part:
         part.write_bytes(content)
     return f"Drew {event.place} to {output}."

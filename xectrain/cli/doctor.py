@@ -38,14 +38,14 @@ class Finding:
     topic: str
     value: str
     meaning: str = ""
-    """What follows for the user; empty where nothing does."""
+    """What it means for the user; may be empty."""
 
 
 @app.command(
     epilog="Example:\n\n  xec doctor",
 )
 def doctor() -> None:
-    """Say what this machine can do: processor, GPU, loaders, ONNX providers, versions."""
+    """Show what this machine can do: processor, GPU, loaders, ONNX providers, versions."""
     from rich.console import Console
     from rich.table import Table
 
@@ -94,7 +94,7 @@ def _cuda() -> Finding:
 
     versions = cuda_versions()
     complaints = versions.complaints()
-    fits = "they go together" if versions.driver else "no driver: nothing uses them here"
+    fits = "compatible" if versions.driver else "no driver, so unused here"
     return Finding("CUDA", versions.told(), "; ".join(complaints) or fits)
 
 
@@ -129,7 +129,7 @@ def _versions() -> list[Finding]:
 
 
 def _against_pin(found: str, pinned: str | None) -> str:
-    """Whether the tests ran with this version."""
+    """Whether the tests were run with this version."""
     if pinned is None or found.partition("+")[0] == pinned:
         return ""
     return f"tested with {pinned}"

@@ -34,8 +34,8 @@ Examples:
 
   xec evaluate runs/inpaint shards/val --out report --masks random:0.1 --max-events 500
 
-The folder receives report.html, metrics.json, and per dataset the tables predictions_*.parquet and the plots. Without
-data: everything about the run on its validation set, into RUN/artifacts. See also `xec lines`, `xec dead`.
+Writes report.html, metrics.json, and for each dataset the tables predictions_*.parquet and the plots to the folder.
+Without data, the run is evaluated on its validation set, into RUN/artifacts. See also `xec lines` and `xec dead`.
 """
 REGRESSION = ("sample", "by", "baselines", "baseline_data", "baseline_events", "toy_limit")
 SENSORS = ("max_events", "masks")
@@ -46,17 +46,17 @@ def evaluate(
     context: typer.Context,
     model: o.ModelFile,
     data: Annotated[
-        list[Path] | None, Argument(help="Shard datasets, or ROOT files, with truth; none: the validation set.")
+        list[Path] | None, Argument(help="Shard datasets or ROOT files with truth (default: the validation set).")
     ] = None,
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write; without data: RUN/artifacts.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write to (without data: RUN/artifacts).")] = None,
     select: o.Select = None,
-    sample: Annotated[list[str] | None, Option("--sample", help="A sub-sample, NAME=EXPRESSION; repeat.")] = None,
-    by: Annotated[list[str] | None, Option("--by", help="A column to bin resolutions in; repeat.")] = None,
+    sample: Annotated[list[str] | None, Option("--sample", help="A sub-sample, NAME=EXPRESSION; repeatable.")] = None,
+    by: Annotated[list[str] | None, Option("--by", help="A column to bin resolutions in; repeatable.")] = None,
     baselines: o.UseBaselines = True,
     baseline_data: o.BaselineData = None,
     baseline_events: o.BaselineEvents = 20_000,
     toy_limit: Annotated[
-        bool, Option("--toy-limit", help="Toy data: show what the best linear estimator attains on its showers.")
+        bool, Option("--toy-limit", help="Toy data: also show what the best linear estimator attains.")
     ] = False,
     max_events: o.MaxEvents = 1000,
     masks: o.Masks = None,
@@ -69,31 +69,25 @@ def evaluate(
     check: o.Check = False,
     line: Annotated[float | None, Option("--line", hidden=True)] = None,
 ) -> None:
-    """Metrics with uncertainties, plots and a report: the network against classical methods on the same events."""
+    """Evaluate a model beside classical methods on the same events: metrics with uncertainties, plots and a report."""
     from xectrain.evaluation.results import EvaluationOptions
     from xectrain.inference.load import load
-    from xectrain.inference.regressor import Predictor
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import ReadOptions, open_parts
 
     if line is not None:
         remedy = f"xec lines {model} DATA --energy {line:g} --out DIR"
-        raise ConfigError("a line study is a command of its own", item="--line", remedy=remedy)
+        raise ConfigError("line studies have a command of their own", item="--line", remedy=remedy)
     samples = _samples(sample or [])
     if not data:
-        o.refuse(context, ("schema",), "to the validation set, which is shards")
+        o.refuse(context, ("schema",), "to the validation set, which is a shard dataset")
     elif out is None:
-        raise ConfigError("is needed when data are given", item="--out", remedy="name the folder to write")
+        raise ConfigError("is required when data are given", item="--out", remedy="name the folder to write to")
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
     device = "cpu" if check else device
-    predictor = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
-    if isinstance(predictor, Predictor):
-        o.refuse(context, SENSORS, "to a regressor, from which no sensors are hidden")
-    elif isinstance(predictor, SensorPredictor):
-        o.refuse(context, REGRESSION, "to a model that predicts sensors")
-    else:
-        raise ConfigError("cannot be evaluated from ONNX", file=model, remedy="give the run folder")
+    loaded = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
+    predictor = _suited(loaded, context)
     options = EvaluationOptions(
         ReadOptions(select, None, backend),
         samples,
@@ -118,6 +112,21 @@ def evaluate(
     _evaluate(predictor, open_parts(data, schema), out, options, max_events)
 
 
+def _suited(model: Model, context: typer.Context) -> Predictor | SensorPredictor:
+    """The model, if it can be evaluated with the options that were given."""
+    from xectrain.inference.regressor import Predictor
+    from xectrain.inference.sensors import SensorPredictor
+
+    if isinstance(model, Predictor):
+        o.refuse(context, SENSORS, "to a regressor, for which no sensors are hidden")
+    elif isinstance(model, SensorPredictor):
+        o.refuse(context, REGRESSION, "to a model that predicts sensors")
+    else:
+        problem = "is an exported inpainter, which cannot be evaluated"
+        raise ConfigError(problem, file=model.facts.file, remedy="give the run folder")
+    return model
+
+
 def _evaluate(
     model: Predictor | SensorPredictor,
     parts: Sequence[Part],
@@ -125,7 +134,7 @@ def _evaluate(
     options: EvaluationOptions,
     max_events: int,
 ) -> None:
-    """Evaluate a model on data that were named, by what it predicts: sensors, quantities of its own, or tasks."""
+    """Evaluate a model on given data, according to what it predicts: sensors, quantities of its own, or tasks."""
     from xectrain.cli.compare import print_sensors
     from xectrain.evaluation.evaluate import evaluate
     from xectrain.evaluation.own_metrics import evaluate_own
@@ -152,14 +161,14 @@ def _evaluate(
 
 
 def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part] | None) -> None:
-    """Open what an evaluation would read, and see that the selections can be evaluated on it.
+    """Open what an evaluation would read, and check that the selections can be applied to it.
 
     Args:
         given: the data; None: the validation set.
     """
     from shards.opening import open_dataset
-    from xectrain.inference.infer import Request
     from xectrain.inference.infer import check as check_request
+    from xectrain.inference.request import Request
     from xectrain.inference.sources import check_selection
 
     parts = given
@@ -176,7 +185,7 @@ def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part]
 
 
 def _hide(model: SensorPredictor, masks: str) -> None:
-    """Let a model hide other sensors than in its validation."""
+    """Make a model hide other sensors than in its validation."""
     from xectrain.modes.chosen_masks import chosen_masks
 
     model.mode.masker = chosen_masks(masks, model.facts.normalization)
@@ -193,7 +202,7 @@ def _samples(given: list[str]) -> dict[str, str]:
 
 
 def _table(evaluation: Evaluation) -> None:
-    """Network, strong rival, a simple method and the mean, the datasets side by side, one row per headline number."""
+    """Network, strong rival, a simple method and the mean, datasets side by side, one row per headline number."""
     from rich.console import Console
     from rich.table import Table
 
@@ -230,4 +239,6 @@ def _table(evaluation: Evaluation) -> None:
     typer.echo(
         "strong: per-face energy weights, corrected local fit, light-path time; simple: photon sum, light-weighted"
     )
-    typer.echo("position, mean time; mean: of the training set. Brackets: bootstrap uncertainty of the last digits.")
+    typer.echo(
+        "position, mean time; mean: that of the training set. In brackets: bootstrap uncertainty of the last digits."
+    )

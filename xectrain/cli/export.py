@@ -38,16 +38,16 @@ def export(
     model: Annotated[Path, Argument(help="Run folder or checkpoint.")],
     output: Annotated[Path, Option("--output", "-o", help="File to write.")],
     tasks: Annotated[str | None, Option("--tasks", help="Only these tasks, comma-separated.")] = None,
-    normalized: Annotated[bool, Option("--normalized", help="The bare network, for normalized sensors.")] = False,
+    normalized: Annotated[
+        bool, Option("--normalized", help="Only the network itself, which takes normalized sensors.")
+    ] = False,
     encoder: Annotated[bool, Option("--encoder", help="Only the encoder's weights, as a PyTorch file.")] = False,
     data: Annotated[
-        Path | None, Option("--data", help="Dataset for the comparison; default: the training data, else toy events.")
+        Path | None, Option("--data", help="Dataset for the comparison (default: the training data, else toy events).")
     ] = None,
-    weights: Annotated[
-        str, Option("--weights", help="auto (the moving average if there is one), ema or raw.")
-    ] = "auto",
+    weights: Annotated[str, Option("--weights", help="auto (the moving average, if any), ema or raw.")] = "auto",
 ) -> None:
-    """Write a model as ONNX, after comparing it with PyTorch at several batch sizes."""
+    """Export a model to ONNX, after comparing it with PyTorch at several batch sizes."""
     from xectrain.checkpoint import find_checkpoint, read_checkpoint
     from xectrain.exporting import export as run
     from xectrain.exporting import module_for, restricted
@@ -58,7 +58,7 @@ def export(
     state = read_checkpoint(path)
     if encoder:
         if tasks or normalized:
-            raise ConfigError("--encoder writes weights alone; --tasks and --normalized do not apply")
+            raise ConfigError("--encoder writes only weights; --tasks and --normalized do not apply")
         count = _write_encoder(state, path, output, weights)
         typer.echo(f"Wrote {output}: {count} tensors of the encoder.")
         return
@@ -70,7 +70,7 @@ def export(
 
 
 def _any(path: Path) -> bool:
-    """An ONNX file that is there is compared with what would be written, later."""
+    """An existing ONNX file is compared with what would be written, later."""
     return True
 
 
@@ -128,7 +128,7 @@ def _gate_events(facts: ModelFacts, data: Path | None) -> GateEvents:
 
 def _say(result: Exported) -> None:
     if not result.deviations:
-        typer.echo(f"Nothing to do: {result.path} holds this model already.")
+        typer.echo(f"Nothing to do: {result.path} already holds this model.")
         return
     width = max(len(d.output) for d in result.deviations)
     typer.echo("largest deviation of onnxruntime from PyTorch, over batches of 1, 2, 7 and 64 events:")

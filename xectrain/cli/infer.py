@@ -15,8 +15,8 @@ from xectrain.cli import options as o
 if TYPE_CHECKING:
     from ingest.reading.rootio import Skipped
     from shards.dead import DeadList
-    from xectrain.inference.infer import Result
     from xectrain.inference.regressor import Predictor
+    from xectrain.inference.request import Request, Result
     from xectrain.inference.sensors import Filler
     from xectrain.inference.sources import Part
 
@@ -52,60 +52,55 @@ def infer(
     output: Annotated[Path, Option("--output", "-o", help="ROOT file to write; with --per-file, a folder.")],
     select: o.Select = None,
     columns: Annotated[
-        str | None, Option("--columns", help="Input columns to carry, comma-separated; `none`. Default: all.")
+        str | None, Option("--columns", help="Input columns to copy, comma-separated, or `none` (default: all).")
     ] = None,
-    per_file: Annotated[bool, Option("--per-file", help="One output per input, NAME_pred.root.")] = False,
+    per_file: Annotated[bool, Option("--per-file", help="Write one output per input, NAME_pred.root.")] = False,
     schema: o.Schema = "mc",
     tree: o.Tree = None,
     dead: o.Dead = None,
     skip_bad_files: Annotated[
-        bool, Option("--skip-bad-files", help="Leave out ROOT files that cannot be read whole; they are named.")
+        bool, Option("--skip-bad-files", help="Leave out ROOT files that cannot be read completely, and list them.")
     ] = False,
     hide: Annotated[
-        bool, Option("--hide", help="Inpainter: hide sensors as in validation, one row per hidden sensor.")
+        bool, Option("--hide", help="Inpainter: hide sensors as in validation, and write one row per hidden sensor.")
     ] = False,
     masks: o.Masks = None,
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     normalization: o.InputNormalization = None,
-    allow_cpu: Annotated[bool, Option("--allow-cpu", help="ONNX: accept the CPU where CUDA cannot be had.")] = False,
+    allow_cpu: Annotated[bool, Option("--allow-cpu", help="ONNX: accept the CPU where CUDA is unavailable.")] = False,
     backend: o.Backend = "auto",
     threads: Annotated[int, Option("--threads", help="Reader threads.", min=1)] = 2,
-    task_index: Annotated[int, Option("--task-index", help="Predict only this share, from 0.", min=0)] = 0,
+    task_index: Annotated[int, Option("--task-index", help="Predict only this share, counting from 0.", min=0)] = 0,
     task_count: Annotated[
         int | None,
-        Option("--task-count", help="Into how many shares of shards or files; --output is then a folder.", min=1),
+        Option(
+            "--task-count",
+            help="Number of shares that shards or files are divided into; --output is then a folder.",
+            min=1,
+        ),
     ] = None,
     join: Annotated[
-        Path | None, Option("--join", help="Join the outputs of all shares in this folder; predict nothing.")
+        Path | None, Option("--join", help="Join the outputs of all shares in this folder, without predicting.")
     ] = None,
     check: o.Check = False,
 ) -> None:
-    """Predict every event of shards or ROOT files into a ROOT file, in constant memory."""
-    from ingest.reading.rootio import Skipped
-    from xectrain.inference.infer import Request, infer, share_name
+    """Predict every event of shards or ROOT files, into a ROOT file, in constant memory."""
     from xectrain.inference.infer import check as check_request
+    from xectrain.inference.infer import infer, share_name
     from xectrain.inference.infer import join as join_shares
     from xectrain.inference.load import load
+    from xectrain.inference.request import Request
     from xectrain.inference.sources import ReadOptions, open_parts
 
+    _check_options(per_file, skip_bad_files, task_count, join)
     if per_file or (task_count is not None and join is None):
         output_folder(output, "folder of predictions", lambda path: True)
     else:
-        output_file(output, "file of predictions", lambda path: True, inputs=data)  # what is there is looked at later
-    skipped: list[Skipped] = []
-    parts = open_parts(data, schema, tree, skipped if skip_bad_files else None)
-    if (join is not None or task_count is not None) and per_file:
-        raise ConfigError(
-            "excludes --task-count and --join", item="--per-file", remedy="shares have files of their own"
-        )
-    if join is not None and task_count is None:
-        raise ConfigError("needs --task-count, the number of shares", item="--join")
-    if skip_bad_files and (join is not None or task_count is not None):
-        raise ConfigError(
-            "excludes --task-count and --join", item="--skip-bad-files", remedy="shares must agree on their inputs"
-        )
+        output_file(output, "file of predictions", lambda path: True, inputs=data)  # an existing file is examined later
+    skipped: list[Skipped] | None = [] if skip_bad_files else None
+    parts = open_parts(data, schema, tree, skipped)
     predictor = load(
         model,
         device="cpu" if check else device,
@@ -123,40 +118,63 @@ def infer(
         return
     if join is not None and task_count is not None:
         _say(join_shares(predictor, parts, output, request, join, task_count))
-        return
-    if task_count is not None:
+    elif task_count is not None:
         task = (task_index, task_count)
         _say(infer(predictor, parts, output / share_name(*task), request, task))
-        return
-    if not per_file:
-        _say(infer(predictor, parts, output, request, skipped=skipped if skip_bad_files else None))
-        _say_skipped(skipped)
-        return
-    outputs = [output / f"{Path(part.name).stem}_pred.root" for part in parts]
+    elif per_file:
+        _each(predictor, parts, output, request, skipped)
+    else:
+        _say(infer(predictor, parts, output, request, skipped=skipped))
+    if skipped:
+        typer.echo(f"Skipped {counted(len(skipped), 'file')}: {', '.join(item.path.name for item in skipped)}")
+
+
+def _check_options(per_file: bool, skip_bad_files: bool, task_count: int | None, join: Path | None) -> None:
+    """Refuse options that exclude one another."""
+    shared = join is not None or task_count is not None
+    if shared and per_file:
+        raise ConfigError(
+            "excludes --task-count and --join", item="--per-file", remedy="shares have files of their own"
+        )
+    if join is not None and task_count is None:
+        raise ConfigError("needs --task-count, the number of shares", item="--join")
+    if shared and skip_bad_files:
+        raise ConfigError(
+            "excludes --task-count and --join", item="--skip-bad-files", remedy="shares must agree on their inputs"
+        )
+
+
+def _each(
+    model: Predictor | Filler, parts: list[Part], folder: Path, request: Request, skipped: list[Skipped] | None
+) -> None:
+    """Predict each part into a file of its own; bad ones are added to `skipped`, if it is given."""
+    from ingest.reading.rootio import Skipped
+    from xectrain.inference.infer import infer
+
+    outputs = [folder / f"{Path(part.name).stem}_pred.root" for part in parts]
     if len(set(outputs)) < len(outputs):
-        raise ConfigError("inputs of the same name would get the same output", remedy="give them apart")
+        raise ConfigError("inputs with the same name would get the same output", remedy="predict them separately")
     for part, target in zip(parts, outputs, strict=True):
         try:
-            _say(infer(predictor, [part], target, request))
+            _say(infer(model, [part], target, request))
         except InputError as error:
-            if not skip_bad_files:
+            if skipped is None:
                 raise
             logger.warning("skipped: %s", error)
             skipped.append(Skipped(Path(str(error.file)), str(error)))
-    _say_skipped(skipped)
 
 
 def _hide(model: Predictor | Filler, masks: str, hide: bool) -> None:
-    """Let a model hide other sensors than in its validation."""
+    """Make a model hide other sensors than in its validation."""
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.modes.chosen_masks import chosen_masks
 
     if not isinstance(model, SensorPredictor):
         raise ConfigError(
-            "belongs to a run or checkpoint of an inpainter or autoencoder", item="--masks", found=model.facts.mode
+            "needs a run or checkpoint of an inpainter or autoencoder", item="--masks", found=model.facts.mode
         )
     if model.mode.fills and not hide:
-        raise ConfigError("needs --hide, without which dead sensors are filled", item="--masks")
+        raise ConfigError("needs --hide; without it, dead sensors are filled", item="--masks")
     model.mode.masker = chosen_masks(masks, model.facts.normalization)
 
 
@@ -182,11 +200,6 @@ def _dead(files: list[Path]) -> DeadList | None:
     for file in files:
         united |= read_dead(file)
     return united
-
-
-def _say_skipped(skipped: list[Skipped]) -> None:
-    if skipped:
-        typer.echo(f"Skipped {counted(len(skipped), 'file')}: {', '.join(item.path.name for item in skipped)}")
 
 
 def _say(result: Result) -> None:

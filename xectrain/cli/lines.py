@@ -26,7 +26,7 @@ Examples:
 
   xec lines runs/first cex.root --schema cex --energy 54.9 --out line --inpainter runs/inpaint --shape double
 
-The folder receives report.html, line.json, line.pdf and a table with a row per event, line_events.parquet and .csv.
+Writes report.html, line.json, line.pdf and a table with one row per event, line_events.parquet and .csv, to the folder.
 """
 
 
@@ -36,10 +36,10 @@ def lines(
     model: o.ModelFile,
     data: o.Inputs,
     out: o.Out,
-    energy: Annotated[float, Option("--energy", help="The line's energy [MeV].", min=0.1)],
-    group: Annotated[str | None, Option("--group", help="The column that makes groups (patch, run).")] = None,
+    energy: Annotated[float, Option("--energy", help="Energy of the line [MeV].", min=0.1)],
+    group: Annotated[str | None, Option("--group", help="Column to group events by (e.g. patch, run).")] = None,
     select: o.Cut = None,
-    shape: Annotated[str, Option("--shape", help="expgauss, double or single.")] = "expgauss",
+    shape: Annotated[str, Option("--shape", help="Shape of the peak: expgauss, double or single.")] = "expgauss",
     inpainter: o.Inpainter = None,
     baselines: o.UseBaselines = True,
     baseline_data: o.BaselineData = None,
@@ -50,7 +50,7 @@ def lines(
     precision: o.Precision = "auto",
     backend: o.Backend = "auto",
 ) -> None:
-    """Peak and width of a line of known energy, per group of events, for the network and its rivals."""
+    """Fit peak and width of a line of known energy, per group of events, for the network and its rivals."""
     from xectrain.evaluation.classical import calibrated_baselines
     from xectrain.evaluation.lines import study_line
     from xectrain.evaluation.results import Line
@@ -77,7 +77,7 @@ def lines(
 
 
 def energy_predictor(model: Model, path: Path) -> Predictor:
-    """The model, if it is of a mode that predicts energies.
+    """The model, if it is in a mode that predicts energies.
 
     Raises:
         ConfigError: it is not.
@@ -85,7 +85,7 @@ def energy_predictor(model: Model, path: Path) -> Predictor:
     from xectrain.inference.regressor import Predictor
 
     if not isinstance(model, Predictor):
-        raise ConfigError("predicts no energy", file=path, found=model.facts.mode, expected="a regressor")
+        raise ConfigError("does not predict energies", file=path, found=model.facts.mode, expected="a regressor")
     return model
 
 
@@ -100,5 +100,5 @@ def load_filler(path: Path, device: str) -> Filler:
 
     filler = load(path, device=device)
     if not isinstance(filler, Filler):
-        raise ConfigError("fills no sensors", file=path, found=filler.facts.mode, expected="inpaint")
+        raise ConfigError("does not fill sensors", file=path, found=filler.facts.mode, expected="inpaint")
     return filler

@@ -1,4 +1,4 @@
-"""`xec model`: look at networks."""
+"""`xec model`: inspect networks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ Examples:
 
 @app.callback()
 def _model() -> None:
-    """Look at networks."""
+    """Inspect networks."""
 
 
 @app.command(epilog=EPILOG)
 def describe(
-    run: Annotated[Path | None, typer.Argument(help="Run folder or checkpoint; default: what the options say.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder or checkpoint (default: what the options describe).")
+    ] = None,
     mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
-    config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file of `xec train`.")] = None,
+    config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file as for `xec train`.")] = None,
     preset: Annotated[str | None, Option("--preset", help="reference (default), small, large or tiny.")] = None,
-    assignments: Annotated[list[str] | None, Option("--set", help="key.path=value, over all else.")] = None,
+    assignments: Annotated[list[str] | None, Option("--set", help="key.path=value; overrides all else.")] = None,
 ) -> None:
-    """Parts of a network with parameters and FLOPs per event, and its tokens."""
+    """List the parts of a network with parameters and FLOPs per event, and its tokens."""
     from rich.console import Console
     from rich.table import Table
 

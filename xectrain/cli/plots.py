@@ -21,16 +21,18 @@ Examples:
 
   xec plots report --by run --select 'true_w > 10' --out deep
 
-Works on the tables predictions_TASK.parquet and the metrics.jsonl that it finds in the folder; no model is run.
+Uses the tables predictions_TASK.parquet and the metrics.jsonl found in the folder; no model is run.
 """
 
 
 @app.command(epilog=EPILOG)
 def plots(
-    folder: Annotated[Path, Argument(help="Folder of an evaluation or a run; its subfolders are searched too.")],
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write; default: beside each table.")] = None,
-    by: Annotated[list[str] | None, Option("--by", help="A column of the tables to bin in; repeat.")] = None,
-    select: Annotated[str | None, Option("--select", help="Only rows that pass, on the tables' columns.")] = None,
+    folder: Annotated[Path, Argument(help="Folder of an evaluation or a run; subfolders are searched, too.")],
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write to (default: beside each table).")] = None,
+    by: Annotated[list[str] | None, Option("--by", help="A column of the tables to bin in; repeatable.")] = None,
+    select: Annotated[
+        str | None, Option("--select", help="Use only rows that pass this expression on the tables' columns.")
+    ] = None,
 ) -> None:
     """Redraw every plot from saved tables."""
     from xectrain.evaluation.plots import loss_curves, resolution_pages, save_pages
@@ -39,7 +41,7 @@ def plots(
     tables, logs = sorted(folder.rglob("predictions_*.parquet")), sorted(folder.rglob("metrics.jsonl"))
     if not tables and not logs:
         raise InputError(
-            "holds no prediction table and no metrics.jsonl", file=folder, remedy="`xec evaluate` writes them"
+            "holds neither prediction tables nor a metrics.jsonl", file=folder, remedy="`xec evaluate` writes them"
         )
     written: list[Path] = []
     for path in tables:

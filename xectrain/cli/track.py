@@ -24,27 +24,27 @@ Examples:
 
 @app.callback(epilog=EPILOG)
 def _track() -> None:
-    """Bring runs to MLflow. The run folder is the truth; MLflow mirrors it."""
+    """Send runs to MLflow. The run folder is the original; MLflow mirrors it."""
 
 
 @app.command(epilog=EPILOG)
 def sync(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    uri: Annotated[str | None, typer.Option("--uri", help="MLflow store; default: the run's own.")] = None,
+    uri: Annotated[str | None, typer.Option("--uri", help="MLflow store (default: the run's own).")] = None,
 ) -> None:
-    """Send everything in a run's metrics.jsonl to MLflow; doing it twice changes nothing."""
+    """Send everything in a run's metrics.jsonl to MLflow; doing so again changes nothing."""
     count, where = _send(run, uri)
     typer.echo(f"{run}: sent {counted(count, 'record')} to {where}")
 
 
 @app.command(epilog=EPILOG)
 def collect(
-    folder: Annotated[Path, typer.Argument(help="Folder of run folders: a scan.")],
-    uri: Annotated[str | None, typer.Option("--uri", help="MLflow store; default: FOLDER/mlflow.db.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of run folders, e.g. a scan.")],
+    uri: Annotated[str | None, typer.Option("--uri", help="MLflow store (default: FOLDER/mlflow.db).")] = None,
 ) -> None:
-    """Send all runs of a folder to one MLflow store, one after the other; doing it twice changes nothing.
+    """Send all runs of a folder to one MLflow store, one after the other; doing so again changes nothing.
 
-    The jobs of a scan have a database each, because many writers on one SQLite file lock each other out.
+    Each job of a scan has its own database, because many writers on one SQLite file lock each other out.
     """
     store = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
     runs = sorted(path.parent for path in folder.glob("*/config.yaml") if (path.parent / "metrics.jsonl").exists())
@@ -58,7 +58,7 @@ def _send(run: Path, uri: str | None) -> tuple[int, str]:
     """Send a run; the number of records, and the store.
 
     Raises:
-        OutputError: MLflow did not take it.
+        OutputError: MLflow did not accept it.
     """
     from xectrain.checkpoint import newest_valid
     from xectrain.modes import load_config

@@ -43,35 +43,39 @@ Examples:
   torchrun --nproc-per-node 4 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1 \\
     -m xec train --data shards/train --out runs/ddp
 
-The same command again continues an interrupted run at the very step. Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end
-it after a checkpoint; a second Ctrl-C at once. `--print-config` shows every option.
+The same command continues an interrupted run at the exact step. Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end it
+after a checkpoint; a second Ctrl-C ends it at once. `--print-config` shows every option.
 """
 
 
 @app.command(epilog=EPILOG)
 def train(
-    data: Annotated[list[Path] | None, Option("--data", help="Training dataset; repeat for a mixture.")] = None,
-    val: Annotated[list[Path] | None, Option("--val", help="Validation dataset; default: a tenth, by hash.")] = None,
+    data: Annotated[list[Path] | None, Option("--data", help="Training dataset; repeatable, for a mixture.")] = None,
+    val: Annotated[
+        list[Path] | None, Option("--val", help="Validation dataset (default: a tenth of the training data, by hash).")
+    ] = None,
     mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
     out: Annotated[Path, Option("--out", "-o", help="Run folder.")] = Path("runs/train"),
-    config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file; a later one overrides.")] = None,
+    config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file; later ones override.")] = None,
     preset: Annotated[str | None, Option("--preset", help="Network size: reference, small, large or tiny.")] = None,
-    tasks: Annotated[str | None, Option("--tasks", help="Tasks to learn, comma-separated; exactly these.")] = None,
-    select: Annotated[str | None, Option("--select", help="Expression on the columns, or `fiducial`.")] = None,
-    epochs: Annotated[int | None, Option("--epochs", help="Passes over the training events.")] = None,
+    tasks: Annotated[str | None, Option("--tasks", help="Tasks to learn, exactly these, comma-separated.")] = None,
+    select: Annotated[
+        str | None, Option("--select", help="Use only events that pass this expression, e.g. `fiducial`.")
+    ] = None,
+    epochs: Annotated[int | None, Option("--epochs", help="Number of passes over the training events.")] = None,
     minutes: Annotated[
-        float | None, Option("--minutes", help="End after so many minutes; the schedule spans what fits in.")
+        float | None, Option("--minutes", help="End after this many minutes; the schedule spans the steps that fit in.")
     ] = None,
     batch_size: Annotated[int | None, Option("--batch-size", help="Events per step, over all ranks.")] = None,
     device: Annotated[str | None, Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
     resume: Annotated[str | None, Option("--resume", help="auto, off, or a checkpoint.")] = None,
-    init_from: Annotated[str | None, Option("--init-from", help="Begin from this run's weights.")] = None,
-    assignments: Annotated[list[str] | None, Option("--set", help="key.path=value, over all else.")] = None,
-    profile: Annotated[bool, Option("--profile", help="Profile a few steps: a trace and a summary.")] = False,
-    print_config: Annotated[bool, Option("--print-config", help="Print the effective options and stop.")] = False,
+    init_from: Annotated[str | None, Option("--init-from", help="Start from this run's weights.")] = None,
+    assignments: Annotated[list[str] | None, Option("--set", help="key.path=value; overrides all else.")] = None,
+    profile: Annotated[bool, Option("--profile", help="Profile a few steps: writes a trace and a summary.")] = False,
+    print_config: Annotated[bool, Option("--print-config", help="Print the effective options and exit.")] = False,
     check: Annotated[
         Machine | None,
-        Option("--check", help="Only see whether it would begin, on a machine with a GPU (`gpu`) or without (`cpu`)."),
+        Option("--check", help="Only check that it would start, on a machine with (`gpu`) or without (`cpu`) a GPU."),
     ] = None,
 ) -> None:
     """Train a network on shards, or continue a run."""
@@ -116,7 +120,7 @@ def train(
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Report, tables, plots and card of the best model; what cannot be made is said and spoils no training."""
+    """Report, tables, plots and card of the best model; a failure to make them is logged, and ends nothing."""
 
     run: Path
     settings: Config
@@ -126,7 +130,7 @@ class Artifacts:
         self._write(self.run / f"artifacts_ep{epoch}")
 
     def at_end(self) -> None:
-        """Make them, and bring them to MLflow with those that were made before."""
+        """Make them, and send them to MLflow with those made before."""
         from xectrain.checkpoint import newest_valid
         from xectrain.training.runfolder import RunFolder
         from xectrain.training.tracking import send_artifacts
@@ -147,7 +151,7 @@ class Artifacts:
         try:
             return write_artifacts(load(self.run, device=self.settings.data.device), folder=folder)
         except XecError as error:
-            logger.warning("the artifacts could not be made: %s; `xec evaluate %s` makes them", error, self.run)
+            logger.warning("the artifacts could not be made: %s; make them with `xec evaluate %s`", error, self.run)
             return None
 
 
@@ -160,7 +164,7 @@ def _tasks(names: str | None) -> dict[str, Any]:
 
     wanted = {ALIASES.get(n.strip(), n.strip()) for n in names.split(",") if n.strip()}
     for name in sorted(wanted - set(TASKS)):
-        raise ConfigError(f"no task {name!r}", item="--tasks", remedy=nearest(name, [*TASKS, *ALIASES]))
+        raise ConfigError(f"there is no task {name!r}", item="--tasks", remedy=nearest(name, [*TASKS, *ALIASES]))
     return {f"tasks.{name}.enabled": name in wanted for name in TASKS}
 
 

@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 HEAD = """# Training configuration
 
 Made by `make docs` from the docstrings in `xectrain/config`.
-Give any of these in a YAML file (`xec train --config FILE`) or on the command line (`--set key.path=value`);
+Set any of these in a YAML file (`xec train --config FILE`) or on the command line (`--set key.path=value`);
 `xec train --print-config` prints the effective values. Unknown keys are refused.
 """
 

@@ -26,7 +26,7 @@ def layered(
         options: what the command's own options set, as a nested mapping.
 
     Raises:
-        ConfigError: an assignment that is none, or a file that is no YAML mapping.
+        ConfigError: a malformed assignment, or a file that is not a YAML mapping.
         InputError: a file is missing.
     """
     tree: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def validate(tree: Mapping[str, Any]) -> Config:
     """Check a nested mapping against the typed tree.
 
     Raises:
-        ConfigError: naming the first key or value that does not fit, by its path.
+        ConfigError: names the first key or value that does not fit, by its path.
     """
     try:
         return Config.model_validate(tree)
@@ -54,7 +54,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     """`a.b=1e-3` as `{"a": {"b": 0.001}}`; the value is read as YAML, numbers such as 1e-3 as numbers."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise ConfigError(f"--set {text!r} is no assignment", expected="key.path=value")
+        raise ConfigError(f"--set {text!r} is not an assignment", expected="key.path=value")
     node: Any = parse_yaml(value, item=f"--set {path.strip()}")
     for key in reversed(path.strip().split(".")):
         node = {key: node}

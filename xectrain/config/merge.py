@@ -7,7 +7,7 @@ from typing import Any
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Lay `over` on `base` in place, mapping by mapping; anything that is no mapping replaces what was there."""
+    """Lay `over` on `base` in place, mapping by mapping; anything that is not a mapping replaces what was there."""
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
             merge(base[key], value)

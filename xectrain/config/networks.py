@@ -29,8 +29,8 @@ class EncoderConfig(Section):
     """The shared encoder: faces to tokens, then a Transformer over the tokens."""
 
     width: int = Field(default=1024, ge=64, multiple_of=32)
-    """Token width D, a multiple of 32, at least 64: the LayerNorm of a single channel would be blind. The rectangular
-    faces' backbone has C = D/32 channels, then 2C."""
+    """Token width D, a multiple of 32, at least 64: the LayerNorm of a single channel would see nothing. The
+    rectangular faces' backbone has C = D/32 channels, then 2C."""
     stage_blocks: tuple[int, int] = (2, 3)
     """ConvNeXt V2 blocks at C and at 2C channels."""
     outer: Literal["finegrid", "split"] = "finegrid"
@@ -80,8 +80,8 @@ class EncoderConfig(Section):
     focus_tokens: int = Field(default=2, ge=1)
     """Tokens that the window and the summary of the event become."""
     focus_fit: int = Field(default=0, ge=0, le=20)
-    """With a focus: steps of a local fit of a point source, the classical method's, whose results the network is told
-    and from which the references are corrected; 0: no fit."""
+    """With a focus: steps of the classical local fit of a point source, whose results the network is given
+    and with which the references are corrected; 0: no fit."""
     inner_resolution: int = Field(default=1, ge=1, le=8)
     """1: every face goes through the backbones at full resolution; k: with a focus, the inner face is read as sums of
     k×k sensors and the other faces by one layer each, which is several times as fast."""
@@ -101,9 +101,11 @@ class EncoderConfig(Section):
             raise ValueError(f"focus {self.focus} must be odd and at least 9, or 0")
         if self.inner_resolution > 1:
             if not self.focus:
-                raise ValueError("inner_resolution above 1 needs a focus: something must see single sensors")
+                raise ValueError("inner_resolution above 1 needs a focus, since something must see single sensors")
             if self.outer != "finegrid" or self.inner_tokens != 1 or self.multiscale:
-                raise ValueError("inner_resolution above 1 makes one token a face: no split, no multiscale")
+                raise ValueError(
+                    "inner_resolution above 1 makes one token per face, so neither split nor multiscale is possible"
+                )
         return self
 
     @property
@@ -134,8 +136,8 @@ class TaskConfig(Section):
     """Whether the model has this head."""
     loss: LossName = "smooth_l1"
     """Pointwise loss. `gaussian_nll` doubles the outputs (value, log variance) and gives `sigma_*` columns;
-    `quantile` gives one output per quantile; `angular` is for `angle` and `direction`, `cross_entropy` for `n_gamma`
-    alone."""
+    `quantile` gives one output per quantile; `angular` is only for `angle` and `direction`, `cross_entropy` only for
+    `n_gamma`."""
     loss_beta: float = Field(default=1.0, gt=0)
     """Where `smooth_l1` (β) and `huber` (δ) turn from quadratic to linear, in the unit of `loss_beta_unit`; for
     `relative_smooth_l1` a relative deviation."""
@@ -177,7 +179,7 @@ class TasksConfig(Section):
     xyzFI: TaskConfig = TaskConfig()
     """First interaction x, y, z [cm]."""
     direction: TaskConfig = Field(default=TaskConfig(), validation_alias=AliasChoices("direction", "angleVec"))
-    """Emission unit vector; `angleVec` is accepted as its name."""
+    """Emission unit vector; the name `angleVec` is accepted, too."""
     n_gamma: TaskConfig = TaskConfig(loss="cross_entropy")
     """Number of gammas, 0–4."""
     timing_at: Literal["conversion", "vertex"] = "conversion"
@@ -194,7 +196,7 @@ class TasksConfig(Section):
     energy_light_yield: float = Field(default=1.43e7, gt=0)
     """Coverage-weighted photons per GeV that `energy_light` expects."""
     energy_light_tolerance: float = Field(default=0.3, gt=0, lt=1)
-    """Relative disagreement of energy and light that costs nothing."""
+    """Relative disagreement of energy and light that is not penalized."""
 
     def enabled(self) -> dict[str, TaskConfig]:
         """The tasks that are on, by canonical name, in the order above."""
@@ -348,7 +350,7 @@ def model_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Mod
 
 
 def _merged(base: dict[str, Any], overrides: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """`base` with `overrides` put in, section by section; unknown keys are refused with the nearest valid one."""
+    """`base` with `overrides` applied, section by section; unknown keys are refused with the nearest valid one."""
     result = dict(base)
     for key, value in overrides.items():
         if key not in base:

@@ -34,7 +34,7 @@ class MaskingConfig(Section):
     maskable: Literal["npho", "time"] = "npho"
     """Eligible sensors: npho valid, or npho and time both valid (as the older models did)."""
     time_mask_bias: float = Field(default=0.0, ge=0)
-    """Prefer bright sensors: chance ∝ photons^bias (at least 1 photon); 0: none preferred."""
+    """Prefer bright sensors: chance ∝ photons^bias (at least 1 photon); 0: no preference."""
     predict_channels: tuple[Channel, ...] | None = None
     """Channels to predict; null: both."""
     loss: SensorLossName = "smooth_l1"
@@ -52,10 +52,10 @@ class MaskingConfig(Section):
     auto_channel_weight: bool = False
     """Learn the balance of npho and time (½e^{−s}·loss + ½s)."""
     timing_consistency: float = Field(default=0.0, ge=0)
-    """Weight of a penalty on predicted times of two bright sensors that differ by more than light takes between
-    them."""
+    """Weight of a penalty on predicted times of two bright sensors that differ by more than light takes from one to
+    the other."""
     timing_bright: float = Field(default=1000.0, ge=0)
-    """Photons from which a sensor counts as bright there."""
+    """Photons from which a sensor counts as bright in that penalty."""
     solid_angle_weighting: float = Field(default=0.0, ge=0, le=1)
     """Weight the npho loss by (solid angle seen from the light's centre / its mean) to this power; 0: off."""
 
@@ -63,7 +63,7 @@ class MaskingConfig(Section):
     def _consistent(self) -> Self:
         ratios = self.ratio.values() if isinstance(self.ratio, dict) else () if self.ratio is None else (self.ratio,)
         if any(not 0 <= r <= 1 for r in ratios):
-            raise ValueError(f"ratio {self.ratio} must lie between 0 and 1")
+            raise ValueError(f"ratio {self.ratio} must be between 0 and 1")
         kinds = set(self.mixture) if self.kind == "mixture" else {self.kind}
         if not kinds or any(w <= 0 for w in self.mixture.values()):
             raise ValueError("mixture needs kinds with positive weights")

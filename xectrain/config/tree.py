@@ -31,9 +31,9 @@ class DatasetConfig(Group):
     path: str
     """Folder of a shard dataset."""
     weight: Positive = 1.0
-    """Events are drawn from it in proportion to weight × events; 1 for all datasets means every event once an epoch."""
+    """Events are drawn from it in proportion to weight × events; with 1 for all, every event once per epoch."""
     select: str | None = None
-    """Expression on the columns that events must fulfil (`abs(u) < 23.9 and w >= 0`, `fiducial`); null: all events."""
+    """Expression on the columns that events must pass (`abs(u) < 23.9 and w >= 0`, `fiducial`); null: all events."""
 
 
 class DataConfig(Group):
@@ -42,11 +42,11 @@ class DataConfig(Group):
     train: tuple[DatasetConfig, ...] = ()
     """Training datasets, mixed by their weights; all with the same storage normalization. A bare path is accepted."""
     val: tuple[DatasetConfig, ...] = ()
-    """Validation datasets. Empty: `val_fraction` of the training events is set apart by a hash of (run, event)."""
+    """Validation datasets. Empty: `val_fraction` of the training events is held out by a hash of (run, event)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share set apart for validation when `val` is empty."""
+    """Fraction held out for validation when `val` is empty."""
     select: str | None = None
-    """Expression applied to every dataset, training and validation, besides its own."""
+    """Expression applied to every dataset, for training and validation, in addition to its own."""
     normalization: Literal["standard", "sqrt", "legacy"] | None = None
     """Normalization the network reads; batches of other shards are remapped exactly. null: that of the datasets."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -60,9 +60,9 @@ class DataConfig(Group):
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Micro-batches read ahead."""
     allow_duplicates: bool = False
-    """Whether events of the same run and event number may be in two of the training datasets."""
+    """Whether an event (run and event number) may be in two of the training datasets."""
     epoch_events: Annotated[int, Field(ge=1)] | None = None
-    """Events per epoch, drawn without repetition as far as they go; null: all."""
+    """Events per epoch, without repetition as far as possible; null: all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,9 +89,9 @@ class OptimConfig(Group):
     grad_clip: NonNegative = 1.0
     """Largest norm of the gradient; 0: no clipping."""
     grad_accum: Annotated[int, Field(ge=1)] = 1
-    """Micro-batches per optimizer step; splits the batch, does not enlarge it."""
+    """Micro-batches per optimizer step; splits the batch without enlarging it."""
     encoder_lr_scale: NonNegative = 1.0
-    """Factor on the encoder's learning rate, for fine-tuning."""
+    """Factor for the encoder's learning rate, for fine-tuning."""
     freeze_encoder: bool = False
     """Whether the encoder keeps its weights; default true for inpaint with `checkpoint.init_from`."""
 
@@ -107,11 +107,11 @@ class ScheduleConfig(Group):
     lr_min: NonNegative = 1e-6
     """Where the learning rate ends."""
     onecycle_rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of all steps that onecycle rises."""
+    """Fraction of all steps during which onecycle rises."""
     restart_epochs: Positive = 10.0
     """Period of restarts, in epochs."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Factor on the learning rate at a plateau."""
+    """Factor for the learning rate at a plateau."""
     plateau_patience: Annotated[int, Field(ge=1)] = 3
     """Validations without improvement that make a plateau."""
 
@@ -122,9 +122,9 @@ class TrainConfig(Group):
     epochs: Annotated[int, Field(ge=1)] = 20
     """Passes over the training events; default 50 for inpaint, without limit where `minutes` is given."""
     minutes: Positive | None = None
-    """End after so many minutes of training, validation included and counted over restarts, in the middle of an epoch
-    if need be; the schedule spans the steps that fit in at the measured speed. Learning rates then follow the clock, so
-    that such a run is not repeated bit for bit. null: `epochs` alone decides."""
+    """End after this many minutes of training, including validation and counted over restarts, in the middle of an
+    epoch if necessary; the schedule spans the steps that fit in at the measured speed. Learning rates then follow the
+    clock, so such a run is not repeatable bit for bit. null: `epochs` alone decides."""
     early_stop: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many validations without improvement; null: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -140,7 +140,7 @@ class TrainConfig(Group):
     """Bit-identical repetition on CPU: float32, eager, deterministic algorithms, and a number of threads that does not
     follow what else the machine does."""
     val_every: Annotated[int, Field(ge=1)] = 1
-    """Validate after every so many epochs, and after the last."""
+    """Epochs between validations; there is always one after the last epoch."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 0
     """Steps with a NaN or infinite loss or gradient to skip before giving up; 0: give up at the first."""
     log_every: Annotated[int, Field(ge=1)] = 20
@@ -148,12 +148,12 @@ class TrainConfig(Group):
 
 
 class AugmentConfig(Group):
-    """What training batches are changed by, on the device; each amount 0 means off."""
+    """Random changes to training batches, on the device; 0 turns each of them off."""
 
     channel_dropout: Fraction = 0.0
-    """Probability of a sensor to become dead (both sentinels, not 0)."""
+    """Probability that a sensor becomes dead (both sentinels, not 0)."""
     pattern_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability of an event to get one of `patterns` as dead channels."""
+    """Probability that an event gets one of `patterns` as dead channels."""
     patterns: tuple[str, ...] = ()
     """Files of dead channels."""
     npho_noise: NonNegative = 0.0
@@ -161,13 +161,13 @@ class AugmentConfig(Group):
     time_jitter: NonNegative = 0.0
     """Gaussian noise on the time of a sensor [ns]."""
     energy_scale: Fraction = 0.0
-    """Relative spread of a common factor on all photons and on the energy target."""
+    """Relative spread of a common factor for all photons and the energy target."""
     mirror_z: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of swapping z for −z: channels permuted, θ → 180° − θ, u → −u."""
     mirror_y: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of swapping y for −y: channels permuted, φ → −φ, v → −v."""
     curriculum: str | None = None
-    """Column by which an epoch is ordered from small to large, in eight stages shuffled in themselves."""
+    """Column by which an epoch is ordered from small to large, in eight stages, each shuffled."""
 
     @model_validator(mode="after")
     def _has_patterns(self) -> Self:
@@ -180,11 +180,11 @@ class ReweightConfig(Group):
     """Making rare target values count as much as frequent ones (see `xectrain.modes.reweight`)."""
 
     by: Literal["off", "loss", "plan"] = "off"
-    """loss: factors on each task's loss; plan: events drawn so that one task's target is uniform."""
+    """loss: weights in each task's loss; plan: events drawn so that one task's target is uniform."""
     tasks: tuple[Literal["angle", "energy", "timing", "uvwFI"], ...] = ()
     """angle (20×20 bins), energy (30), timing (30), uvwFI (10×10 in u, v); exactly one with `plan`."""
     limit: Annotated[float, Field(ge=1)] = 20.0
-    """Largest factor of a bin."""
+    """Largest weight of a bin."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -196,12 +196,12 @@ class ReweightConfig(Group):
 
 
 class CheckpointConfig(Group):
-    """What is kept, and where a run begins."""
+    """What is kept, and where a run starts."""
 
     every: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps between checkpoints besides the one after each epoch; null: only those."""
+    """Optimizer steps between checkpoints, in addition to the one after each epoch; null: only the latter."""
     keep: Annotated[int, Field(ge=1)] = 1
-    """Earlier checkpoints kept besides the newest and the best."""
+    """Earlier checkpoints kept in addition to the newest and the best."""
     resume: str = "auto"
     """auto: continue the newest valid checkpoint of the run folder if there is one; off: refuse to continue a folder
     that holds a run; a path: continue that checkpoint."""
@@ -210,19 +210,19 @@ class CheckpointConfig(Group):
     init_parts: Literal["encoder", "all"] = "encoder"
     """What `init_from` takes: the encoder, or every tensor and the target standardization."""
     refresh_lr: bool = False
-    """On resume, a fresh schedule over the remaining epochs. This and the two below act once: a checkpoint written
-    under the same options for the same number of epochs is simply continued."""
+    """On resume, a fresh schedule over the remaining epochs. This and the next two take effect once: a checkpoint
+    written with the same options and number of epochs is simply continued."""
     reset_epoch: bool = False
-    """On resume, keep only the weights and their average: epochs, optimizer, schedule and curves begin anew (earlier
+    """On resume, keep only the weights and their average: epochs, optimizer, schedule and curves start again (earlier
     curves stay in `metrics.1.jsonl`, `metrics.2.jsonl` …)."""
     new_run: bool = False
     """On resume, log to a new MLflow run."""
     save_artifacts: bool = True
     """When training is done: the best model's report, tables, plots, card and predictions on the validation set, in
-    `artifacts` of the run folder and in MLflow, as `xec evaluate RUN` makes them."""
+    `artifacts` of the run folder and in MLflow, as made by `xec evaluate RUN`."""
     artifacts_every: Annotated[int, Field(ge=1)] | None = None
-    """During training, too: after every so many epochs, if there is a new best, in `artifacts_ep{epoch}`. Training
-    waits, a budget of minutes does not count it. null: only at the end."""
+    """Epochs between artifacts during training, made in `artifacts_ep{epoch}` if there is a new best. Training
+    waits for them; a budget of minutes does not include them. null: only at the end."""
 
 
 class TrackingConfig(Group):
@@ -237,10 +237,10 @@ class TrackingConfig(Group):
     run_name: str | None = None
     """MLflow run name; null: the run folder's name."""
     patience_s: NonNegative = 60.0
-    """How long the end of a run waits for what MLflow and TensorBoard have not taken yet [s]; `xec track sync` sends
-    the rest."""
+    """How long a finished run waits for MLflow and TensorBoard to catch up [s]; `xec track sync` sends the
+    rest."""
     tensorboard: bool = False
-    """Whether to write TensorBoard event files, too, into the run's folder `tensorboard` (needs `xec[tensorboard]`)."""
+    """Whether to also write TensorBoard event files, in the run's folder `tensorboard` (needs `xec[tensorboard]`)."""
 
 
 class NetworkConfig(ModelConfig):
@@ -249,7 +249,7 @@ class NetworkConfig(ModelConfig):
     preset: PresetName | None = None
     """Named size that the options below modify; null: reference, or small on a machine without a GPU."""
     npho_threshold: NonNegative | None = None
-    """Photons below which a sensor's time is taken as invalid; null: 100, or 0 with the legacy normalization."""
+    """Photons below which a sensor's time counts as invalid; null: 100, or 0 with the legacy normalization."""
 
     @model_validator(mode="before")
     @classmethod
@@ -312,9 +312,9 @@ class Config(Group):
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that an earlier version wrote in full, with the options that have come since.
+    """A configuration that an earlier version wrote in full, with the options that were added since.
 
-    They take the value that means what was done before, their field's default, and never that of the preset, which may
+    These take their field's default, which is what was done before, and never the preset's value, since the preset may
     be another network by now.
     """
     model: dict[str, Any] = ModelConfig().model_dump(mode="json")

@@ -77,7 +77,7 @@ def event_figure(
     wanted = tuple(panels) if panels is not None else QUANTITIES
     for name in wanted:
         if name not in QUANTITIES:
-            raise ConfigError(f"no panel {name!r}", item="panels", remedy=f"valid: {', '.join(QUANTITIES)}")
+            raise ConfigError(f"there is no panel {name!r}", item="panels", expected=" or ".join(QUANTITIES))
     photons, seconds = _clean(npho), _clean(time)
     dead_mask = _mask(dead)
     hatched = [Hatched("dead", dead_mask)] if dead_mask.any() else []
@@ -167,7 +167,7 @@ def picture_bytes(figure: Figure, path: Path | str) -> bytes:
 
 
 def picture_format(path: Path | str) -> str:
-    """The suffix of `path` without its dot, if it is one of a picture that can be written.
+    """The suffix of `path` without its dot, if it is that of a picture that can be written.
 
     Raises:
         ConfigError: it is not.
@@ -176,7 +176,7 @@ def picture_format(path: Path | str) -> str:
     kind = suffix.lower().removeprefix(".")
     if kind not in _WITHOUT_TIME:
         raise ConfigError(
-            "is not the name of a picture", file=path, found=suffix or "no suffix", expected=".pdf, .png or .svg"
+            "is not the name of a picture file", file=path, found=suffix or "no suffix", expected=".pdf, .png or .svg"
         )
     return kind
 

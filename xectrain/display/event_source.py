@@ -1,4 +1,4 @@
-"""One event out of ROOT files or a shard dataset, for the event display."""
+"""One event from ROOT files or a shard dataset, for the event display."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def read_event(
         InputError: no such event, or unreadable input.
     """
     if (event is None) == (entry is None):
-        raise ConfigError("say which event", remedy="give --event (with --run), or --entry")
+        raise ConfigError("exactly one event must be chosen", remedy="give either --event (with --run) or --entry")
     if entry is not None and run is not None:
-        raise ConfigError("--run does not go with --entry", remedy="give --run with --event, or --entry alone")
+        raise ConfigError("--run and --entry exclude each other", remedy="give --run with --event, or --entry alone")
     if len(paths) == 1 and (paths[0] / MANIFEST).is_file():
         return _from_dataset(paths[0], run, event, entry)
     return _from_root(paths, run, event, entry, schema, tree)
@@ -108,7 +108,10 @@ def _entry_of(sources: Sequence[Source], entry: int) -> tuple[Chunk, str]:
     total = sum(source.entries for source in sources)
     if not 0 <= entry < total:
         raise InputError(
-            f"no entry {entry} in the input", file=sources[0].path, found=f"{total} entries", expected=f"0…{total - 1}"
+            f"there is no entry {entry} in the input",
+            file=sources[0].path,
+            found=f"{total} entries",
+            expected=f"0…{total - 1}",
         )
     for source in sources:
         if entry < source.entries:
@@ -136,7 +139,7 @@ def _row_of(table: pl.DataFrame, path: Path, run: int | None, event: int | None)
     rows = np.flatnonzero(hit)
     if not len(rows):
         which = f"event {event}" if run is None else f"run {run} event {event}"
-        raise InputError(f"no {which} in the input", file=path)
+        raise InputError(f"there is no {which} in the input", file=path)
     return int(rows[0])
 
 
@@ -151,7 +154,7 @@ def read_prediction(path: Path, run: int | None, event: int | None) -> dict[str,
         The numeric columns `pred_*` and `sigma_*` of its row, in canonical units.
 
     Raises:
-        InputError: no predictions there, or none for this event.
+        InputError: it holds no predictions, or none for this event.
     """
     table = _prediction_table(path)
     for name in ("run", "event"):
@@ -166,7 +169,7 @@ def read_prediction(path: Path, run: int | None, event: int | None) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class SensorPrediction:
-    """What a model that predicts sensors put at some of an event's; (4760,) each."""
+    """What a model predicted for some sensors of an event; (4760,) each."""
 
     hidden: npt.NDArray[np.bool_]
     """Where."""
@@ -177,7 +180,7 @@ class SensorPrediction:
 
 
 def read_sensor_prediction(path: Path, run: int | None, event: int | None) -> SensorPrediction | None:
-    """What a `predictions.root` of an autoencoder or inpainter says of an event; None for a file of a regressor.
+    """What a `predictions.root` of an autoencoder or inpainter says about an event; None for a regressor's file.
 
     Raises:
         InputError: there is no such event.
@@ -193,7 +196,7 @@ def read_sensor_prediction(path: Path, run: int | None, event: int | None) -> Se
         table = pl.DataFrame(tree.arrays(["run", "event"], library="np"))
         first = _row_of(table, path, run, event)
         rows = slice(first, first + 1)
-        if flag == "sensor_id":  # one row per hidden sensor: those of an event follow each other
+        if flag == "sensor_id":  # one row per hidden sensor: those of an event are consecutive
             same = (table["run"] == table["run"][first]) & (table["event"] == table["event"][first])
             rows = slice(first, first + int(same.sum()))
         prefix = "" if flag == "filled" else "pred_"
@@ -216,7 +219,7 @@ def read_sensor_prediction(path: Path, run: int | None, event: int | None) -> Se
 def _prediction_table(path: Path) -> pl.DataFrame:
 
     if not path.is_file():
-        raise InputError("no such file", file=path)
+        raise InputError("there is no such file", file=path)
     try:
         if path.suffix == ".parquet":
             return pl.read_parquet(path, glob=False)

@@ -21,7 +21,7 @@ from xectrain.display.sensor_map import BLANK, LINE, MARGIN, TEXT, Hatched, Mark
 Floats = npt.NDArray[np.float64]
 
 TIME_THRESHOLD = 100.0
-"""Photons a sensor needs for its time to be drawn."""
+"""Photons that a sensor needs for its time to be drawn."""
 DECADES = 3.0
 """Of photons in the colour scale, at most."""
 TRUTH_COLOR, PREDICTION_COLOR, CONVENTIONAL_COLOR = "#ffffff", "#5fe3ff", "#7dff5f"

@@ -16,9 +16,10 @@ from xectrain.evaluation.plots import loss_curves, save_pages
 from xectrain.evaluation.plots.insight import attention_page, importance_page, saliency_page, worst_page
 from xectrain.evaluation.results import EvaluationOptions
 from xectrain.evaluation.sensors import MAX_EVENTS, evaluate_sensors
-from xectrain.inference.infer import Request, holds_other_predictions, infer
+from xectrain.inference.infer import infer
 from xectrain.inference.model import Model, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor, TorchPredictor
+from xectrain.inference.request import Request, holds_other_predictions
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import Filler, SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, ShardPart, Wanted
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER, PREDICTIONS_FILE = "artifacts", "predictions.root"
 LAST_PAGE = "attention.pdf"
-"""What is drawn last of what the network looks at."""
+"""The page of insight that is drawn last."""
 
 
 def write_artifacts(
@@ -38,20 +39,20 @@ def write_artifacts(
     options: EvaluationOptions | None = None,
     max_events: int = MAX_EVENTS,
 ) -> Path:
-    """Write everything about a run's model; what is there already and still right is kept. The run's own artifacts of
-    something else, as of a run that was trained longer or calibrated since, are set aside as `artifacts-1`, ….
+    """Write everything about a run's model; what exists and is still right is kept. The run's own artifacts of
+    something else, such as of a run that was trained longer or calibrated since, are set aside as `artifacts-1`, ….
 
     Args:
         parts: data to evaluate on; None: the run's validation set.
         folder: where to; None: `artifacts` in the run folder.
-        options: of the evaluation; of a model that predicts sensors only `settings` apply.
-        max_events: a model that predicts sensors: events of each part.
+        options: of the evaluation; for a model that predicts sensors only `settings` apply.
+        max_events: events of each part, for a model that predicts sensors.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: an inpainter as ONNX, which cannot be evaluated.
+        ConfigError: the model is an ONNX file of an inpainter, which cannot be evaluated.
     """
     run, chosen = model.facts.file.parent, options or EvaluationOptions()
     place = folder or run / FOLDER
@@ -65,30 +66,28 @@ def write_artifacts(
         found = evaluate(model, data, place, chosen)
         if found is not None:
             write_card(model, found, place / "card.html")
-        if found is not None or not (place / LAST_PAGE).exists():  # killed on the way: the evaluation is there already
+        if found is not None or not (place / LAST_PAGE).exists():  # killed on the way: the evaluation exists already
             _look_inside(model, data, place, chosen.settings)
     elif isinstance(model, SensorPredictor):
         evaluate_sensors({"network": model}, data, place, chosen.settings, max_events)
         write_card(model, None, place / "card.html")
     else:
-        raise ConfigError("cannot be evaluated from ONNX", file=model.facts.file, remedy="give the run folder")
+        raise ConfigError(
+            "is an exported inpainter, which cannot be evaluated", file=model.facts.file, remedy="give the run folder"
+        )
     infer(model, data, place / PREDICTIONS_FILE, Request(chosen.settings))
     return place
 
 
 def _set_aside(place: Path, model: Model, parts: Sequence[Part], options: EvaluationOptions) -> None:
-    """Rename a folder of artifacts that `evaluate` or `infer` would refuse to go on with."""
+    """Rename a folder of artifacts that `evaluate` or `infer` would refuse to continue."""
     predicted = holds_other_predictions(place / PREDICTIONS_FILE, model.facts, parts, Request(options.settings))
     evaluated = isinstance(model, Predictor) and holds_another_evaluation(place, model.facts, parts, options)
     if not predicted and not evaluated:
         return
     aside = next(p for i in count(1) if not (p := place.with_name(f"{place.name}-{i}")).exists())
     place.rename(aside)
-    logger.info(
-        "%s holds what was made of another model, other data or with other options: it is called %s now",
-        place,
-        aside.name,
-    )
+    logger.info("%s was made from another model, other data or with other options: renamed to %s", place, aside.name)
 
 
 def validation_parts(facts: ModelFacts) -> list[Part]:

@@ -1,13 +1,11 @@
-"""`xec calibrate`: the energy of a model put right on lines, cross-validated, and stored beside its checkpoint.
+"""`xec calibrate`: the energy of a model calibrated on lines, cross-validated, and stored beside its checkpoint.
 
-How much the correction may vary (degree in the position, knots over the runs) is what events that it was not fitted to
-ask for. The numbers before and after are of such events, too.
+How much the correction may vary (degree in the position, knots over the runs) is decided on events that it was not
+fitted to. The numbers before and after are for such events, too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress, publish_json
+from shards.base.documents import json_digest
 from shards.expressions import evaluate as passing
+from xectrain.evaluation.calibration_report import CalibrationStudy, Trial, as_json, write_report
 from xectrain.evaluation.line_fit import (
     Form,
     LineEvents,
@@ -28,12 +28,9 @@ from xectrain.evaluation.line_fit import (
     peak_of,
     shape_of,
 )
-from xectrain.evaluation.pages import Row, Section, Table, write_page
-from xectrain.evaluation.peaks import PeakFit
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.calibration import Uniformity, calibration_pages
 from xectrain.evaluation.tables import write_frame
-from xectrain.evaluation.wording import finite, model_name, plus_minus
 from xectrain.inference.calibration import (
     ENERGY,
     HIGHEST_DEGREE,
@@ -42,7 +39,6 @@ from xectrain.inference.calibration import (
     EnergyCalibration,
     calibration_path,
     read_calibration,
-    summary,
 )
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -54,43 +50,19 @@ FOLDS = 5
 KNOTS = (2, 3, 5, 9, 17)
 """Numbers of knots over the runs that are tried, as far as there are runs."""
 WORTH = 3.0
-"""Errors by which a form that varies more must be better on other events to be taken."""
+"""Errors by which a more variable form must be better on other events to be chosen."""
 BINS = 6
-"""Of each coordinate, and of the runs at most, in which the peak's place is looked at."""
+"""Bins of each coordinate, and of the runs at most, in which the peak is located."""
 
 
 @dataclass(frozen=True)
 class LineChoice:
-    """A line and which events are of it."""
+    """A line, and which events belong to it."""
 
     energy: float
     """MeV."""
     expression: str = ""
     """Empty: all."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A form that was tried."""
-
-    form: Form
-    gain: float
-    """Mean gain of the log-likelihood per 1000 events that were not fitted, over the constant."""
-    error: float
-    taken: bool
-
-
-@dataclass(frozen=True)
-class CalibrationStudy:
-    """What a calibration found."""
-
-    calibration: EnergyCalibration
-    trials: tuple[Trial, ...]
-    before: tuple[PeakFit | None, ...]
-    """The peak of each line [MeV] as the model predicts it."""
-    after: tuple[PeakFit | None, ...]
-    """After the correction found on other events."""
-    uniformity: tuple[Uniformity, ...]
 
 
 def calibrate(
@@ -102,16 +74,16 @@ def calibrate(
         predictor: without a calibration (`load(…, calibrated=False)`).
 
     Returns:
-        None where the same calibration is there already.
+        None where the same calibration exists already.
 
     Raises:
-        ConfigError: no energy is predicted; or an event would be of two lines.
+        ConfigError: no energy is predicted, or an event would belong to two lines.
         InputError: too few events of a line.
         OutputError: the checkpoint has another calibration.
     """
     facts = predictor.facts
     if ENERGY not in facts.columns:
-        raise ConfigError("predicts no energy", file=facts.file, found=", ".join(facts.tasks or (facts.mode,)))
+        raise ConfigError("does not predict energies", file=facts.file, found=", ".join(facts.tasks or (facts.mode,)))
     for part in parts:
         part.check(facts.normalization)
     request = _request(facts, parts, lines, settings)
@@ -122,7 +94,7 @@ def calibrate(
             return None
         if there is not None:
             raise OutputError(
-                "the model is calibrated already, on other lines, data or options",
+                "the model is already calibrated, with other lines, data or options",
                 file=target,
                 remedy=f"xec calibrate {facts.file} --undo",
             )
@@ -133,7 +105,10 @@ def calibrate(
             table |= {axis: events.uvw[:, k] for k, axis in enumerate("uvw")}
             write_frame(pl.DataFrame(table), folder / "calibration_events")
             pages = save_pages(calibration_pages(events, other, study.uniformity), folder / "calibration.pdf")[1:]
-            _write_report(study, facts, pages, folder / "report.html")
+            rule = (
+                f"A more variable form is chosen where other events gain by more than {WORTH:g} errors; {FOLDS} folds."
+            )
+            write_report(study, facts, f"{rule}; {FOLDS} folds.", pages, folder / "report.html")
             publish_json(folder / "calibration.json", as_json(study))
         publish_json(target, study.calibration.model_dump(mode="json"))
     return study
@@ -174,7 +149,7 @@ def read_lines(
     """Predictions for the events of all lines, and (run, event) where they are known.
 
     Raises:
-        ConfigError: an event would be of two lines. InputError: a line has no events.
+        ConfigError: an event would belong to two lines. InputError: a line has no events.
     """
     wanted = Wanted.of(predictor)
     tables: list[dict[str, Array]] = []
@@ -195,7 +170,9 @@ def read_lines(
     table = {name: values[np.isfinite(table[ENERGY])] for name, values in table.items()}
     for k, line in enumerate(lines):
         if not np.any(table["line"] == k):
-            raise InputError(f"no event is of the line at {line.energy:g} MeV", found=line.expression or "no event")
+            raise InputError(
+                f"no event belongs to the line at {line.energy:g} MeV", found=line.expression or "no event"
+            )
     uvw = np.column_stack([table[name] for name in POSITION])
     energies = tuple(line.energy for line in lines)
     found_events = LineEvents(1e3 * table[ENERGY], uvw, table["run"], table["line"].astype(np.int64), energies)
@@ -203,17 +180,17 @@ def read_lines(
 
 
 def _line_of(lines: Sequence[LineChoice], columns: Any, count: int, name: str) -> Array:
-    """Which line each event is of, −1 for none."""
+    """Which line each event belongs to, −1 for none."""
     found = np.full(count, -1.0)
     frame = pl.DataFrame(dict(columns))
     for k, line in enumerate(lines):
         own = passing(line.expression, frame) if line.expression else np.ones(count, dtype=bool)
         if np.any(own & (found >= 0)):
             raise ConfigError(
-                "an event is of two lines",
+                "an event belongs to two lines",
                 file=name,
                 item=f"--line {line.energy:g}",
-                remedy="say which with =EXPRESSION",
+                remedy="say which events belong to a line with MeV=EXPRESSION",
             )
         found[own] = k
     return found
@@ -267,7 +244,7 @@ def out_of_fold(events: LineEvents, form: Form, shapes: Sequence[Any] | None = N
 
 
 def uniformity(events: LineEvents, after: Array) -> tuple[Uniformity, ...]:
-    """Where the peak is in bins of the position and of the run, as the mean over lines of peak / line."""
+    """The peak in bins of the position and of the run, as the mean over lines of peak / line."""
     found = []
     axes = {name: events.uvw[:, k] for k, name in enumerate("uvw")} | {"run": events.run}
     for name, x in axes.items():
@@ -304,77 +281,4 @@ def _request(facts: ModelFacts, parts: Sequence[Part], lines: Sequence[LineChoic
         "lines": [[line.energy, line.expression] for line in lines],
         "select": settings.select,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _write_report(study: CalibrationStudy, facts: ModelFacts, pages: Sequence[Path], path: Path) -> None:
-    """Tables and plots on one page."""
-    heads = ("line [MeV]", "", "peak [MeV]", "peak / line − 1 [%]", "σ [MeV]", "events in window")
-    rows = []
-    for line, before, after in zip(study.calibration.lines, study.before, study.after, strict=True):
-        for name, fit in (("before", before), ("after, on other events", after)):
-            rows.append(Row((f"{line.energy:g}", name, *_cells(fit, line.energy)), "network" if fit is after else ""))
-    spread = tuple(
-        Row((u.name, *(plus_minus(*u.spread(after=a)) for a in (False, True)), str(int(np.isfinite(u.after).sum()))))
-        for u in study.uniformity
-    )
-    trials = tuple(
-        Row((t.form.name, plus_minus(t.gain, t.error), "taken" if t.taken else ""), "network" if t.taken else "")
-        for t in study.trials
-    )
-    note = (
-        f"A form that varies more is taken where other events gain by more than {WORTH:g} errors; "
-        f"{FOLDS} folds. Every number after the calibration is of events that it was not fitted to."
-    )
-    sections = [
-        Section("Lines", (Table(heads, tuple(rows)),), tuple(pages)),
-        Section(
-            "Uniformity",
-            (Table(("over", "spread of the peak before [%]", "after [%]", "bins"), spread),),
-            note="Standard deviation of the peak's place over the bins, beyond what its errors make.",
-        ),
-        Section(
-            "What was tried",
-            (Table(("correction", "gain of log-likelihood per 1000 events", ""), trials),),
-            note=note,
-        ),
-    ]
-    lead = f"{model_name(facts)} · {summary(study.calibration)}"
-    write_page(
-        path, "Calibration of the energy", lead, sections, (("model", facts.file.name), ("sha256", facts.digest))
-    )
-
-
-def _cells(fit: PeakFit | None, line: float) -> tuple[str, str, str, str]:
-    if fit is None:
-        return ("no fit", "", "", "")
-    return (
-        plus_minus(fit.mean, fit.mean_error),
-        plus_minus(100 * (fit.mean / line - 1), 100 * fit.mean_error / line),
-        plus_minus(fit.sigma, fit.sigma_error),
-        str(fit.events),
-    )
-
-
-def as_json(study: CalibrationStudy) -> dict[str, Any]:
-    """Every number [MeV; spreads in percent]."""
-    numbers = ("mean", "mean_error", "sigma", "sigma_error", "events")
-
-    def plain(fit: PeakFit | None) -> dict[str, float | None] | None:
-        return None if fit is None else {name: finite(getattr(fit, name)) for name in numbers}
-
-    return {
-        "calibration": study.calibration.model_dump(mode="json"),
-        "lines": [
-            {"energy": line.energy, "before": plain(before), "after": plain(after)}
-            for line, before, after in zip(study.calibration.lines, study.before, study.after, strict=True)
-        ],
-        "spread": {
-            u.name: {name: [finite(x) for x in u.spread(after=name == "after")] for name in ("before", "after")}
-            for u in study.uniformity
-        },
-        "tried": [
-            {"degree": t.form.degree, "knots": t.form.knots, "gain": t.gain, "error": t.error, "taken": t.taken}
-            for t in study.trials
-        ],
-    }
+    return json_digest(identity)

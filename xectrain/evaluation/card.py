@@ -124,12 +124,12 @@ def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _limits(facts: ModelFacts, datasets: Sequence[Mapping[str, Any]]) -> list[str]:
     limits = [
         "Valid within the range above; predictions outside it are flagged, not corrected.",
-        "Trained for the geometry named above; a warning says when the data's is another one.",
+        "Trained for the geometry named above; a warning is given when the data have another one.",
     ]
     if "timing" in facts.tasks and facts.targets.relative_time:
         limits.append("The time is predicted relative to time_min_used, which has to be added.")
     if "timing" in facts.tasks:
         limits.append(f"The time is that at the {facts.targets.timing_at}.")
     if any(entry["toy"] for entry in datasets):
-        limits.append("Trained on toy events: no statement about real data.")
+        limits.append("Trained on toy events: nothing can be said about real data.")
     return limits

@@ -1,4 +1,4 @@
-"""The response of each channel, from the data alone: what it shows over what its neighbours say that it should show.
+"""The response of each channel, from the data alone: what it shows over what its neighbours lead to expect.
 
 Every sensor of every event is left out once and filled from its ring, weighted by solid angles from the fitted light.
 The ratio of the sums, seen over filled, is the channel's response over its neighbours', and differs from 1 also by
@@ -34,19 +34,19 @@ LEAST_PHOTONS = 20.0
 SHAPE = 0.15
 """Relative error of a filling where there is light enough; with the statistics it decides what an event weighs."""
 LEAST_PRIOR, NO_PRIOR = 0.02, 1.0
-"""Spread of the responses' logarithms that is taken for granted at least, and that of channels far beyond the usual."""
+"""Smallest spread of the responses' logarithms that is assumed, and that of channels far beyond the usual."""
 DEAD, WEAK, HOT, DRIFT = 0.05, 0.7, 1.4, 0.03
 """Response below which a channel is dead or weak, above which it is hot; change between runs that is a drift."""
 SIGNIFICANT = 5.0
 """Errors that a drift must exceed."""
 REFERENCE = 3
-"""Times as many events of the reference, so that its statistics add little."""
+"""Factor by which the reference has more events, so that its statistics add little."""
 BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelSums:
-    """What one run's events say, arrays (4760,) or (4760, ring)."""
+    """Sums over one run's events, arrays (4760,) or (4760, ring)."""
 
     events: int
     seen: Array
@@ -54,7 +54,7 @@ class ChannelSums:
     expected: Array
     """The same sum of what its neighbours expect."""
     squares: Array
-    """(3, 4760): sums of seen², seen · expected and expected², of which the scatter about any ratio follows."""
+    """(3, 4760): sums of seen², seen · expected and expected², from which the scatter about any ratio follows."""
     shares: Array
     """How much of the expectation comes from each neighbour of the ring."""
 
@@ -92,7 +92,7 @@ class ChannelResponse:
 
 
 def sums_of(events: RawEvents) -> ChannelSums:
-    """What some events say about their channels."""
+    """The sums over some events."""
     npho = events.npho.astype(np.float64)
     good = ~np.isnan(npho)
     light = light_of(npho)
@@ -118,7 +118,7 @@ def solve(sums: ChannelSums, reference: ChannelSums | None = None) -> tuple[Arra
     The error is that of the channel's own ratio, statistics of the reference included; what neighbours share is not.
 
     Args:
-        reference: of a sample whose channels are right; None: the filling is taken as right everywhere.
+        reference: of a sample with well-calibrated channels; None: the filling is taken as right everywhere.
     """
     ratio = sums.ratio / (1.0 if reference is None else reference.ratio)
     usable = np.isfinite(ratio) & (ratio > DEAD) & (sums.error > 0)
@@ -165,7 +165,7 @@ def study_channels(
 
     Args:
         norm: decides what counts as bad in raw sensors.
-        reference: events whose channels are right, with light like that of the data: simulated ones.
+        reference: events with well-calibrated channels and similar light, e.g. simulated ones.
         max_events: of the data; of the reference `REFERENCE` times as many.
 
     Raises:
@@ -202,7 +202,7 @@ def _by_run(
             done += len(events)
             bar.advance(len(events))
     if not sums:
-        raise InputError("no event is left to study", file=parts[0].name, found=settings.select)
+        raise InputError("no events are left to study", file=parts[0].name, found=settings.select)
     return dict(sorted(sums.items()))
 
 
@@ -220,7 +220,7 @@ def _first(
 
 
 def _states(run: int, sums: ChannelSums, solved: Mapping[int, tuple[Array, Array]]) -> tuple[str, ...]:
-    """What is to be said of each channel in a run."""
+    """The state of each channel in a run."""
     response, error = solved[run]
     others = [found for other, (found, _) in solved.items() if other != run]
     drift = np.zeros_like(response)

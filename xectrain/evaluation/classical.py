@@ -29,7 +29,7 @@ from xectrain.workers import in_order
 logger = logging.getLogger(__name__)
 
 CHUNK = 512
-"""Events that the classical methods are calibrated on at a time."""
+"""Events on which the classical methods are calibrated at a time."""
 
 
 def calibrated_baselines(facts: ModelFacts, data: Path | None = None, events: int = CALIBRATION_EVENTS) -> Baselines:
@@ -40,14 +40,14 @@ def calibrated_baselines(facts: ModelFacts, data: Path | None = None, events: in
         events: how many events to use, taken evenly.
 
     Returns:
-        The calibrated methods; only the mean of the training set (which the model knows) when its data are not there.
+        The calibrated methods; only the mean of the training set (which the model knows) if its data are unavailable.
     """
     try:
         views = training_views(facts, data)
     except XecError as error:
         if data is not None:
             raise
-        logger.warning("the training data cannot be read (%s): the network is compared with their mean only", error)
+        logger.warning("the training data cannot be read (%s): the network is only compared with their mean", error)
         return Baselines(dict(facts.means), None, None, None)
     total = sum(len(rows) for _, rows in views)
     step = max(1, total // events)
@@ -145,18 +145,18 @@ def predict_part(
             inputs.append(columns)
             bar.advance(len(table[IN_RANGE]))
     if not tables:
-        raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
+        raise InputError("no events are left to evaluate", file=part.name, found=settings.select)
     return _joined(tables), _joined(inputs)
 
 
 def _times_compare(facts: ModelFacts, part: Part) -> bool:
-    """Whether predicted and true times have the same origin; says so where they do not."""
+    """Whether predicted and true times have the same origin; a warning says where they do not."""
     relative = "timing" in facts.tasks and "timing" in part.columns and facts.targets.relative_time
     if not relative or "time_min_used" in part.columns:
         return True
     logger.warning(
-        "%s: has no time_min_used, so that predicted times are relative and true ones absolute; "
-        "the timing is not compared (a schema that names the branch of time_min_used makes them comparable)",
+        "%s has no time_min_used, so predicted times are relative and true ones absolute; "
+        "the timing is not compared (a schema that names the branch of time_min_used makes it comparable)",
         part.name,
     )
     return False

@@ -29,9 +29,9 @@ from xectrain.inference.sources import Part, ReadOptions, Wanted
 Array = NDArray[np.float64]
 
 LEVEL = 1e-3
-"""Chance of equal samples, over all features together, below which they are called different."""
+"""p-value, over all features together, below which samples are called different."""
 BRIGHT = 100.0
-"""Photons from which a sensor counts as hit, and as one whose time is looked at."""
+"""Photons from which a sensor counts as hit, and from which its time is used."""
 DEAD_SHARE = 0.9
 """Sensors without a value in this share of a run's events are candidates for its dead list."""
 
@@ -44,7 +44,7 @@ class FeatureTest:
     distance: float
     """Largest difference of the cumulative distributions."""
     chance: float
-    """Of a larger one between equal samples, times the number of features."""
+    """Probability of a larger one between equal samples, times the number of features."""
     medians: tuple[float, float]
 
     @property
@@ -72,7 +72,7 @@ def compare_data(
 
     Args:
         norm: decides what counts as bad in raw sensors.
-        events: how many events of each set to look at, its first ones.
+        events: how many events of each set to use, its first ones.
 
     Raises:
         InputError: a set without events.
@@ -161,7 +161,7 @@ def _features(
             if done >= events:
                 break
     if not tables:
-        raise InputError("no event is left to compare", file=name, found=settings.select)
+        raise InputError("no events are left to compare", file=name, found=settings.select)
     joined = {key: np.concatenate([t[key] for t in tables]) for key in tables[0]}
     dead = {run: tuple(np.flatnonzero(lost[run] >= DEAD_SHARE * count).tolist()) for run, count in seen.items()}
     return joined, dead
@@ -181,10 +181,10 @@ def _write_report(found: DataComparison, pages: Sequence[Path], path: Path) -> N
         )
         for t in found.tests
     ]
-    heads = ("feature", *(f"median, {name}" for name in found.names), "distance", "chance if equal")
+    heads = ("feature", *(f"median, {name}" for name in found.names), "distance", "p-value if equal")
     differing = sum(t.differs for t in found.tests)
     note = (
-        f"Kolmogorov–Smirnov test of each feature; the chance is that of equal samples, times the number of features. "
+        f"Kolmogorov–Smirnov test of each feature; the p-value is that of equal samples, times the number of features. "
         f"{differing} of {len(found.tests)} features differ (below {LEVEL:g}), in red."
     )
     dead = [

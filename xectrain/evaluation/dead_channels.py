@@ -1,7 +1,7 @@
-"""What dead channels cost, and what each way to fill them gives back: every strategy on the same events.
+"""What dead channels cost, and what each way of filling them recovers: every strategy on the same events.
 
-Sensors that work are taken from each event, on top of those that are dead already; a regressor then sees the event as
-it was, with the sensors missing (`raw`), and with them filled by each strategy.
+Working sensors are removed from each event, in addition to those already dead; a regressor then sees the event as it
+was, with the sensors missing (`raw`), and with them filled by each strategy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from xectrain.tasks import QUANTITIES, TASKS
 
 Array = NDArray[np.float64]
 RAW, WHOLE = "raw", "network"
-"""Sensors left missing; and no sensor taken away, which is the network as every other table shows it."""
+"""Sensors left missing; and no sensor removed, which is the network as every other table shows it."""
 CLASSICAL = {
     "neighbours": "ring_mean",
     "solid-angle": "ring_solid_angle",
@@ -58,7 +58,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class DeadOptions:
-    """Which sensors are taken away: those of a list, or a share of all, other ones in each event."""
+    """Which sensors are removed: those of a list, or a fraction of all, different ones in each event."""
 
     listed: DeadList | None = None
     fraction: float = 0.0
@@ -67,13 +67,13 @@ class DeadOptions:
         """bool (n, 4760).
 
         Raises:
-            ConfigError: a share without run and event numbers, of which the choice is made.
+            ConfigError: a fraction without run and event numbers, from which the choice is made.
         """
         if self.listed is not None:
             found = self.listed.mask(columns.get("run", np.full(count, np.nan)))
             return np.zeros((count, geo.N_SENSORS), dtype=bool) if found is None else found
         if "run" not in columns or "event" not in columns:
-            raise ConfigError("which sensors are taken away follows from run and event, which the data do not have")
+            raise ConfigError("which sensors are removed follows from run and event number, which the data do not have")
         run, event = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("run", "event"))
         chance = uniform(event_key(SEED, None, run, event), STREAM, geo.N_SENSORS)
         return np.asarray(chance.numpy() < self.fraction)
@@ -98,7 +98,9 @@ def strategy(name: str, fillers: Mapping[str, Filler]) -> Strategy:
         return inpainted
     if name not in CLASSICAL:
         valid = [RAW, *CLASSICAL, "inpaint:RUN"]
-        raise ConfigError("is no way to treat dead sensors", item="strategy", found=name, remedy=nearest(name, valid))
+        raise ConfigError(
+            "is not a way to treat dead sensors", item="strategy", found=name, remedy=nearest(name, valid)
+        )
     filling = CLASSICAL[name]
     return lambda events: fill(events, filling)
 
@@ -150,7 +152,7 @@ def study_dead(
             for name, own in tasks.items()
         ]
         lead = (
-            f"{model_name(facts)} · {study.events} events, of each {study.missing:.0f} sensors taken away with "
+            f"{model_name(facts)} · {study.events} events, of each {study.missing:.0f} sensors removed with "
             f"{100 * study.lost:.2f} % of the light on average"
         )
         write_page(
@@ -172,7 +174,7 @@ def _predicted(
     settings: ReadOptions,
     max_events: int,
 ) -> dict[str, NDArray[Any]]:
-    """A row per event: truth, the share of the light that was taken away, and every strategy's predictions."""
+    """A row per event: truth, the fraction of the light that was removed, and every strategy's predictions."""
     wanted = Wanted.of(predictor)
     tables: list[dict[str, NDArray[Any]]] = []
     done = 0
@@ -188,7 +190,7 @@ def _predicted(
                 if done >= max_events:
                     break
     if not tables:
-        raise InputError("no event is left to study", found=settings.select)
+        raise InputError("no events are left to study", found=settings.select)
     return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
 
 
@@ -227,7 +229,7 @@ def _moved(table: TaskTable, method: str) -> dict[str, float]:
 
 
 def _shifts(study: DeadStudy, task: str) -> Table:
-    """How far predictions move when sensors go missing, the sharpest comparison: event by event."""
+    """How far predictions move when sensors go missing, event by event, which is the sharpest comparison."""
     shifts = study.shifts[task]
     columns = list(shifts[RAW])
     rows = [
@@ -253,7 +255,7 @@ def _summary(study: DeadStudy, task: str) -> Table:
 
 
 def _binned(table: TaskTable, methods: Sequence[str], lost: Array) -> list[Table]:
-    """68 % of |residual| in bins of the light that was lost, one table a column."""
+    """68 % of |residual| in bins of the light that was lost, one table per column."""
     edges = lost_edges(lost)
     heads = tuple(f"{100 * low:.1f}–{100 * high:.1f} %" for low, high in itertools.pairwise(edges))
     found = []

@@ -94,7 +94,7 @@ def _result(
     for task, own in tasks.items():
         own.write(place)
         if not own.has_truth:
-            logger.warning("%s has no truth for %s: predictions are written, nothing is compared", name, task)
+            logger.warning("%s has no truth for %s: predictions are written, but nothing is compared", name, task)
             continue
         pages = resolution_pages(own, name, carry)
         if pages:
@@ -116,7 +116,7 @@ def _compared(table: TaskTable, options: EvaluationOptions) -> dict[str, TaskMet
 
 
 def _samples(inputs: dict[str, NDArray[Any]], further: Mapping[str, str]) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Sub-samples: all events, the fiducial ones, those of the signal energy in a wider spectrum, and what is asked."""
+    """Sub-samples: all events, the fiducial ones, those of the signal energy in a wider spectrum, those asked for."""
     frame = pl.DataFrame(inputs)
     every = np.ones(frame.height, dtype=bool)
     found: dict[str, tuple[str, NDArray[np.bool_]]] = {ALL: ("", every)}
@@ -173,13 +173,13 @@ def holds_another_evaluation(
 
 
 class _Result(BaseModel):
-    """What is read back of `metrics.json`."""
+    """What is read back from `metrics.json`."""
 
     request: dict[str, Any]
 
 
 def _requested(folder: Path) -> dict[str, Any] | None:
-    """What the evaluation in a folder was asked for; None where there is none."""
+    """The request of the evaluation in a folder; None where there is none."""
     path = folder / METRICS
     return read_document(path, _Result, "result of an evaluation").request if path.exists() else None
 
@@ -198,7 +198,7 @@ def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
         raise OutputError(
             f"holds another evaluation, which differs in {', '.join(different)}",
             file=folder,
-            remedy="choose another --out or remove the folder",
+            remedy="choose another --out, or remove the folder",
         )
     return True
 

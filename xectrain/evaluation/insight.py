@@ -36,7 +36,7 @@ WORST = 5
 
 @dataclass
 class WorstEvents:
-    """Keeps the events of largest loss while a sample streams by."""
+    """Keeps the events with the largest loss while a sample streams by."""
 
     spread: Mapping[str, float]
     """Of each predicted column over the training set."""
@@ -45,7 +45,7 @@ class WorstEvents:
     _count: int = 0
 
     def add(self, events: Events, table: Mapping[str, NDArray[Any]], predictor: TorchPredictor) -> None:
-        """Look at a chunk and its rows of the prediction table."""
+        """Take in a chunk and its rows of the prediction table."""
         terms = [
             (residual(c, table[f"pred_{c}"], table[f"true_{c}"]) / spread) ** 2
             for c, spread in self.spread.items()
@@ -79,7 +79,9 @@ def network_of(predictor: TorchPredictor) -> Regressor:
         ConfigError: the model is another network, whose inside is not known.
     """
     if not isinstance(predictor.mode, Regress):
-        raise ConfigError("is no regressor to look into", file=predictor.facts.file, found=predictor.facts.mode)
+        raise ConfigError(
+            "is not a regressor, so its inside is not known", file=predictor.facts.file, found=predictor.facts.mode
+        )
     return predictor.mode.model
 
 

@@ -1,4 +1,4 @@
-"""The factor that puts the peaks of lines where they belong, everywhere in the detector and in every run.
+"""The factor that puts the peaks of lines at their energies, everywhere in the detector and in every run.
 
 The energy of an event of a line is distributed as `peaks.PeakFit` has it: a Gaussian that turns into an exponential on
 the side of leakage. Its peak, not its mean, is what a calibration moves. For a given shape the likelihood of the
@@ -34,9 +34,9 @@ EDGES = (0.01, 0.99)
 ROUNDS, STEPS = 3, 8
 """Fits of the shape, and regressions for each."""
 MARGIN = 1.1
-"""Factor beyond the lowest and the highest line to which the slope in the energy goes on: peaks have a width."""
+"""Factor beyond the lowest and the highest line up to which the slope in the energy continues: peaks have a width."""
 PRIOR = 0.03
-"""Spread of every coefficient but the constant that is taken for granted: what the data do not say stays 0."""
+"""Assumed spread of every coefficient but the constant: what the data do not say stays 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class LineEvents:
     run: Array
     """NaN where unknown."""
     line: NDArray[np.int64]
-    """Which of `lines`."""
+    """Index into `lines`."""
     lines: tuple[float, ...]
     """MeV."""
 
@@ -96,7 +96,7 @@ class LineShape:
 
 
 def shape_of(energies: Array, line: float) -> LineShape:
-    """The shape of a line's peak, whose events may lie anywhere near it.
+    """The shape of a line's peak, whose events may be anywhere near it.
 
     Raises:
         InputError: too few events.
@@ -104,7 +104,9 @@ def shape_of(energies: Array, line: float) -> LineShape:
     fit = peak_of(energies, line)
     if fit is None:
         raise InputError(
-            f"too few events near the line at {line:g} MeV", found=len(energies), expected=f"{MIN_EVENTS} in its window"
+            f"there are too few events near the line at {line:g} MeV",
+            found=len(energies),
+            expected=f"{MIN_EVENTS} in its window",
         )
     low, high = fit.window
     sigma, tau = fit.parameters[1], fit.parameters[2]
@@ -133,7 +135,7 @@ def corrected(events: LineEvents, factor: EnergyFactor) -> Array:
 
 
 def fit_factor(events: LineEvents, form: Form) -> EnergyFactor:
-    """The factor of this form that puts the peaks of all lines in their places.
+    """The factor of this form that puts the peaks of all lines at their energies.
 
     Raises:
         InputError: too few events of a line.
@@ -162,7 +164,9 @@ def _step(
     )
     inside = (z > low) & (z < high)
     slope = np.where(z > -tau, z, -tau) / sigma**2  # of −log density
-    offset = np.array([_mean_slope(shape) for shape in shapes])[events.line]  # what the window's edges make of its mean
+    offset = np.array([_mean_slope(shape) for shape in shapes])[
+        events.line
+    ]  # the bias of its mean by the window's edges
     curvature = np.where(inside, np.where(z > -tau, 1.0, tau / np.maximum(-z, tau)), 0.0) / sigma**2
     pull = np.where(inside, slope - offset, 0.0)
     return -np.asarray(
@@ -214,7 +218,7 @@ def _empty(events: LineEvents, form: Form) -> EnergyFactor:
 
 
 def _terms(events: LineEvents, factor: EnergyFactor) -> Array:
-    """What the coefficients multiply: 1, the polynomial's terms, the runs', the energy's; (n, T)."""
+    """What the coefficients multiply: 1, and the terms of the polynomial, the runs and the energy; (n, T)."""
     columns = [torch.ones(len(events), 1, dtype=torch.float64)]
     if factor.degree:
         low, high = (torch.tensor(side, dtype=torch.float64) for side in (factor.low, factor.high))
@@ -228,7 +232,7 @@ def _terms(events: LineEvents, factor: EnergyFactor) -> Array:
 
 
 def _factor(empty: EnergyFactor, weights: Array, terms: Array, events: LineEvents) -> EnergyFactor:
-    """The coefficients put in their places; the mean of the runs' part goes to the constant."""
+    """The coefficients in their places; the mean of the runs' part goes into the constant."""
     count = len(powers(empty.degree)) if empty.degree else 0
     position, rest = weights[1 : 1 + count], weights[1 + count :]
     run, slope = rest[: len(empty.runs)], rest[len(empty.runs) :]

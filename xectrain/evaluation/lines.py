@@ -56,11 +56,13 @@ def study_line(
         inpainter: fills dead sensors for one of the estimators.
 
     Raises:
-        ConfigError: the model predicts no energy, or the data have no column `group`.
+        ConfigError: the model does not predict energies, or the data have no column `group`.
         InputError: no event passes the cut.
     """
     if "energy" not in predictor.facts.tasks:
-        raise ConfigError("predicts no energy", file=predictor.facts.file, found=", ".join(predictor.facts.tasks))
+        raise ConfigError(
+            "does not predict energies", file=predictor.facts.file, found=", ".join(predictor.facts.tasks)
+        )
     for part in parts:
         part.check(predictor.facts.normalization)
         if line.group is not None and line.group not in part.columns:
@@ -102,7 +104,7 @@ def _events(
                 tables.append(table)
                 bar.advance(count)
                 seen += count
-            bar.advance(part.events - seen)  # those that the cut takes away
+            bar.advance(part.events - seen)  # those that fail the cut
     if not tables:
         raise InputError("no event passes the cut", found=settings.select)
     names = dict.fromkeys(name for table in tables for name in table)
@@ -128,7 +130,7 @@ def _estimates(
 
 
 def _predicted(predictor: Predictor, filled: RawEvents) -> NDArray[Any]:
-    """The network's energies [GeV] of events whose dead sensors have photons and times again."""
+    """The network's energies [GeV] of events whose dead sensors were filled."""
     events = Events.of_raw(filled.npho, filled.time, columns=filled.columns)
     return predictor.predict_events(events)["pred_energy"]
 
@@ -147,12 +149,12 @@ def _fitted(name: str, values: Array, groups: Array, line: Line) -> LineResult:
             moved[chosen] = values[chosen] - fit.mean + line.energy
     if not fits and as_is is not None:
         logger.warning(
-            "%s: no %s has %d events within the fit's window; all are fitted as one", name, line.group, MIN_EVENTS
+            "%s: no %s has %d events within the fit's window, so all are fitted together", name, line.group, MIN_EVENTS
         )
         moved = values - as_is.mean + line.energy
     elif len(fits) < len(known):
         logger.info(
-            "%s: %d of %d groups have the %d events within the window that a fit needs",
+            "%s: only %d of %d groups have the %d events within the window that a fit needs",
             name,
             len(fits),
             len(known),

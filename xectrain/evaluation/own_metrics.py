@@ -51,7 +51,7 @@ def _of_part(predictor: TorchPredictor, part: Part, settings: ReadOptions) -> di
                 outputs.setdefault(name, []).append(values.double().cpu().numpy())
             bar.advance(len(result.loss_B))
     if not losses:
-        raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
+        raise InputError("no events are left to evaluate", file=part.name, found=settings.select)
     summary = predictor.mode.summarize({name: np.concatenate(values) for name, values in outputs.items()})
     return {"events": float(sum(map(len, losses))), "loss": float(np.concatenate(losses).mean()), **summary}
 

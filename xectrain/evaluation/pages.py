@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers, written out."""
+    """A table of numbers as text."""
 
     heads: tuple[str, ...]
     rows: tuple[Row, ...]

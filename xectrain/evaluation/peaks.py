@@ -22,7 +22,7 @@ from shards.base import ConfigError, nearest
 Array = NDArray[np.float64]
 
 WINDOW = (-3.0, 1.5)
-"""MeV below and above the peak that a fit looks at."""
+"""MeV below and above the peak that a fit uses."""
 MIN_EVENTS = 50
 SHAPES = ("expgauss", "double", "single")
 FLOOR = 1e-300
@@ -68,7 +68,7 @@ def fit_peak(
         ConfigError: an unknown shape.
     """
     if shape not in SHAPES:
-        raise ConfigError("no such peak shape", found=shape, remedy=nearest(shape, SHAPES))
+        raise ConfigError("there is no such peak shape", found=shape, remedy=nearest(shape, SHAPES))
     x = np.asarray(values, dtype=np.float64)
     x = np.sort(x[np.isfinite(x)])
     centre = _mode(x, near, window)

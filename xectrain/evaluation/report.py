@@ -45,7 +45,7 @@ def render(evaluation: Evaluation) -> str:
 
 
 def _tiles(data: DataResult) -> list[dict[str, str]]:
-    """The number of each task that matters most, with its rival's."""
+    """The most important number of each task, with its rival's."""
     tiles = []
     chosen = data.shown
     for task, methods in chosen.metrics.items():
@@ -99,7 +99,7 @@ def _task(data: DataResult, task: str) -> dict[str, Any]:
 
 
 def _uncertainty(network: TaskMetrics) -> list[dict[str, Any]]:
-    """Are the predicted uncertainties right? One row a column that has one."""
+    """Are the predicted uncertainties right? One row per column that has one."""
     names = ("pull_mean", "pull_width", "calibration", "coverage_68", "coverage_95")
     prefixes = [m.name.removesuffix("_pull_width") for m in network.metrics if m.name.endswith("_pull_width")]
     return [{"name": p, "cells": [_cell(network[f"{p}_{name}"]) for name in names]} for p in prefixes]
@@ -151,7 +151,7 @@ def _facts(facts: ModelFacts) -> list[tuple[str, str]]:
 
 
 def _curves(facts: ModelFacts) -> list[str]:
-    """Loss curves, where the model lies in its run folder."""
+    """Loss curves, if the model is in its run folder."""
     log = facts.file.parent / "metrics.jsonl"
     return [data_uri(page) for page in loss_curves(log)] if log.is_file() and log.stat().st_size else []
 

@@ -30,7 +30,7 @@ class EvaluationOptions:
     samples: Mapping[str, str] = field(default_factory=dict)
     """Further sub-samples: name → expression."""
     by: tuple[str, ...] = ()
-    """Columns to bin resolutions in, besides energy, position and direction."""
+    """Columns to bin resolutions in, in addition to energy, position and direction."""
     baselines: bool = True
     baseline_data: Path | None = None
     """Dataset the classical methods are calibrated on; None: the model's training data."""
@@ -128,7 +128,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SensorResult:
-    """What models and classical fillings put at the hidden sensors of one dataset."""
+    """What models and classical fillings predict for the hidden sensors of one dataset."""
 
     name: str
     part: Part
@@ -175,7 +175,7 @@ class WorstEvent:
 
 @dataclass(frozen=True)
 class Line:
-    """What to study of a known energy."""
+    """A line of known energy, and how to study it."""
 
     energy: float
     """MeV."""
@@ -213,15 +213,15 @@ class LineStudy:
 
 @dataclass(frozen=True)
 class DeadStudy:
-    """What dead channels cost with each way to treat them."""
+    """What dead channels cost with each way of treating them."""
 
     methods: tuple[str, ...]
     """`network` (no sensor missing), `raw`, then the strategies."""
     events: int
     missing: float
-    """Mean number of sensors taken away."""
+    """Mean number of sensors removed."""
     lost: float
-    """Mean share of the light that they held."""
+    """Mean fraction of the light that they held."""
     metrics: Mapping[str, Mapping[str, TaskMetrics]]
     """Task → method → metrics."""
     shifts: Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -235,7 +235,7 @@ class Run:
     path: Path
     seed: int
     settings: Mapping[str, Any]
-    """Its configuration, flat, without what makes no other setting."""
+    """Its configuration, flat, without keys that do not make a different setting."""
     value: float
     """The metric, at the epoch of the smallest validation loss or from an evaluation."""
     error: float | None
@@ -252,7 +252,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     name: str
     """The settings in which it differs from others: `optim.lr=1e-4, …`."""

@@ -1,6 +1,6 @@
-"""Runs side by side: what differs in their settings, ranked by a metric, with the uncertainty that seeds give.
+"""Runs side by side: what differs in their settings, ranked by a metric, with the uncertainty from several seeds.
 
-Runs that differ in nothing but their seed are one *setting*. Its value is the mean over the seeds, and the spread
+Runs that differ only in their seed are one *setting*. Its value is the mean over the seeds, and the spread
 between them is its uncertainty; with a single seed there is only the bootstrap error of an evaluation, where there is
 one. Seeds that settings share (a scan pairs them) cancel in the difference to the best: the number to judge by.
 """
@@ -22,7 +22,7 @@ from xectrain.evaluation.results import Comparison, Run, Setting
 from xectrain.training.runfolder import RunFolder, read_metrics
 
 NOT_A_SETTING = ("train.seed", "tracking.", "checkpoint.", "data.device", "data.num_threads", "data.prefetch")
-"""Keys of the configuration that make no other setting."""
+"""Keys of the configuration that do not make a different setting."""
 
 
 def compare_runs(
@@ -39,10 +39,10 @@ def compare_runs(
 
     Raises:
         InputError: no run there, or nothing validated yet.
-        ConfigError: no such metric, with the nearest that there is.
+        ConfigError: there is no such metric; names the nearest.
     """
     if not paths:
-        raise InputError("no runs to compare")
+        raise InputError("there are no runs to compare")
     runs = [_read(path, metric, reports) for path in paths]
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
@@ -58,18 +58,18 @@ def compare_runs(
 def _read(path: Path, metric: str, reports: Path | None) -> Run:
     folder = RunFolder(path)
     if not folder.config.exists() or not folder.metrics.exists():
-        raise InputError("is no run", file=path, expected="a folder with config.yaml and metrics.jsonl")
+        raise InputError("is not a run", file=path, expected="a folder with config.yaml and metrics.jsonl")
     config = _flat(read_yaml(folder.config, "configuration"))
     records = list(read_metrics(folder.metrics))
     epochs = [r for r in records if r.get("kind") == "epoch" and r.get("val/loss") is not None]
     if not epochs:
-        raise InputError("was never validated", file=path, remedy="leave it out, or let it train an epoch")
+        raise InputError("was never validated", file=path, remedy="leave it out, or train it for an epoch")
     best = min(epochs, key=lambda record: float(record["val/loss"]))
     key, error = metric, None
     if "/" in metric:
         if best.get(metric) is None:
             known = [name for name in best if "/" in name]
-            raise ConfigError(f"no metric {metric!r} in its records", file=path, remedy=nearest(metric, known))
+            raise ConfigError(f"has no metric {metric!r} in its records", file=path, remedy=nearest(metric, known))
         value = float(best[metric])
     else:
         value, error = _evaluated(path if reports is None else reports / path.name, metric, reports is None)
@@ -91,7 +91,9 @@ def _evaluated(folder: Path, metric: str, own: bool) -> tuple[float, float | Non
     """A metric and its error in the `metrics.json` of an evaluation: the network's, on the first dataset and sample."""
     file = folder / "artifacts" / "metrics.json" if own else folder / "metrics.json"
     if not file.exists():
-        raise InputError("there is no evaluation", file=file, remedy="run `xec evaluate`, or rank by a val/… metric")
+        raise InputError(
+            "there is no such evaluation", file=file, remedy="run `xec evaluate`, or rank by a val/… metric"
+        )
     report = read_json(file, "evaluation")
     known: dict[str, Any] = {}
     try:
@@ -102,9 +104,9 @@ def _evaluated(folder: Path, metric: str, own: bool) -> tuple[float, float | Non
                 if isinstance(entry, list):
                     known |= {name: entry, f"{task}_{name}": entry}
     except (KeyError, StopIteration, AttributeError, TypeError) as problem:
-        raise InputError(f"is no evaluation of a regressor: {problem!r}", file=file) from None
+        raise InputError(f"is not an evaluation of a regressor: {problem!r}", file=file) from None
     if metric not in known or known[metric][0] is None:
-        raise ConfigError(f"no metric {metric!r} in it", file=file, remedy=nearest(metric, known))
+        raise ConfigError(f"has no metric {metric!r}", file=file, remedy=nearest(metric, known))
     value, error, _ = known[metric]
     return float(value), None if error is None else float(error)
 

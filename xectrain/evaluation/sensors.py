@@ -30,7 +30,7 @@ from xectrain.metrics.sensors import UNITS, FilledLight, filled_light, sensor_me
 logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 1000
-"""Sensor-level tables hold at most so many events: a thousand events have a quarter of a million hidden sensors."""
+"""Events in sensor-level tables, at most: a thousand events have a quarter of a million hidden sensors."""
 
 
 def predict_hidden(
@@ -64,7 +64,7 @@ def predict_hidden(
             if events_done >= max_events:
                 break
     if not tables:
-        raise InputError("no event is left to evaluate", file=part.name, found=settings.select)
+        raise InputError("no events are left to evaluate", file=part.name, found=settings.select)
     joined = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
     return joined, events_done, len(joined["event_idx"]) / max(valid, 1)
 
@@ -129,7 +129,7 @@ def predictions(rows: Mapping[str, NDArray[Any]], channel: str, first: str) -> d
 
 
 HEADS = {"bias": "bias", "median": "median", "mae": "MAE", "res_68pct": "68 %", "res_95pct": "95 %", "rmse": "RMSE"}
-"""Metric → how tables call it."""
+"""Metric → its name in tables."""
 
 
 def _write_report(facts: Sequence[ModelFacts], results: Sequence[SensorResult], path: Path) -> None:

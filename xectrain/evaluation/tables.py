@@ -24,7 +24,7 @@ from xectrain.tasks import QUANTITIES, find_task
 NETWORK = "network"
 BASELINE = "base_"
 BINNING = ("energy", "u", "v", "w", "theta", "phi")
-"""Truth that resolutions are drawn against, where the data have it."""
+"""Truth against which resolutions are drawn, where the data have it."""
 LIMIT = "limit_"
 """Prefix of the columns with the toy's limit."""
 WIDTHS = ("core_sigma", "effective_sigma", "half_width_68", "upper_half_width", "res_68pct")
@@ -144,11 +144,11 @@ def read_table(path: Path) -> TaskTable:
     """Read `predictions_<task>.parquet`.
 
     Raises:
-        InputError: not there. CorruptError: damaged.
+        InputError: it does not exist. CorruptError: it is damaged.
     """
 
     if not path.is_file():
-        raise InputError("no such prediction table", file=path, remedy="`xec evaluate` writes it")
+        raise InputError("there is no such prediction table", file=path, remedy="`xec evaluate` writes it")
     try:
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -158,7 +158,7 @@ def read_table(path: Path) -> TaskTable:
 
 
 def _frame(columns: Mapping[str, NDArray[Any]]) -> pl.DataFrame:
-    """Run and event numbers as integers where every event has one."""
+    """The columns as a frame, with run and event numbers as integers where every event has one."""
 
     table = {}
     for name, values in columns.items():

@@ -1,4 +1,4 @@
-"""What can be said of data without truth: distributions, trends by run, and the conventional reconstruction beside."""
+"""What can be said of data without truth: distributions, trends by run, and the conventional reconstruction."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def describe(
 
     Args:
         table: predictions, and the columns that the data carry.
-        by: columns to show trends against, besides the run.
+        by: columns to show trends against, in addition to the run.
     """
     predicted, conventional = predicted_columns(table), conventional_columns(table)
     groups = {c: np.asarray(table[c], dtype=np.float64) for c in ("run", *by) if c in table}
@@ -149,7 +149,7 @@ def trends(predicted: Mapping[str, Array], group: NDArray[np.floating], by: str)
 
 
 def disagreements(predicted: Mapping[str, Array], conventional: Mapping[str, Array]) -> list[Disagreement]:
-    """Network against conventional, one entry a column that both have."""
+    """Network against conventional, one entry per column that both have."""
     found = []
     for name in (n for n in predicted if n in conventional):
         difference = np.sort(predicted[name] - conventional[name])
@@ -163,7 +163,7 @@ def disagreements(predicted: Mapping[str, Array], conventional: Mapping[str, Arr
 
 
 def distance(predicted: Mapping[str, Array], conventional: Mapping[str, Array]) -> Array | None:
-    """How far the two are apart in each event, (n,): mean square difference in half-68 widths; None without any."""
+    """How far apart the two are in each event, (n,): mean square difference in half-68 widths; None without any."""
     terms = []
     for name in (n for n in predicted if n in conventional):
         difference = predicted[name] - conventional[name]

@@ -38,7 +38,7 @@ def method_label(name: str) -> str:
 
 
 def model_name(facts: ModelFacts) -> str:
-    """The run's name, or the file's where it lies alone."""
+    """The run's name, or the file's if it is not in a run folder."""
     return facts.file.parent.name if facts.file.name.startswith("checkpoint_") else facts.file.stem
 
 

@@ -43,7 +43,7 @@ class GateEvents:
 
     @classmethod
     def spoiled(cls, npho: NDArray[Any], time: NDArray[Any], seed: int = 0) -> GateEvents:
-        """Events with every kind of bad value put into some of their sensors: the graph must clean them alike."""
+        """Events with every kind of bad value in some of their sensors: the graph must clean them as PyTorch does."""
         rng = np.random.default_rng(seed)
         npho, time = npho.astype(np.float32), time.astype(np.float32)
         for code in (np.nan, np.inf, -np.inf, 1e10, -3.0, -5000.0, 0.0):
@@ -110,7 +110,7 @@ def _feeds(module: ExportModule | SensorInput, events: GateEvents, size: int) ->
 
 def decided(npho: NDArray[np.float32], facts: ModelFacts) -> NDArray[np.float32]:
     """Photons moved off the threshold of usable times: a sensor within rounding of it may have a time in one runtime
-    and none in the other, which is no fault of the graph."""
+    and none in the other, which is not the graph's fault."""
     norm = facts.normalization
     if facts.npho_threshold <= norm.domain_minimum:
         return npho

@@ -37,14 +37,14 @@ class Exported:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     deviations: tuple[Deviation, ...]
-    """Empty when the file was there already."""
+    """Empty when the file existed already."""
 
 
 def restricted(mode: Mode, facts: ModelFacts, tasks: Sequence[str]) -> tuple[Mode, ModelFacts]:
     """The mode with only some of its tasks (changed in place), and facts to match.
 
     Raises:
-        ConfigError: a task that the model does not have, or a calibration that needs another one, too.
+        ConfigError: a task that the model does not have, or a calibration that also needs another one.
     """
     if not isinstance(mode, EventMode):
         raise ConfigError("has no tasks to choose from", file=facts.file, found=facts.mode)
@@ -83,19 +83,20 @@ def _check_same(output: Path, wanted: dict[str, str]) -> None:
     try:
         properties = open_session(output, "cpu").get_modelmeta().custom_metadata_map
     except CorruptError as error:
-        remedy = "choose another --output, or remove it"
-        raise OutputError("exists and is no ONNX file that can be read", file=output, remedy=remedy) from error
+        raise OutputError(
+            "exists, but is not a readable ONNX file", file=output, remedy="choose another --output, or remove it"
+        ) from error
     different = sorted(key for key in wanted if properties.get(key) != wanted[key])
     if different:
         raise OutputError(
-            f"exists and holds another model, which differs in {', '.join(different)}",
+            f"exists, but holds another model, which differs in {', '.join(different)}",
             file=output,
-            remedy="remove it or choose another --output",
+            remedy="remove it, or choose another --output",
         )
 
 
 def onnx_bytes(module: ExportModule | SensorInput) -> bytes:
-    """The module as an ONNX model with its metadata, any number of events a batch."""
+    """The module as an ONNX model with its metadata, with any number of events per batch."""
     batch = torch.export.Dim("N", min=1)
     example = module.example()
     with _quiet_exporter(), torch.no_grad():
@@ -125,8 +126,8 @@ def _make_optional(model: Any, name: str, default: float) -> None:
     """Let a float64 (N,) input be left out, for one element of `default`.
 
     It becomes of an optional type. (An initializer of the same name would do as well, but onnxruntime warns of it each
-    time the file is loaded.) The exporter noted the shape (N,) for everything computed from it; onnxruntime would
-    believe that and reuse buffers of the wrong size, so the notes go.
+    time the file is loaded.) The exporter recorded the shape (N,) for everything computed from it; onnxruntime would
+    rely on that and reuse buffers of the wrong size, so the records are removed.
     """
     double = onnx.TensorProto.DOUBLE
     (value,) = (i for i in model.graph.input if i.name == name)
@@ -152,7 +153,7 @@ def _make_optional(model: Any, name: str, default: float) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Attention's fast path switched off (it cannot be exported), and the exporter's remarks about itself unheard."""
+    """Attention's fast path switched off (it cannot be exported), and the exporter's messages suppressed."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     remarks = logging.getLogger("torch.onnx")
     level = remarks.level

@@ -1,4 +1,4 @@
-"""What is exported: a regressor with everything that stands between it and a user inside.
+"""What is exported: a regressor together with everything between it and its user.
 
 Shape suffixes: B events, N = 4760 sensors.
 """

@@ -26,20 +26,20 @@ HIGHEST_DEGREE = 4
 
 
 class CalibratedLine(BaseModel):
-    """A line that a calibration was found on."""
+    """A line on which a calibration was fitted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     energy: float
     """MeV."""
     expression: str
-    """Which events are of it; empty: all."""
+    """Expression for the events that belong to it; empty: all."""
     events: int
-    """Within the window of the fit."""
+    """Events within the window of the fit."""
 
 
 class EnergyFactor(BaseModel):
-    """The factor on the energy, as the parts of its logarithm."""
+    """The factor for the energy, as the parts of its logarithm."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,20 +47,20 @@ class EnergyFactor(BaseModel):
     degree: int = 0
     """Of the polynomial in the position, in which every variable is scaled to −1 … 1; 0: none."""
     low: tuple[float, float, float] = (-1.0, -1.0, -1.0)
-    """Predicted u, v, w [cm] below which the correction stays what it is there."""
+    """Predicted u, v, w [cm] below which the correction stays constant."""
     high: tuple[float, float, float] = (1.0, 1.0, 1.0)
     position: tuple[float, ...] = ()
     """Coefficients, in the order of `powers`."""
     runs: tuple[float, ...] = ()
     """Run numbers between which the correction is linear; it is constant beyond them."""
     run: tuple[float, ...] = ()
-    """Its values there; events of an unknown run take 0, which is the mean over the events of the fit."""
+    """Its values at these; events of an unknown run take 0, which is the mean over the events of the fit."""
     slope: float = 0.0
     """In the logarithm of (predicted energy / `energy`)."""
     energy: float = 0.05
     """GeV."""
     energies: tuple[float, float] = (0.05, 0.05)
-    """GeV; beyond them the slope's part stays what it is there."""
+    """GeV; beyond them the slope's part stays constant."""
 
     @property
     def uses_run(self) -> bool:
@@ -80,7 +80,7 @@ class EnergyCalibration(BaseModel):
 
     format: Literal["xec-calibration-1"] = "xec-calibration-1"
     model: str
-    """SHA-256 of the checkpoint that it was found for."""
+    """SHA-256 of the checkpoint that it was made for."""
     request: str
     """SHA-256 of data, lines and options."""
     factor: EnergyFactor
@@ -189,7 +189,7 @@ def read_calibration(checkpoint: Path, digest: str) -> EnergyCalibration | None:
 
     Raises:
         CorruptError: the file holds something else.
-        ConfigError: it was found for another state of the checkpoint, which training has replaced since.
+        ConfigError: it was made for an earlier state of the checkpoint, which training has since replaced.
     """
     path = calibration_path(checkpoint)
     if not path.exists():
@@ -215,7 +215,7 @@ def of_columns(calibration: EnergyCalibration | None, columns: tuple[str, ...], 
     if calibration is None or ENERGY not in columns:
         return None
     if calibration.factor.uses_position and not set(POSITION) <= set(columns):
-        raise ConfigError("its calibration of the energy needs the position", file=file, remedy="keep the task uvwFI")
+        raise ConfigError("its energy calibration needs the position", file=file, remedy="keep the task uvwFI")
     return calibration
 
 

@@ -52,7 +52,7 @@ class _Sensors(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Some consecutive events, of a part or of a user's arrays. `events[3:7]` are some of them."""
+    """Consecutive events, of a part or of a user's arrays; `events[3:7]` selects some of them."""
 
     columns: Given
     """Truth, identity and carried columns (and `entry` from ROOT), (n,) each, canonical units; float64, but int64 for
@@ -120,14 +120,14 @@ class Events:
         return self._sensors.model_input(model, threshold, device)
 
     def raw(self) -> RawSensors:
-        """Photons and seconds as they came, or, of stored sensors, with NaN where a sensor gave none."""
+        """Photons and seconds as they came, or, for stored sensors, with NaN where a sensor gave none."""
         return self._sensors.raw()
 
     def photons(self, judge: Normalization) -> RawEvents:
         """Photons and seconds, NaN where a sensor gave none.
 
         Args:
-            judge: decides what counts as bad in raw sensors (stored ones have been judged when they were converted).
+            judge: decides what counts as bad in raw sensors (stored ones were judged when they were converted).
         """
         return RawEvents(*self._sensors.physical(judge), self.columns)
 
@@ -184,7 +184,7 @@ class _Raw:
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:
-    """A tensor of the same numbers; ROOT's byte order is turned, integers become float32."""
+    """A tensor of the same numbers; ROOT's byte order is swapped, and integers become float32."""
     native = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
     if native.dtype.kind not in "fb":
         native = native.astype(np.float32)

@@ -41,16 +41,16 @@ def load(
         batch_size: events per forward pass; None: 64 on a CPU, 1024 on a GPU.
         weights: `ema`, `raw`, or `auto`: the moving average where there is one.
         normalization: preset of the input of an ONNX file that this project did not export.
-        allow_cpu: for an ONNX file: accept the CPU where a GPU was asked for and cannot be had.
+        allow_cpu: for an ONNX file: accept the CPU where a GPU was asked for but is unavailable.
         calibrated: apply the calibration beside a checkpoint (`xec calibrate`), if there is one.
 
     Raises:
-        InputError: no such model. CorruptError: a damaged file. ConfigError: a device that is not there.
+        InputError: no such model. CorruptError: a damaged file. ConfigError: a device that does not exist.
     """
     if Path(model).suffix == ".onnx":
         return _load_onnx(Path(model), device, precision, batch_size, normalization, allow_cpu)
     if normalization is not None:
-        raise ConfigError("a checkpoint knows its own normalization", file=model, found=normalization)
+        raise ConfigError("is a checkpoint, which has its own normalization", file=model, found=normalization)
     path = find_checkpoint(Path(model))
     mode, facts = load_mode(read_checkpoint(path), path, weights, calibrated)
     compute = choose_compute(device, precision)
@@ -75,13 +75,13 @@ def load_mode(
         calibrated: as of `load`; other weights than those of `auto` are never calibrated.
 
     Raises:
-        ConfigError: no such weights in it, or a mode or configuration that this version does not know.
+        ConfigError: it has no such weights, or a mode or configuration that this version does not know.
     """
     config = checked_config(state, path)
     mode = find_mode(state["mode"]).load().of_checkpoint(config, state, chosen_weights(state, path, weights)).eval()
     found = read_calibration(path, state[DIGEST]) if calibrated and isinstance(mode, EventMode) else None
     if found is not None and weights == "raw" and state["ema"]:
-        logger.warning("%s: its calibration is that of the averaged weights, and is not applied", path)
+        logger.warning("%s: its calibration is for the averaged weights, and is not applied", path)
         found = None
     return mode, facts_of(state, path, config, mode, found)
 
@@ -90,7 +90,7 @@ def _load_onnx(
     path: Path, device: str, precision: str, batch_size: int | None, normalization: str | None, allow_cpu: bool
 ) -> Predictor | Filler:
     if not path.is_file():
-        raise InputError("no such ONNX file", file=path)
+        raise InputError("there is no such ONNX file", file=path)
     if precision == "bf16":
-        raise ConfigError("an ONNX file is float32", file=path, item="precision", found=precision)
+        raise ConfigError("is an ONNX file, which computes in float32", file=path, item="precision", found=precision)
     return load_onnx(path, device, batch_size, normalization, allow_cpu)

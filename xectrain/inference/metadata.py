@@ -1,4 +1,4 @@
-"""Metadata of an exported file: properties for people and C++, and one of JSON that `ModelFacts` are made of again."""
+"""Metadata of an exported file: properties for people and C++, and one of JSON from which `ModelFacts` are restored."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ RAW_INPUTS = ("npho", "time", "dead")
 """Inputs of a graph that takes raw sensors, in order."""
 EARLIEST, RUN = "time_min_used", "run"
 OPTIONAL = {EARLIEST: 0.0, RUN: math.nan}
-"""Inputs that may be left out, and what they are then: the first makes predicted times absolute, a calibration may
-depend on the second."""
+"""Optional inputs and their defaults: the first makes predicted times absolute, a calibration may depend on the
+second."""
 NORMALIZED_INPUT = "sensors"
 
 

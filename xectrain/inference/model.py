@@ -1,4 +1,4 @@
-"""What is known about a trained model, whatever file it came from, and how a checkpoint tells it."""
+"""What is known about a trained model, whatever file it came from, and how it is read from a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 IN_RANGE = "in_training_range"
 CPU_BATCH, GPU_BATCH = 64, 1024
-"""Events per forward pass when nobody says otherwise: what fits the cache of a CPU core, and what fills a GPU."""
+"""Default events per forward pass: what fits the cache of a CPU core, and what fills a GPU."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModelFacts:
     targets: TargetOptions
     """Whether `pred_timing` is relative to `time_min_used`, and at which point."""
     means: Mapping[str, float]
-    """Mean of each target over the training set: what predicting the mean would say."""
+    """Mean of each target over the training set."""
     fingerprint: str
     """Of the training data."""
     geometry: str
@@ -55,7 +55,7 @@ class ModelFacts:
     config: Mapping[str, Any]
     """The run's configuration."""
     calibration: EnergyCalibration | None = None
-    """Of the energy on lines; None: as it was trained."""
+    """Calibration of the energy on lines; None: as it was trained."""
 
     @property
     def identity(self) -> str:
@@ -70,13 +70,13 @@ class Model:
     batch_size: int
     """Events per forward pass."""
     device: str
-    """Where stored sensors had best be."""
+    """Where stored sensors should be."""
 
     workers: int = 1
-    """Batches that are computed side by side."""
+    """Number of batches that are computed side by side."""
 
     def side_by_side(self, function: Callable[[T], R], batches: Sequence[T]) -> list[R]:
-        """What `function` says to each of the batches, in order."""
+        """The results of `function` for each of the batches, in order."""
         return list(in_order(function, batches, max(1, min(self.workers, len(batches)))))
 
 
@@ -131,8 +131,8 @@ def facts_of(
 def chosen_weights(state: Mapping[str, Any], path: Path, weights: str) -> Mapping[str, Tensor]:
     """The tensors of a checkpoint by name, as of `load`."""
     if weights not in ("auto", "ema", "raw"):
-        raise ConfigError("no such weights", item="weights", found=weights, expected="auto, ema or raw")
+        raise ConfigError("there are no such weights", item="weights", found=weights, expected="auto, ema or raw")
     if weights == "ema" and not state["ema"]:
-        raise ConfigError("keeps no moving average of the weights", file=path, remedy="use weights=raw")
+        raise ConfigError("has no moving average of the weights", file=path, remedy="use the raw weights")
     tensors: Mapping[str, Tensor] = state["model"] if weights == "raw" or not state["ema"] else state["ema"]
     return tensors

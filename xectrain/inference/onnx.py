@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 REFUSALS = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
 FOREIGN_MODE = "regress"
-"""What a bare network from elsewhere is taken for."""
+"""The mode that a bare foreign network is taken for."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -82,14 +82,14 @@ class OnnxFiller(Filler):
 
     def __init__(self, session: Any, facts: ModelFacts, batch_size: int) -> None:
         if "filled" not in {output.name for output in session.get_outputs()}:
-            raise ConfigError("fills no sensors", file=facts.file, found=facts.mode, remedy="use the checkpoint")
+            raise ConfigError("does not fill sensors", file=facts.file, found=facts.mode, remedy="use the checkpoint")
         self.session, self.facts, self.batch_size, self.device = session, facts, batch_size, "cpu"
         self.workers = _workers(session)
 
     def fill_events(self, events: Events) -> Filled:
         parts = self.side_by_side(self._fill, events.batches(self.batch_size))
         if not parts:
-            raise InputError("no events to predict")
+            raise InputError("there are no events to predict")
         return Filled(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("npho", "time", "filled")))
 
     def _fill(self, events: Events) -> Filled:
@@ -114,18 +114,18 @@ def load_onnx(
     Args:
         device: `auto` (CUDA where onnxruntime has it), `cpu`, `cuda` or `cuda:N`.
         normalization: for a bare network that is not ours: the preset that its input is normalized with.
-        allow_cpu: accept the CPU where CUDA was asked for and cannot be had.
+        allow_cpu: accept the CPU where CUDA was asked for but is unavailable.
         threads: of onnxruntime on the CPU; None: one, since batches are computed side by side.
 
     Raises:
-        CorruptError: onnxruntime cannot read it. ConfigError: the device cannot be had, or an output is not understood.
+        CorruptError: onnxruntime cannot read it. ConfigError: no such device, or an output that is not understood.
     """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     session = open_session(path, device, allow_cpu, threads or 1)
     properties = session.get_modelmeta().custom_metadata_map
     if FACTS_KEY in properties:
         if normalization is not None:
-            raise ConfigError("knows its own normalization", file=path, item="normalization", found=normalization)
+            raise ConfigError("has its own normalization", file=path, item="normalization", found=normalization)
         facts, kind = facts_from_metadata(path, properties, digest)
         if facts.channels:
             return OnnxFiller(session, facts, batch_size or CPU_BATCH)
@@ -141,14 +141,14 @@ def load_onnx(
 
 
 def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int | None = None) -> Any:
-    """A session on the provider that was asked for; onnxruntime itself would fall back with a message only.
+    """A session on the provider that was asked for; onnxruntime itself would fall back with only a message.
 
     Raises:
-        CorruptError: it is no ONNX file, or one that onnxruntime cannot run. ConfigError: no such device here.
+        CorruptError: it is not an ONNX file, or one that onnxruntime cannot run. ConfigError: no such device here.
     """
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"no device {device!r} for an ONNX file", expected="auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"there is no device {device!r} for an ONNX file", expected="auto, cpu, cuda or cuda:N")
     providers: list[Any] = [CPU]
     if kind == "cuda" or (kind == "auto" and _cuda_works()):
         providers = [(CUDA, {"device_id": number or "0"}), CPU]
@@ -163,12 +163,12 @@ def open_session(path: Path, device: str, allow_cpu: bool = False, threads: int 
     if len(providers) == 2 and session.get_providers()[0] != CUDA:
         if not allow_cpu:
             raise ConfigError(
-                "onnxruntime gives no CUDA here",
+                "CUDA is not available to onnxruntime here",
                 file=path,
                 found=", ".join(session.get_providers()),
-                remedy="--allow-cpu accepts the CPU",
+                remedy="accept the CPU with --allow-cpu",
             )
-        logger.warning("%s: onnxruntime gives no CUDA here; running on the CPU, as allowed", path)
+        logger.warning("%s: CUDA is not available to onnxruntime here; running on the CPU, as allowed", path)
     return session
 
 
@@ -192,11 +192,11 @@ def _foreign(
         raise ConfigError(
             "was not exported by this project, so its normalization is unknown",
             file=path,
-            remedy="say which with --normalization (older models: legacy)",
+            remedy="state it with --normalization (older models: legacy)",
         )
     if len(inputs) != 1 or list(inputs[0].shape[1:]) != [4760, 2]:
         shapes = {i.name: i.shape for i in inputs}
-        raise ConfigError("takes another input", file=path, found=shapes, expected="one tensor (N, 4760, 2)")
+        raise ConfigError("has unexpected inputs", file=path, found=shapes, expected="one tensor (N, 4760, 2)")
     outputs: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, None] = {}
     for output in session.get_outputs():

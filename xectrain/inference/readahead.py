@@ -19,7 +19,7 @@ LARGEST_BLOCK = 4096
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, produced by a thread up to `AHEAD` in advance; an exception comes out where it belongs."""
+    """The same items, produced by a thread up to `AHEAD` in advance; an exception is raised in its place."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         produced = buffered_map(pool, lambda _: next(items, end), repeat(None), AHEAD)

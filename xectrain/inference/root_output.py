@@ -108,18 +108,18 @@ class RootOutput:
         dtype = np.dtype(NAMED_TYPES[branch.dtype])
         if dtype.kind == "i" and values.dtype.kind == "f" and not bool(np.all(np.isfinite(values))):
             raise OutputError(
-                "is missing in some events, and an integer branch has no value for that",
+                "is missing in some events, and an integer branch cannot hold that",
                 file=self.path,
                 item=name,
                 found=f"row {self.rows + int(np.argmin(np.isfinite(values)))}",
             )
         if dtype == np.float64 and values.dtype.kind == "i" and (big := inexact(values)).any():
             raise OutputError(
-                "is a whole number beyond 2⁵³, and another input lacks it or has fractions there",
+                "is an integer beyond 2⁵³, but another input lacks it or has fractions there",
                 file=self.path,
                 item=name,
                 found=int(values.flat[big.argmax()]),
-                remedy="predict these inputs by themselves",
+                remedy="predict these inputs separately",
             )
         return np.ascontiguousarray(values, dtype=dtype)
 
@@ -153,7 +153,7 @@ def _check(part: Path, path: Path, rows: int) -> None:
     with opened(part) as file:
         classes = {name: file[name].classname for name in file.keys(cycle=False)}
         if classes != {PREDICTIONS: "TTree", METADATA: "TTree"}:
-            raise OutputError("does not hold the two trees it should", file=path, found=classes)
+            raise OutputError("does not hold the two trees that it should", file=path, found=classes)
         if file[PREDICTIONS].num_entries != rows:
             raise OutputError("lost rows", file=path, found=file[PREDICTIONS].num_entries, expected=rows)
 
@@ -168,7 +168,7 @@ def read_metadata(path: Path) -> dict[str, str | int | float]:
     try:
         with opened(path) as file:
             if METADATA not in file.keys(cycle=False):
-                raise InputError("has no tree `metadata`: not written by `xec infer`", file=path)
+                raise InputError("has no tree `metadata`, so it was not written by `xec infer`", file=path)
             arrays = file[METADATA].arrays(library="np")
     except (OSError, ValueError, EOFError, uproot.DeserializationError) as error:
         raise CorruptError(f"cannot be read: {str(error).strip().partition(chr(10))[0]}", file=path) from error

@@ -46,16 +46,16 @@ class RowMaker(ABC):
 
     @abstractmethod
     def rows(self, events: Events, part: int, first: int) -> Columns:
-        """As `make`, in any order and with others among them."""
+        """As `make`, but not necessarily in order or complete."""
 
     def outside(self, rows: Columns) -> int:
-        """How many of the rows lie outside the model's training range, where that is judged."""
+        """How many of the rows are outside the model's training range, where that is judged."""
         return 0
 
 
 @dataclass(frozen=True)
 class Carried:
-    """Which columns of the input go into the output beside the predictions."""
+    """Which columns of the input go into the output in addition to the predictions."""
 
     truth: dict[str, str]
     """Branch `true_*` → input column."""
@@ -165,7 +165,7 @@ def _is_time(column: str) -> bool:
 
 
 def truth_columns(facts: ModelFacts, columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """The truth that predictions compare with: the data's columns, `timing` at the point the model learnt it for.
+    """The truth that predictions compare with: the data's columns, `timing` at the model's point.
 
     Args:
         columns: the data's columns, (n,) each, canonical units.

@@ -74,14 +74,14 @@ class FilledRows(RowMaker):
 
 @dataclass(frozen=True)
 class HiddenSensorRows(RowMaker):
-    """Inpainter, validation: one row per hidden sensor, with what the classical fillings say of it."""
+    """Inpainter, validation: one row per hidden sensor, with the predictions of the classical fillings."""
 
     predictor: SensorPredictor
     branches: dict[str, OutputBranch]
 
     @classmethod
     def of(cls, predictor: SensorPredictor) -> HiddenSensorRows:
-        """Where the sensor is, and what every method says of it."""
+        """Where the sensor is, and what every method predicts for it."""
         channels = predictor.facts.channels
         values = [f"{kind}_{channel}" for channel in channels for kind in ("truth", "pred", "error")]
         values += [f"baseline_{name}_{channel}" for name in FILLS for channel in channels]

@@ -73,8 +73,8 @@ class Filler(Model, ABC):
 def filled(
     events: Events, dead: NDArray[np.bool_], predicted: Mapping[str, NDArray[Any]], judge: Normalization
 ) -> Filled:
-    """Events with `dead` (n, 4760) sensors filled. A channel that the model does not predict is filled classically: a
-    bright sensor without a time is nothing that any regressor has seen.
+    """Events with `dead` (n, 4760) sensors filled. A channel that the model does not predict is filled classically: no
+    regressor has ever seen a bright sensor without a time.
 
     Args:
         predicted: (n, 4760) by channel, photons or s.
@@ -173,5 +173,5 @@ class SensorPredictor(Filler):
     def _batches(self, events: Events) -> list[Events]:
         """Pieces of at most `batch_size` events."""
         if not len(events):
-            raise InputError("no events to predict")
+            raise InputError("there are no events to predict")
         return events.batches(self.batch_size)

@@ -50,7 +50,7 @@ class ReadOptions:
 
     select: str | None = None
     dead: DeadList | None = None
-    """Sensors that count as dead besides those the data say."""
+    """Sensors that count as dead in addition to those marked in the data."""
     backend: str = "auto"
     """Reader of shards, as of `pipelines.open_loader`."""
     threads: int = 2
@@ -65,11 +65,11 @@ class Wanted:
     device: str
     """Where stored sensors go."""
     normalization: Normalization
-    """Of the model: decides what counts as bad in raw sensors when a selection asks for it."""
+    """Of the model: decides what counts as bad in raw sensors, when a selection needs it."""
 
     @classmethod
     def of(cls, model: Model) -> Wanted:
-        """Whole batches of the model, for a CPU as many as its workers can do side by side."""
+        """Whole batches of the model, for a CPU as many as its workers can compute side by side."""
         batches = 1 if model.workers == 1 else -(-CHUNK // model.batch_size)
         return cls(batches * model.batch_size, model.device, model.facts.normalization)
 
@@ -84,7 +84,7 @@ class Part(Protocol):
 
     @property
     def columns(self) -> dict[str, Column]:
-        """What its events have beside the sensors."""
+        """What its events have in addition to the sensors."""
         ...
 
     @property
@@ -110,7 +110,7 @@ class Part(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What makes its contents what they are, wherever it lies: for recognising a finished output."""
+        """What determines its contents, wherever it is: for recognising a finished output."""
         ...
 
     def check(self, norm: Normalization) -> None:
@@ -261,7 +261,7 @@ class RootPart:
 
     @property
     def geometry(self) -> str:
-        """A ROOT file does not say; what is assumed is the nominal one."""
+        """A ROOT file does not say; the nominal one is assumed."""
         return nominal().digest
 
     def counters(self) -> dict[str, int]:
@@ -323,14 +323,16 @@ def open_parts(
     """The parts that `data` names: shard datasets (folders with a manifest), or ROOT files, folders and lists of them.
 
     Args:
-        skipped: where given, ROOT files with something wrong are noted here and left out instead of raising.
+        skipped: if given, bad ROOT files are recorded here and left out instead of raising.
 
     Raises:
         InputError: something is missing or damaged, or datasets and ROOT files are mixed.
     """
     are_datasets = [(path / "manifest.json").exists() for path in data]
     if any(are_datasets) and not all(are_datasets):
-        raise InputError("give shard datasets or ROOT files, not both", found=", ".join(str(p) for p in data))
+        raise InputError(
+            "the inputs must be shard datasets or ROOT files, not both", found=", ".join(str(p) for p in data)
+        )
     if data and all(are_datasets):
         return [ShardPart(open_dataset(path, check="quick")) for path in data]
     return [RootPart(source) for source in open_sources(list(data), tree, schema, skipped)]
@@ -340,7 +342,7 @@ def check_selection(parts: Sequence[Part], expression: str) -> None:
     """Refuse an expression that cannot be evaluated on every part.
 
     Raises:
-        ConfigError: it is none, or names a column that a part does not have.
+        ConfigError: it is not an expression, or names a column that a part does not have.
     """
     for part in parts:
         if not isinstance(part, ShardPart):
@@ -352,23 +354,23 @@ def check_selection(parts: Sequence[Part], expression: str) -> None:
 
 
 def count_pieces(parts: Sequence[Part]) -> int:
-    """Into how many shares `share` can divide parts: their shards and ROOT files."""
+    """The largest number of shares that parts can be divided into: that of their shards and ROOT files."""
     return sum(len(part.dataset.manifest.shards) if isinstance(part, ShardPart) else 1 for part in parts)
 
 
 def share(parts: Sequence[Part], index: int, count: int) -> list[tuple[int, Part]]:
     """The `index`-th of `count` consecutive shares of parts, by shards and ROOT files: (number of the part, part).
 
-    The shares are disjoint, and one after the other they are all parts in order.
+    The shares are disjoint, and in succession they are all parts in order.
 
     Raises:
         ConfigError: no such share, or more shares than there are shards and files.
     """
     pieces = count_pieces(parts)
     if not 0 <= index < count:
-        raise ConfigError("no such share", item="--task-index", found=index, expected=f"0 to {count - 1}")
+        raise ConfigError("there is no such share", item="--task-index", found=index, expected=f"0 to {count - 1}")
     if count > pieces:
-        raise ConfigError("are more than there are shards and files", item="--task-count", found=count, expected=pieces)
+        raise ConfigError("exceeds the number of shards and files", item="--task-count", found=count, expected=pieces)
     low, high = pieces * index // count, pieces * (index + 1) // count
     found: list[tuple[int, Part]] = []
     start = 0

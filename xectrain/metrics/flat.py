@@ -1,4 +1,4 @@
-"""Metrics of a validation set as one flat dictionary, for logs: no uncertainties, so that it costs nothing."""
+"""Metrics of a validation set as one flat dictionary, for logs: without uncertainties, so that it costs nothing."""
 
 from __future__ import annotations
 

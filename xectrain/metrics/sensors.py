@@ -99,7 +99,7 @@ def relative_errors(
 
 @dataclass(frozen=True)
 class FilledLight:
-    """How much light was put at hidden sensors, compared with what was there."""
+    """How much light was filled into hidden sensors, compared with what was there."""
 
     place: str
     """A face, or a decade of the true light (`10–100`)."""

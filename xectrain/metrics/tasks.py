@@ -1,4 +1,4 @@
-"""The numbers quoted for each task of the regressor (r = prediction − truth), in the units people speak of.
+"""The numbers quoted for each task of the regressor (r = prediction − truth), in the units that people use.
 
 Angles in degree, energies in MeV, times in ps, positions in cm. Columns come in canonical units (degree, GeV, ns, cm).
 """
@@ -100,7 +100,7 @@ def task_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> TaskMetrics:
-    """Every number of spec table "metrics" for one regression task.
+    """Every metric of one regression task.
 
     Args:
         task: name or alias of a task (`xectrain.tasks`).

@@ -1,4 +1,4 @@
-"""The networks: one encoder and what stands on it (regressor, masked autoencoder, inpainter).
+"""The networks: one encoder and what is built on it (regressor, masked autoencoder, inpainter).
 
 `xectrain.config.networks` needs no torch; every other module here does.
 """

@@ -24,11 +24,11 @@ Array = npt.NDArray[np.float64]
 ENOUGH_EVENTS = 1000
 """Fewer of them fit no form of this size: the reference stays as it is."""
 EDGES = (0.005, 0.995)
-"""Quantiles of the facts beyond which the form is not continued: a parabola knows nothing out there."""
+"""Quantiles of the facts beyond which the form is not continued: a parabola is worthless out there."""
 RIDGE = 1e-3
 """Penalty on standardized coefficients, per event."""
 CUT, ROUNDS = 1.5, 5
-"""Residuals beyond this many robust σ count less, in so many rounds: wrong photons are not to bend the form."""
+"""Residuals beyond this many robust σ count less, and the number of rounds: wrong photons must not bend the form."""
 
 
 class ReferenceCorrection(nn.Module):
@@ -104,7 +104,7 @@ def _robust(design: Array, wanted: Array) -> Array:
     """Ridge regression with residuals weighted down beyond `CUT`; events without truth are left out."""
     good = np.isfinite(wanted)
     x, y = design[good], wanted[good]
-    middle = float(np.median(y)) if len(y) else 0.0  # the penalty is not to bear on an offset
+    middle = float(np.median(y)) if len(y) else 0.0  # the penalty must not affect an offset
     y = y - middle
     weight: Array = np.ones(len(y))
     penalty = RIDGE * len(y) * np.eye(x.shape[1])

@@ -1,4 +1,4 @@
-"""Predicting differences: what a scene says of each task, and a learned mean of the sensors' times.
+"""Predicting differences: what a scene says about each task, and a learned mean of the sensors' times.
 
 Shape suffixes: see `xectrain.models.focus`.
 """
@@ -21,7 +21,7 @@ from xectrain.models.foveated import brightness, shown_lateness
 from xectrain.models.reference import LightReference, Scene
 
 REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
-"""Tasks that the light alone says something of."""
+"""Tasks about which the light alone says something."""
 MULTIPLIED = ("energy",)
 """Those whose reference is a factor: the difference is one of logarithms, which is not corrected."""
 CORRECTED = ("timing",)
@@ -54,7 +54,7 @@ def is_corrected(name: str, task: TaskConfig) -> bool:
 
 
 def reference_values(name: str, scene: Scene) -> Tensor:
-    """What the light says of a task: float32 (B, K), in its unit; logarithms for those in `MULTIPLIED`."""
+    """What the light says about a task: float32 (B, K), in its unit; logarithms for those in `MULTIPLIED`."""
     if name == "energy":
         return scene.total_B[:, None].log()
     if name == "timing":

@@ -53,7 +53,7 @@ class Encoder(nn.Module):
         self.fusion = Fusion(config)
 
     def _build_faces(self, config: EncoderConfig, normalization: Normalization) -> None:
-        """What reads whole faces at full resolution."""
+        """Build what reads whole faces at full resolution."""
         self.maps = rectangular_maps(config)
         self.backbone = FaceBackbone(config)
         self.hexagonal = HexEncoder(config)

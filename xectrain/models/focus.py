@@ -1,7 +1,7 @@
 """Where an event is read closely: the light of its visible sensors, the brightest spot of the inner face, its window.
 
 Shape suffixes: see `xectrain.models.blocks`; here S sensors of a window, K sensors whose times are used. A sensor that
-is masked (hidden, dead, without a valid npho) influences nothing, not even where the window lies.
+is masked (hidden, dead, without a valid npho) influences nothing, not even the place of the window.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Spotter(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)), persistent=False)
 
     def forward(self, light: Light) -> Spot:
-        """The window of every event. Without any light it lies in the middle of the face.
+        """The window of every event. Without any light it is in the middle of the face.
 
         Its middle is the brightest spot of the window-sized square that holds most light: a shallow photon of little
         energy is brighter on a few sensors than a deep one of much. A spot is the mean over 3×3 visible sensors, so a

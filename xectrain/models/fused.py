@@ -2,7 +2,7 @@
 
 Written out op by op, the 4× wide hidden tensor of a batch goes through memory a dozen times forward and backward, and
 that is where a CPU spends most of the network's time. Nothing in the branch crosses events, so events can be taken a
-few at a time, in buffers that are used again (memory that is asked for anew costs more than the arithmetic on it), and
+few at a time, in buffers that are used again (newly allocated memory costs more than the arithmetic on it), and
 what the backward pass needs can be computed again from the narrow input instead of being stored.
 
 Without gradients this works in any type that matrices are multiplied in; with them in float32 only.

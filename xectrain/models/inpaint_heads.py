@@ -86,7 +86,7 @@ class HexagonalFeatures(nn.Module):
 
 class PerFaceHead(nn.Module):
     """Local features of each face joined with the face's token. The faces of a kind share their weights, as in the
-    encoder; a network per part makes values of them."""
+    encoder; a network per part turns them into values."""
 
     def __init__(
         self, config: ModelConfig, channels: int, normalization: Normalization, tokens: list[TokenInfo]

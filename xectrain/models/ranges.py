@@ -1,4 +1,4 @@
-"""What a model was trained on, in a few quantiles, so that inference can flag events from elsewhere.
+"""What a model was trained on, in a few quantiles, so that inference can flag events outside it.
 
 Shape suffixes: see `xectrain.models.blocks`; here S summaries and X quantiles.
 """
@@ -30,7 +30,7 @@ mean and RMS spread of the times, weighted with the light. New ones are added at
 MARGIN = 0.1
 """The range is that of the training set, widened on both sides by this fraction of the span of its central 99.8 %."""
 DEAD_MARGIN = 48
-"""Dead sensors beyond the largest number in the training set that are still no reason: 1 % of all. Fewer never are."""
+"""Tolerated excess of dead sensors over the largest number in the training set: 1 % of all. Fewer are always fine."""
 FRACTION_MARGIN = 0.01
 """Least margin of a share, for training sets in which it hardly varies."""
 TIME_MARGIN_NS = 1.0
@@ -90,7 +90,7 @@ class TrainingRange(nn.Module):
         self.summaries_SX.copy_(torch.from_numpy(quantiles))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Also take a checkpoint that knows fewer summaries: those it does not know are not judged."""
+        """Also accept a checkpoint with fewer summaries: those that it lacks are not judged."""
         key = f"{prefix}summaries_SX"
         stored = state_dict.get(key)
         if stored is not None and len(stored) < len(SUMMARIES):
@@ -141,6 +141,6 @@ def _limits(quantiles_KX: Tensor, least_K: Tensor | None = None) -> tuple[Tensor
 
 
 def _within(value_BK: Tensor, low_K: Tensor, high_K: Tensor) -> Tensor:
-    """Whether all K values lie inside, (B,); a value that is NaN does not, a limit that is NaN is none."""
+    """Whether all K values are inside, (B,); a value that is NaN is not, and a limit that is NaN does not count."""
     outside = (value_BK < low_K) | (value_BK > high_K) | value_BK.isnan()
     return ~outside.any(dim=1)

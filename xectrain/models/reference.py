@@ -1,4 +1,4 @@
-"""What the light says of an event without anything learned: the point it comes from, its amount, its time.
+"""What the light says about an event without any learning: the point it comes from, its amount, its time.
 
 The definitions are those of the simple classical methods (`xectrain.baselines`), written as tensor operations of fixed
 shape, so that a network can predict differences to them and be exported with them. Shape suffixes: see
@@ -35,7 +35,7 @@ of the shower. A third, of 5×5, tells nothing more."""
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known of events before anything is learned."""
+    """What is known about events before anything is learned."""
 
     light: Light
     spot: Spot
@@ -52,7 +52,7 @@ class Scene:
     distance_BK: Tensor
     """From the point to the sensor [cm]."""
     facts_BA: Tensor
-    """The numbers a network is told of all this, of order one."""
+    """The numbers that a network is given of all this, of order one."""
     pull_BS: Tensor | None = None
     """With a fit: photons of the window's sensors above those of the fitted point, in standard deviations; 0 where
     masked."""
@@ -205,7 +205,7 @@ class LightReference(nn.Module):
     def _fitted(
         self, spot: Spot, start_B3: Tensor, total_B: Tensor, photons_BS: Tensor, keep_BS: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What fits of a point source say, of order one: (B, FIT_FACTS).
+        """The results of fits of a point source, of order one: (B, FIT_FACTS).
 
         The point, how it moves with the size of the square, how good the fit is and how much of the light it explains.
         """

@@ -219,7 +219,7 @@ class Regressor(nn.Module):
         return torch.cat([out_BRK[:, :values] + value_BK[:, None], out_BRK[:, values:]], dim=1).flatten(1)
 
     def reference_values(self, name: str, scene: Scene) -> Tensor:
-        """What the light alone says of a task, corrected: float32 (B, K), in its unit (or of its logarithm)."""
+        """What the light alone says about a task, corrected: float32 (B, K), in its unit (or of its logarithm)."""
         with full_precision(scene.facts_BA):
             values_BK = reference_values(name, scene)
             if self.correction is not None and name in self.correction.tasks:
@@ -269,7 +269,7 @@ class Regressor(nn.Module):
         return torch.cat([value_BK, self.standardization.physical_sigma(name, out_BRK[:, 1], value_BK)], dim=1)
 
     def _physical_quantiles(self, task: Task, config: TaskConfig, out_BRK: Tensor) -> Tensor:
-        """The median, then the others; put in rising order, since nothing forbids a network to cross them."""
+        """The median, then the others; put in rising order, since nothing keeps a network from crossing them."""
         rising_BRK = self.standardization.physical(task.name, out_BRK.sort(dim=1).values)
         median = config.quantiles.index(0.5)
         value_BK = rising_BRK[:, median]

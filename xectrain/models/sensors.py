@@ -16,8 +16,8 @@ from xectrain.models.faces import TokenInfo
 
 
 class SensorOrder(nn.Module):
-    """Puts values of several parts, each with its own channels, into sensor order; the last part that has a sensor
-    wins.
+    """Puts values of several parts, each with its own channels, into sensor order; of several for a sensor the last
+    counts.
 
     Args:
         channels: channels of each part, in the order in which the parts will be given.

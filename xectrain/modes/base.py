@@ -100,7 +100,7 @@ class Mode(nn.Module, ABC):
         """Losses (and, in evaluation, predictions) of a micro-batch."""
 
     def calibrate(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
-        """Adjust what is not trained but stored with the weights to a validation set's outputs; by default nothing."""
+        """Adjust to a validation set's outputs what is stored with the weights but not trained; by default nothing."""
         del outputs
 
     @abstractmethod
@@ -116,12 +116,12 @@ class EventMode(Mode):
         """Predictions in physical units: float32 (B,) by column, all of `columns`."""
 
     def in_training_range(self, x_BN2: Tensor, mask_BN: Tensor, predictions: Mapping[str, Tensor]) -> Tensor:
-        """Whether input and predictions lie within what the mode was trained on, bool (B,); a mode that does not
-        judge says yes."""
+        """Whether input and predictions lie within what the mode was trained on, bool (B,); true in a mode
+        that does not judge."""
         return torch.ones_like(x_BN2[:, 0, 0], dtype=torch.bool)
 
     def means(self) -> dict[str, float]:
-        """Mean of each target over the training set, by truth column: what predicting the mean would say."""
+        """Mean of each target over the training set, by truth column."""
         return {}
 
     def spread(self, column: str) -> float:
@@ -143,4 +143,4 @@ class SensorMode(Mode):
     normalization: Normalization
     masker: Masker
     fills: bool
-    """Made to fill dead sensors of real events; else predictions are of interest where sensors were hidden."""
+    """Whether it is for filling dead sensors of real events; else its predictions matter where sensors were hidden."""

@@ -1,4 +1,4 @@
-"""Masks that a user names in a word, for evaluation and prediction: `random:0.05`, `fixed:10`, `pattern:FILE` …"""
+"""Masks that a user describes in a word, for evaluation and prediction: `random:0.05`, `fixed:10`, `pattern:FILE` …"""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def chosen_masks(text: str, normalization: Normalization) -> Masker:
     """What hides the sensors that a user describes.
 
     Args:
-        text: `random:SHARE` of the valid sensors, `flat:SHARE` as many but evenly over the logarithm of the light,
-            `fixed:N` sensors of each face, `pattern:FILE` a list of dead channels, `sensor-front` what covers a
-            shallow first interaction.
+        text: `random:FRACTION` of the valid sensors, `flat:FRACTION` as many but evenly over the logarithm of the
+            light, `fixed:N` sensors of each face, `pattern:FILE` a list of dead channels, `sensor-front` those right in
+            front of a shallow first interaction.
 
     Raises:
-        ConfigError: none of these. InputError: the list cannot be read.
+        ConfigError: it is none of these. InputError: the list cannot be read.
     """
     kind, _, value = text.partition(":")
     if kind not in KINDS:
@@ -52,7 +52,7 @@ def chosen_masks(text: str, normalization: Normalization) -> Masker:
         share = -1.0
     if not 0 < share < 1:
         raise ConfigError(
-            "needs a share of the sensors", item="masks", found=text, expected=f"{kind}:SHARE, 0 < SHARE < 1"
+            "needs a fraction of the sensors", item="masks", found=text, expected=f"{kind}:FRACTION, 0 < FRACTION < 1"
         )
     config = MaskingConfig(kind="random" if kind == "random" else "flat", ratio=share)
     return Masker(config, share, normalization, SEED)

@@ -75,7 +75,7 @@ def elementwise(name: str) -> Callable[[Tensor, Tensor | float], Tensor]:
     """The elementwise loss of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such loss.
     """
     if name not in ELEMENTWISE:
         raise ConfigError("is not a loss", item=name, remedy=nearest(name, ELEMENTWISE))
@@ -144,7 +144,7 @@ class Balance(nn.Module):
     """How terms add up: fixed weights, or learned ones, ½e^{−s}·L + ½s (Kendall et al., arXiv:1705.07115).
 
     Args:
-        weights: fixed weight by term, with which learned terms are multiplied too.
+        weights: fixed weight by term, which also multiplies learned ones.
         learned: whether s is learned; it is a parameter, so it is saved and optimized with the model.
     """
 

@@ -1,4 +1,4 @@
-"""Optional physics terms of the regression: predictions that contradict each other, or the light, cost something.
+"""Optional physics terms of the regression: predictions that contradict each other, or the light, are penalized.
 
 They act in physical units, are off by default (weight 0) and give one value per event. B events, N the 4760 sensors.
 """

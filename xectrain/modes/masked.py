@@ -42,11 +42,11 @@ class MaskedSensors(SensorMode):
     kind: type[MaskedAutoencoder | Inpainter]
     default_channels: tuple[Channel, ...]
     default_ratio: float
-    """Of the eligible sensors, hidden where `masking.ratio` says nothing."""
+    """Of the eligible sensors, hidden where `masking.ratio` is not given."""
     model: MaskedAutoencoder | Inpainter
     face_N: Tensor
     patterns: Tensor | None
-    """bool (patterns, 4760), kept in checkpoints: the files they came from are not needed again."""
+    """bool (patterns, 4760), kept in checkpoints, so that the files they came from are not needed again."""
 
     def __init__(
         self,
@@ -85,11 +85,11 @@ class MaskedSensors(SensorMode):
             InputError: a pattern file that cannot be read.
         """
         if config.reweight.by == "loss":
-            raise ConfigError("learns no task whose loss could be reweighted", item="reweight.by", found=cls.name)
+            raise ConfigError("has no tasks whose loss could be reweighted", item="reweight.by", found=cls.name)
         columns = list(data.first.columns)
         for needed in ("run", "event"):
             if needed not in columns:
-                raise ConfigError(f"masks are drawn from {needed!r}, which the data does not have", item="mode")
+                raise ConfigError(f"masks are drawn from {needed!r}, which the data do not have", item="mode")
         patterns = _patterns(config.masking, before)
         return cls(config.model, config.masking, rules.model, columns, config.train.seed, patterns)
 

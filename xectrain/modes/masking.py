@@ -216,7 +216,7 @@ def _in_front(uvw_B3: Tensor | None, like_BN: Tensor) -> Tensor:
             "masks of kind sensor_front need the first interaction",
             item="masking.kind",
             expected="truth columns u, v, w",
-            remedy="use data that has them, or another kind",
+            remedy="use data that have them, or another kind",
         )
     uvw_B3 = uvw_B3.to(like_BN.device).float()
     near_BS = ((_inner_uv().to(like_BN.device) - uvw_B3[:, None, :2]).abs() < FRONT_HALF_SIZE_CM).all(dim=-1)

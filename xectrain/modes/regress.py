@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 ENOUGH_PULLS = 100
 """Validation events from which uncertainties are calibrated."""
 RANGE_SAMPLE = 20_000
-"""Training events whose sensors are looked at for the range of inputs and for the references."""
+"""Training events whose sensors are used for the range of inputs and for the references."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is learned of the training set from the sensors of some of its events."""
+    """What is learned about the training set from the sensors of some of its events."""
 
     summaries: npt.NDArray[Any]
     """(n, S), of `ranges.input_summaries`."""
@@ -156,7 +156,7 @@ class Regress(EventMode):
         self._name_outputs()
 
     def _sample(self, data: TrainingData, rules: InputRules) -> Sample:
-        """Look at the sensors of a sample of the training events, taken evenly over the datasets."""
+        """Read the sensors of a sample of the training events, taken evenly over the datasets."""
 
         def pieces() -> Iterator[tuple[Dataset, npt.NDArray[Any], npt.NDArray[Any]]]:
             for view in data.train:
@@ -249,7 +249,7 @@ class Regress(EventMode):
     def calibrate(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
         """Scale the predicted uncertainties so that 68.27 % of the validation events lie within them.
 
-        A likelihood fitted to the training set is too sure of itself elsewhere; tails that no Gaussian has widen it.
+        A likelihood fitted to the training set is overconfident elsewhere, and non-Gaussian tails widen it.
         """
         for name, task in self.model.tasks.items():
             if task.loss != "gaussian_nll":

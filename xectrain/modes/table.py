@@ -36,7 +36,7 @@ class ModeEntry:
     aliases: tuple[str, ...] = ()
     """Other names on the command line."""
     defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Options whose default is another one in this mode."""
+    """Options with a different default in this mode."""
     defaults_from_weights: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """The same, when the run begins from another run's weights (`checkpoint.init_from`)."""
 
@@ -70,7 +70,7 @@ def find_mode(name: str) -> ModeEntry:
     """The mode of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such mode.
     """
     if name not in MODES:
         raise ConfigError("is not a mode", item="mode", found=name, remedy=nearest(name, list(MODES)))
@@ -90,7 +90,7 @@ def load_config(
 
     Raises:
         ConfigError: unknown key or mode (with the nearest valid one), wrong type or value, with its path.
-        InputError: a file is missing or no YAML mapping.
+        InputError: a file is missing or not a YAML mapping.
     """
     given = layered(files, assignments, options)
     by_alias = {alias: name for name, entry in MODES.items() for alias in entry.aliases}

@@ -1,4 +1,4 @@
-"""Augmentation on the device: what a training batch is changed by, as a pure function of (seed, epoch, run, event).
+"""Augmentation on the device: random changes to a training batch, as a pure function of (seed, epoch, run, event).
 
 Like masks, every random number is a hash of what it is for, so an event is augmented alike on any rank, in any batch,
 and after any restart. Shape suffixes: B events, N the 4760 sensors, C truth columns.
@@ -41,7 +41,7 @@ class Augmentation:
         """Prepare for batches of one dataset.
 
         Raises:
-            ConfigError: a pattern file without channels, or columns that identify events are missing.
+            ConfigError: a pattern file without channels, or data without the columns that identify events.
         """
         self.config, self.norm, self.columns, self.seed = config, normalization, list(columns), seed
         self.patterns = torch.stack([_pattern(f) for f in config.patterns]) if config.patterns else None
@@ -56,7 +56,7 @@ class Augmentation:
         ]
         self.steps = [step for amount, step in steps if amount > 0]
         if self.steps and not {"run", "event"} <= set(columns):
-            raise ConfigError("needs the columns run and event, which the data does not have", item="augment")
+            raise ConfigError("needs the columns run and event, which the data do not have", item="augment")
 
     def apply(self, x_BN2: Tensor, truth_BC: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented sensors and truth.
@@ -144,5 +144,5 @@ def mirror_partners(axis: Axis) -> Tensor:
 def _pattern(file: str) -> Tensor:
     dead = read_dead(Path(file)).sensors()
     if not dead.any():
-        raise ConfigError("names no dead channel", file=file, item="augment.patterns")
+        raise ConfigError("does not name any dead channel", file=file, item="augment.patterns")
     return torch.from_numpy(dead)

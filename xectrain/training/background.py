@@ -1,4 +1,4 @@
-"""Work beside training, in a thread: what only one rank does must never make the others wait for it."""
+"""Work in a thread beside training: what only one rank does must never make the others wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 class Background:
     """Runs jobs one after the other in a thread of its own. A context manager: leaving it waits for all of them.
 
-    A job that fails ends the line: `submit` and `close` raise its error, and later jobs are not run.
+    A job that fails ends the queue: `submit` and `close` raise its error, and later jobs are not run.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,7 +25,7 @@ class Background:
 
         Args:
             job: what to do.
-            key: of jobs that supersede one another: one that still waits is dropped for this one. None: of no other.
+            key: shared by jobs that supersede one another: one that still waits is dropped for this one. None: none.
         """
         with self._changed:
             self._complain()

@@ -40,7 +40,7 @@ class Batches:
         Args:
             epoch: from 0.
             start_step: the first step wanted.
-            usage: measures how long they are waited for.
+            usage: measures how long the loop waits for them.
         """
         order = self.data.order(self.config.train.seed, epoch, self.config.data.epoch_events)
         accum = self.config.optim.grad_accum
@@ -60,7 +60,7 @@ class Batches:
         return self._open(self.data.val, rank_plan(order, self.batch_size, self.ranks.rank, self.ranks.world, accum, 0))
 
     def forward(self, module: nn.Module, batch: Batch, epoch: int | None) -> tuple[StepResult, Tensor]:
-        """What a mode says to a micro-batch, and the weights (B,) of its events.
+        """A mode's result for a micro-batch, and the weights (B,) of its events.
 
         Args:
             module: the mode, or what distributes it.

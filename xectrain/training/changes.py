@@ -1,6 +1,6 @@
 """What differs between the configuration of a checkpoint and that of the run that continues it: refused, or named.
 
-Whatever is neither refused here nor without meaning when a run is continued has to act from then on, since
+Whatever is not refused here, and has a meaning when a run is continued, must take effect from then on, since
 `config.yaml` and the next checkpoint record it.
 """
 
@@ -23,16 +23,16 @@ NOT_THE_RESULT = (
     *("checkpoint.every", "checkpoint.keep", "checkpoint.resume", "checkpoint.new_run", "tracking", "train.log_every"),
     *("data.backend", "data.num_threads", "data.prefetch", "data.device"),
 )
-"""What a finished run may differ in from what is asked for, and still be its result."""
+"""Options in which a finished run may differ from the request and still be its result."""
 OF_RATE = ("schedule", "optim.lr", "train.epochs", "train.minutes", "checkpoint.refresh_lr")
 """What learning rates follow from."""
 PATHS = ("data.train", "data.val", "checkpoint.init_from", "augment.patterns", "masking.patterns")
-"""Where files are named: one may be called by different names from different folders."""
+"""Options that name files, which may have different names from different folders."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One option that is not what it was."""
+    """One option that has changed."""
 
     option: str
     old: Any
@@ -47,7 +47,7 @@ class Change:
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration in a checkpoint, of a version that knew fewer options perhaps: they had their default."""
+    """The configuration in a checkpoint; options that are newer than it get their default."""
     tree: dict[str, Any] = Config().model_dump(mode="json")
     merge(tree, stored)
     return tree
@@ -69,7 +69,7 @@ def changes(stored: Mapping[str, Any], config: Config) -> list[Change]:
 
 
 def refuse(found: Sequence[Change], options: Iterable[str], file: Path) -> None:
-    """Insist that none of these options changed.
+    """Refuse changes of these options.
 
     Raises:
         ConfigError: naming the first that did, with both values.
@@ -87,7 +87,7 @@ def refuse(found: Sequence[Change], options: Iterable[str], file: Path) -> None:
 
 
 def refuse_of_finished(found: Sequence[Change], file: Path) -> None:
-    """Insist that a finished run is the one that is asked for.
+    """Refuse a finished run that is not the one asked for.
 
     Raises:
         ConfigError: naming every option that would have given another result.
@@ -95,7 +95,7 @@ def refuse_of_finished(found: Sequence[Change], file: Path) -> None:
     other = [change for change in found if not change.within(NOT_THE_RESULT)]
     if other:
         raise ConfigError(
-            f"has been trained to its end with other options: {', '.join(map(str, other))}",
+            f"was trained to its end with other options: {', '.join(map(str, other))}",
             file=file,
             remedy="use another run folder, or train longer",
         )

@@ -72,7 +72,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, module: nn.Module, stored: Mapping[str, Any], frozen_encoder: bool
 ) -> None:
-    """Give the optimizer the moments of a checkpoint; parameters that have none there begin anew.
+    """Give the optimizer the moments of a checkpoint; parameters without any in it start afresh.
 
     Args:
         optimizer: of `build_optimizer`.

@@ -19,7 +19,7 @@ VALIDATION_SHARE = 0.5
 
 
 class Pace:
-    """Measures the steps of a run from where it starts, and says how many it will have done when it ends."""
+    """Measures the steps of a run from where it starts, and predicts how many there will be."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Pace:
         spent_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin to measure.
+        """Start measuring.
 
         Args:
             config: epochs, minutes and `val_every`.
@@ -63,7 +63,7 @@ class Pace:
         self._validation_s = self._clock() - began
 
     def begin_epoch(self) -> None:
-        """Say that steps follow now."""
+        """Note that steps follow now."""
         self._last = self._clock()
 
     def step_ended(self) -> None:
@@ -80,7 +80,7 @@ class Pace:
         return self._seconds / measured if measured >= MEASURED else None
 
     def last_step(self, done: int) -> int:
-        """After how many steps the run ends, as far as it is known now.
+        """The number of steps after which the run ends, as far as is known now.
 
         Args:
             done: steps done in all.
@@ -96,7 +96,7 @@ class Pace:
         return min(all_epochs, done + max(0, int((left_s - validation_s) / with_validations_s)))
 
     def announce(self, done: int) -> None:
-        """Say once, when the pace is known, how long the run will take.
+        """Log once, when the pace is known, how long the run will take.
 
         Args:
             done: steps done in all.
@@ -105,7 +105,7 @@ class Pace:
             return
         left = self.last_step(done) - done
         logger.info(
-            "expecting %s per epoch, and %s for the remaining %d steps (%.3g epochs), besides validation",
+            "expecting %s per epoch, and %s for the remaining %d steps (%.3g epochs), not including validation",
             duration_text(self.step_s * self._epoch_steps),
             duration_text(self.step_s * left),
             left,

@@ -17,7 +17,7 @@ GIB = 1024**3
 
 
 class Usage:
-    """Measures one rank's training loop between records. Waiting for data and validation are kept apart from work."""
+    """Measures one rank's training loop between records. Waiting for data and validation are kept separate."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

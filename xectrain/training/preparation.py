@@ -1,4 +1,4 @@
-"""A run before its first step: what it continues or begins with, checked against the data, on the CPU."""
+"""A run before its first step: what it continues or starts from, checked against the data, on the CPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from xectrain.training.state import check_facts
 logger = logging.getLogger(__name__)
 
 LOOKED_AT, COLUMNS_LOOKED_AT = 64, 4096
-"""Events of each dataset whose sensors and whose columns are looked at before training."""
+"""Events of each dataset whose sensors, and whose columns, are checked before training."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Prepared:
     found: tuple[Path, dict[str, Any]] | None
     """The checkpoint that it goes on from."""
     differences: list[Change]
-    """What is asked for now and was not then."""
+    """Options that have changed since."""
     begin_anew: bool
     """Whether only its weights are taken."""
 
 
 def prepare(config: Config, run: RunFolder) -> Prepared | None:
-    """Everything that can be refused without a device; None: the run is trained already."""
+    """Everything that can be checked without a device; None: the run is already trained."""
     found = _find_checkpoint(config, run)
     differences = changes(found[1]["config"], config) if found is not None else []
     differences = [change for change in differences if change.option != "checkpoint.resume"]
@@ -108,7 +108,7 @@ def sampled(config: Config, data: TrainingData) -> TrainingData:
 
 
 def look_at_values(data: TrainingData) -> None:
-    """Say where a network will have nothing to read, or something in another unit than it is taken for."""
+    """Warn where a network will have nothing to read, or values in another unit than stated."""
     said = set[str]()
     for role, views in (("training", data.train), ("validation", data.val)):
         for view in views:
@@ -117,7 +117,7 @@ def look_at_values(data: TrainingData) -> None:
                 continue
             sensors_BN2 = torch.from_numpy(view.dataset.read(rows)[0].astype(np.float32))
             remarks = [
-                f"no sensor has a {what} in the {len(rows)} {role} events looked at"
+                f"no sensor has a {what} in the {len(rows)} {role} events checked"
                 for what, valid_BN in zip(
                     ("photon number", "time"), valid(sensors_BN2, view.dataset.normalization), strict=True
                 )
@@ -130,7 +130,7 @@ def look_at_values(data: TrainingData) -> None:
 
 
 def _implausible(view: View, sensors_BN2: torch.Tensor) -> list[str]:
-    """What to say about values of a dataset that the detector cannot give."""
+    """Remarks on implausible values of a dataset."""
     settings = view.dataset.manifest.settings
     npho, time = denormalize(sensors_BN2.numpy(), settings.normalization)
     values: dict[str, npt.NDArray[np.floating]] = {"npho": npho, f"{settings.time_reference} times": time}
@@ -163,7 +163,7 @@ def default_threshold(norm: Normalization) -> float:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The configuration with absolute paths: what it names is found again from any folder."""
+    """The configuration with absolute paths, so that they are valid from any folder."""
     tree = config.model_dump(mode="json", exclude_unset=True)
 
     def absolute(group: str, key: str) -> None:
@@ -207,14 +207,14 @@ def _find_checkpoint(config: Config, run: RunFolder) -> tuple[Path, dict[str, An
         return None
     if wanted == "off":
         raise ConfigError(
-            "holds a run already and checkpoint.resume is off", file=run.path, remedy="give another --out"
+            "already holds a run, and checkpoint.resume is off", file=run.path, remedy="give another --out"
         )
     path, stored = found
     return path, {**stored, "config": completed(stored["config"])}
 
 
 def _facts(config: Config, data: TrainingData, rules: InputRules, mode: Mode) -> dict[str, Any]:
-    """What a checkpoint records besides weights and position."""
+    """What a checkpoint records in addition to weights and position."""
     return {
         **data.facts(),
         "normalization": rules.model.to_dict(),
@@ -227,7 +227,7 @@ def _facts(config: Config, data: TrainingData, rules: InputRules, mode: Mode) ->
 
 
 def _initialize(mode: Mode, source: Path, parts: str) -> None:
-    """Take weights from another run's checkpoint, the averaged ones if it has them; say which tensors were taken."""
+    """Take weights from another run's checkpoint, the averaged ones if it has them; log which tensors were taken."""
     state = read_checkpoint(find_checkpoint(source))
     weights: dict[str, torch.Tensor] = state["ema"] or state["model"]
     prefix = "model.encoder." if parts == "encoder" else ""
@@ -239,9 +239,9 @@ def _initialize(mode: Mode, source: Path, parts: str) -> None:
     }
     wanted = {name for name in own if name.startswith(prefix)}
     if not taken:
-        raise ConfigError("has no tensor that fits this network", file=source, remedy="use the same model options")
+        raise ConfigError("has no tensors that fit this network", file=source, remedy="use the same model options")
     missing = sorted(wanted - taken.keys())
     mode.load_state_dict({**own, **taken})
     logger.info("%s: %d of %d tensors taken (%s)", source, len(taken), len(wanted), parts)
     if missing:
-        logger.warning("%s: not taken, for want of the same name and shape: %s", source, ", ".join(missing[:10]))
+        logger.warning("%s: not taken, since name or shape differ: %s", source, ", ".join(missing[:10]))

@@ -52,7 +52,7 @@ class StepProfiler:
         self._profile.stop()
 
     def step(self) -> None:
-        """Say that an optimizer step has ended."""
+        """Note that an optimizer step has ended."""
         if self._profile.step_num < WARM_UP + ACTIVE:
             self._profile.step()
 
@@ -67,7 +67,7 @@ class StepProfiler:
 def summary(finished: profile, device: torch.device) -> str:
     """Milliseconds per step of each phase, and the operators that take most of the time, as text.
 
-    Phases are times of the Python thread: on a GPU the work they start runs on behind them, and is in the operators.
+    Phases are times of the Python thread: on a GPU the work they start continues after them, and is in the operators.
     """
     events = finished.key_averages()
     gpu = device.type == "cuda"

@@ -1,4 +1,4 @@
-"""The ranks of a run: what torchrun says, and the few collective operations the trainer needs."""
+"""The ranks of a run: torchrun's variables, and the few collective operations that the trainer needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 COLLECTIVE = timedelta(minutes=30)
 """How long a rank waits for another. One that died is noticed sooner, by its closed connection and by torchrun; this is
-for one that is merely late, at a compilation, a slow disk, a paused machine."""
+for one that is merely late: at a compilation, with a slow disk, on a paused machine."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ranks:
         """What the variables of torchrun say.
 
         Raises:
-            ConfigError: one is missing, no number, or fits no other.
+            ConfigError: one is missing, not a number, or contradicts another.
         """
         world = _whole(environment, "WORLD_SIZE", default=1)
         if world <= 1:
@@ -48,7 +48,7 @@ class Ranks:
         ranks = cls(_whole(environment, "RANK"), world, _whole(environment, "LOCAL_RANK", default=0))
         if ranks.rank >= world:
             raise ConfigError(
-                "fits no rank",
+                "is not a rank",
                 item="RANK",
                 found=ranks.rank,
                 expected=f"0 to {world - 1}, since WORLD_SIZE is {world}",
@@ -59,7 +59,7 @@ class Ranks:
                 raise ConfigError("is not set, but WORLD_SIZE is", item=name, remedy=BY_HAND)
         if (port := _whole(environment, "MASTER_PORT")) > LAST_PORT:
             raise ConfigError(
-                "is no port", item="MASTER_PORT", found=port, expected=f"0 to {LAST_PORT}", remedy=BY_HAND
+                "is not a port", item="MASTER_PORT", found=port, expected=f"0 to {LAST_PORT}", remedy=BY_HAND
             )
         return ranks
 
@@ -102,7 +102,7 @@ def _whole(environment: Mapping[str, str], name: str, default: int | None = None
     if not text:
         raise ConfigError("is not set, but WORLD_SIZE is", item=name, remedy=BY_HAND)
     if not (text.isascii() and text.isdigit()):
-        raise ConfigError("is no whole number", item=name, found=repr(text), remedy=BY_HAND)
+        raise ConfigError("is not a whole number", item=name, found=repr(text), remedy=BY_HAND)
     return int(text)
 
 
@@ -110,7 +110,7 @@ def _whole(environment: Mapping[str, str], name: str, default: int | None = None
 def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     """Join the other ranks when started by torchrun (or with its variables), leave them at the end.
 
-    Only the first rank logs what is the same on all; the others log their errors.
+    Only the first rank logs what is the same on all; the others log only errors.
 
     Raises:
         ConfigError: the variables make no sense.
@@ -132,7 +132,7 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
         where = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         reason = str(error).partition("\n")[0][:200]
         raise ConfigError(
-            f"the ranks do not meet: {reason}", item="MASTER_ADDR", found=where, remedy=BY_HAND
+            f"the ranks cannot meet: {reason}", item="MASTER_ADDR", found=where, remedy=BY_HAND
         ) from error
     try:
         yield ranks

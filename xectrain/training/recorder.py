@@ -1,4 +1,4 @@
-"""What the first rank of a run writes: records, checkpoints, mirrors. Nothing of it makes the other ranks wait."""
+"""What the first rank of a run writes: records, checkpoints, mirrors. None of it makes the other ranks wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xectrain.training.tracking import Mirrors
 
 
 class Recorder:
-    """Writes records to `metrics.jsonl` at once, checkpoints in the background, and gives mirrors what they hold.
+    """Writes records to `metrics.jsonl` at once, checkpoints in the background, and passes what they hold to mirrors.
 
     A context manager: leaving it waits until every checkpoint is on disk, and raises what went wrong with one. On
     ranks that do not write (`run` is None) it does nothing.
@@ -29,8 +29,8 @@ class Recorder:
 
         Args:
             run: the folder; None on ranks that do not write.
-            mirrors: where records go besides.
-            offset: length of `metrics.jsonl` in the checkpoint that the run continues; what follows is cut off.
+            mirrors: where else records go.
+            offset: length of `metrics.jsonl` in the checkpoint that the run continues; whatever follows is cut off.
             keep: checkpoints before the last that are kept.
         """
         self.last_loss = math.nan
@@ -40,7 +40,7 @@ class Recorder:
         self._unsent = deque[Mapping[str, Any]](read_metrics(run.metrics) if run else ())
         self._written, self._sent = len(self._unsent), 0
         self._writer = Background("checkpoints") if run else None
-        self._send(self._written)  # a killed run may not have come to it
+        self._send(self._written)  # a killed run may not have got that far
 
     def __enter__(self) -> Recorder:
         return self
@@ -64,11 +64,11 @@ class Recorder:
 
     @property
     def run_id(self) -> str | None:
-        """The run's name in MLflow, as far as it is known."""
+        """The run's name in MLflow, if known."""
         return self._mirrors.run_id
 
     def save(self, state: Mapping[str, Any], *, best: bool = False) -> None:
-        """Publish a checkpoint, as it is now, in the background. One that still waits is superseded.
+        """Publish a checkpoint in the background, as the state is now. One that is still waiting is superseded.
 
         Args:
             state: what it holds.
@@ -96,7 +96,7 @@ class Recorder:
             self._writer.wait()
 
     def _send(self, held: int) -> None:
-        """Let mirrors have the first `held` records: a checkpoint holds them."""
+        """Send the first `held` records to mirrors: a checkpoint holds them."""
         records = [self._unsent.popleft() for _ in range(held - self._sent)]
         self._sent = held
         self._mirrors.send(records)

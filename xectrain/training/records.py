@@ -37,7 +37,7 @@ class Position:
     rate: float = 0.0
     """Learning rate of the last step."""
     spent_s: float = 0.0
-    """Seconds used of `train.minutes`; 0 without such a budget, whose runs alone depend on a clock."""
+    """Seconds used of `train.minutes`; 0 without such a budget, since only runs with one depend on a clock."""
 
 
 class Sums:
@@ -52,13 +52,13 @@ class Sums:
         """Add a micro-batch.
 
         Events without a value for a part (NaN) do not count for it, and those without any part of the loss (no truth,
-        nothing hidden) not for the loss: their 0 is no achievement.
+        nothing hidden) not for the loss: their 0 is no merit.
         """
         names = ["loss", *result.parts]
         values_KB = torch.stack([result.loss_B.detach(), *(p.detach() for p in result.parts.values())]).double()
         has_KB = (~torch.isnan(values_KB)).double()
         terms = [k for k, name in enumerate(names) if name.startswith("loss_")]
-        has_KB[0] = torch.maximum(1 - has_KB[0], has_KB[terms].amax(0)) if terms else 1.0  # a NaN is to be seen
+        has_KB[0] = torch.maximum(1 - has_KB[0], has_KB[terms].amax(0)) if terms else 1.0  # a NaN must show
         weighted_KB = torch.where(has_KB * weight_B > 0, values_KB * weight_B, 0.0)
         totals = weighted_KB.sum(1).tolist()
         counts = (has_KB * weight_B).sum(1).tolist()

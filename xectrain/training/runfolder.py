@@ -26,9 +26,9 @@ class RunState(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     state: State | None = None
-    """null: it never began."""
+    """null: it never started."""
     epochs: int | None = None
-    """Epochs that a finished run was to have."""
+    """Epochs that a finished run was asked for."""
     minutes: float | None = None
     """Its budget, if it had one."""
     best_loss: float | None = None
@@ -61,7 +61,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder and keep other processes from training in it; one that stays empty is removed.
+        """Make the folder, and keep other processes from training in it; a folder that stays empty is removed.
 
         Raises:
             OutputError: something else is in its place. LockedError: another process trains here.
@@ -82,7 +82,7 @@ class RunFolder:
         return self.path / "state.json"
 
     def write_state(self, state: State, **facts: Any) -> None:
-        """Say how the run stands; a cluster job reads it to decide whether to requeue."""
+        """Record how the run stands; a cluster job reads it to decide whether to requeue."""
         publish_json(self.state, {"state": state, **{key: _plain(fact) for key, fact in facts.items()}})
 
     def read_state(self) -> RunState:
@@ -132,7 +132,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a `metrics.jsonl`; a last line cut short by a kill is left out.
 
     Raises:
-        CorruptError: a line is no record.
+        CorruptError: a line is not a record.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -143,7 +143,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     record = parse_json(line.decode(errors="replace"), "record of a run", file=path)
     if not isinstance(record, dict) or not {"kind", "epoch", "step", "time"} <= record.keys():
-        raise CorruptError("is no record of a run", file=path, item=f"line {number}", remedy="remove the line")
+        raise CorruptError("is not a record of a run", file=path, item=f"line {number}", remedy="remove the line")
     return record
 
 

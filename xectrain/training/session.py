@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"done": "FINISHED", "requeue": "KILLED", "failed": "FAILED"}
 HURRY_S = 10.0
-"""Longest wait for mirrors [s] when a run is stopped: whoever asked for it waits, too."""
+"""Longest wait for mirrors [s] when a run is stopped: whoever stopped it is waiting, too."""
 
 
 def train(config: Config, path: Path, profile: bool = False, show_best: ShowBest | None = None) -> None:
-    """Train in the run folder `path`, or continue there, or say that all is done.
+    """Train in the run folder `path`, or continue there, or log that all is done.
 
     Args:
         config: what to train.
@@ -53,7 +53,7 @@ def train(config: Config, path: Path, profile: bool = False, show_best: ShowBest
 
 
 def check(config: Config, path: Path, *, gpu: bool) -> str:
-    """Whether `train` would begin: everything is done that comes before a device is taken, and nothing is written.
+    """Check whether `train` would start: do everything that comes before a device is taken, without writing anything.
 
     Args:
         gpu: whether the machine that is to train has a GPU; this one need not.
@@ -67,9 +67,9 @@ def check(config: Config, path: Path, *, gpu: bool) -> str:
     run = _run_folder(config, path)
     prepared = prepare(with_absolute_paths(config).resolved(gpu=gpu), run)
     if prepared is None:
-        return f"{path} is trained already"
+        return f"{path} is already trained"
     training, validation = prepared.data.epoch_events(None), sum(len(view.rows) for view in prepared.data.val)
-    how = "begin" if prepared.found is None else "continue"
+    how = "start" if prepared.found is None else "continue"
     return f"{path} would {how}: {counted(training, 'training event')}, {counted(validation, 'validation event')}"
 
 
@@ -111,7 +111,7 @@ def _continue(
     begin_anew: bool,
     ranks: Ranks,
 ) -> None:
-    """Bring a state to where a checkpoint was, and say what has changed since."""
+    """Bring a state to where a checkpoint was, and log what has changed since."""
     source, stored = found
     config = state.config
     refresh_lr, new_run = (acts_now(config, stored, option) for option in ("refresh_lr", "new_run"))
@@ -121,7 +121,7 @@ def _continue(
         state.restore(stored, is_main=ranks.is_main, refresh_lr=refresh_lr, new_run=new_run)
     logger.info("continuing %s at epoch %d, step %d", source, state.at.epoch + 1, state.at.step)
     if changed:
-        logger.warning("from here on with other options than so far: %s", ", ".join(map(str, changed)))
+        logger.warning("changed options from here on: %s", ", ".join(map(str, changed)))
 
 
 def _fit(
@@ -136,7 +136,7 @@ def _fit(
     """Train, and leave `state.json` saying how it ended.
 
     Args:
-        other_rate: whether the learning rate is to be told, since it may jump.
+        other_rate: whether to log the learning rate, since it may jump.
     """
     config, main = state.config, batches.ranks.is_main
     if main:
@@ -150,7 +150,7 @@ def _fit(
         with StopRequest() as stop, recorder:
             trainer = Trainer(state, batches, recorder, threads, run.path, profiler, show_best)
             if other_rate and state.at.rate:
-                logger.info("the learning rate goes on at %.3g, after %.3g", trainer.rate(), state.at.rate)
+                logger.info("the learning rate continues at %.3g, after %.3g", trainer.rate(), state.at.rate)
             trainer.fit(stop)
         ended = "done"
         facts = {"epochs": config.train.epochs, "minutes": config.train.minutes, "best_loss": state.at.best}
@@ -173,7 +173,7 @@ def _choose(config: Config, ranks: Ranks) -> Compute:
     if config.train.deterministic:
         if config.train.compile not in ("auto", "off"):
             raise ConfigError(
-                "a deterministic training is eager", item="train.compile", found=config.train.compile, expected="off"
+                "deterministic training must be eager", item="train.compile", found=config.train.compile, expected="off"
             )
         torch.use_deterministic_algorithms(True)
     return choose_compute(

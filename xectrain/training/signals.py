@@ -1,4 +1,4 @@
-"""Signals ask a run to checkpoint and stop: of a scheduler, of Ctrl-C, of a terminal that closes."""
+"""Signals that ask a run to checkpoint and stop: from a scheduler, Ctrl-C, or a closing terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 TOLD_TWICE_S = 5.0
 """Under `torchrun`, a process gets a signal from whoever sends it to all processes (a terminal, a scheduler) and once
-more from its launcher. Within this time [s] of the first, that is one request."""
+more from its launcher. Within this time [s] of the first, they are one request."""
 
 
 class StopRequest:
-    """While entered, remembers a signal instead of dying of it. Outside the main thread it does nothing.
+    """While entered, remembers a signal instead of dying from it. Outside the main thread it does nothing.
 
     A second signal ends the process at once.
     """
@@ -53,6 +53,6 @@ def _leave_terminal() -> None:
     """Write nothing more to a terminal that has closed: every attempt would fail."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
-        if stat.S_ISCHR(os.fstat(stream).st_mode):  # one that has closed says that it is no terminal
+        if stat.S_ISCHR(os.fstat(stream).st_mode):  # a closed one says that it is not a terminal
             os.dup2(nowhere, stream)
     os.close(nowhere)

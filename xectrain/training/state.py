@@ -26,7 +26,7 @@ class TrainingState:
 
     mode: Mode
     facts: dict[str, Any]
-    """What checkpoints say besides: configuration, data, normalization, code version."""
+    """What else checkpoints record: configuration, data, normalization, code version."""
     config: Config
     at: Position = field(default_factory=Position)
     pending: Sums = field(default_factory=Sums)
@@ -79,7 +79,7 @@ class TrainingState:
 
         Args:
             stored: the checkpoint.
-            is_main: whether this rank takes the sums since the last record upon it.
+            is_main: whether this rank takes over the sums since the last record.
             refresh_lr: begin the learning-rate schedule here.
             new_run: do not continue the MLflow run.
         """
@@ -98,10 +98,10 @@ class TrainingState:
 
 
 def check_facts(stored: Mapping[str, Any], facts: Mapping[str, Any], file: Path) -> None:
-    """Insist that a checkpoint's data and normalization are those of the run that continues it.
+    """Refuse a checkpoint whose data or normalization are not those of the run that continues it.
 
     Raises:
-        ConfigError: with both values.
+        ConfigError: one differs; names both values.
     """
     for key in SAME_FACTS:
         if stored[key] != facts[key]:

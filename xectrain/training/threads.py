@@ -19,7 +19,7 @@ from shards.base import Neighbours, counted
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-"""Seconds between two looks at what others do."""
+"""Seconds between checks of what others use."""
 TOLERATED = 0.25
 """Share of a core that others may use before a thread is taken from it; the system always does a little."""
 
@@ -29,7 +29,7 @@ class FreeThreads:
     repeated bit for bit keeps its own, and so does one whose user says `OMP_NUM_THREADS`."""
 
     def __init__(self, neighbours: Neighbours, fixed: bool, environment: Mapping[str, str] = os.environ) -> None:
-        """Begin with the threads that torch has now; they are the most there will be.
+        """Start with the threads that torch has now; there will never be more.
 
         Args:
             neighbours: what is measured.
@@ -41,7 +41,7 @@ class FreeThreads:
         self._fixed = fixed or self._most == 1 or bool(environment.get("OMP_NUM_THREADS"))
 
     def follow(self) -> None:
-        """Take what is free now; cheap, and to be called after every step."""
+        """Use what is free now; cheap enough to be called after every step."""
         if self._fixed or self._neighbours.seconds < LOOK_S:
             return
         others = self._neighbours.look()
@@ -54,7 +54,7 @@ class FreeThreads:
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
-        """After the block torch has the threads again that it had in the beginning."""
+        """After the block torch has its initial number of threads again."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Mirrors of the run folder: TensorBoard, and MLflow, which can be late, locked or gone while training goes on beside.
+"""Mirrors of the run folder: TensorBoard, and MLflow, which may be late, locked or gone while training goes on.
 
 Only records up to a checkpoint are sent. Sending one twice changes nothing (MLflow keeps one row per run, key, step,
 time and value; event files are written anew), so a continued run has no repeated and no missing step.
@@ -22,21 +22,21 @@ from xectrain.training.runfolder import RunFolder, read_metrics
 
 logger = logging.getLogger(__name__)
 
-os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # what it has to say comes as our lines do
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # its messages come through our log
 
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 """Lets MLflow open the experiment in the view of runs, not of traces."""
 FOLDER_TAG = "xec.run_folder"
 CHANGED_TAG = "xec.now."
-"""Before the name of an option that a continued run has otherwise than when it began."""
+"""Prefix of an option that a continued run has changed."""
 ANY = "any"
-"""Instead of an MLflow run: whichever belongs to the run folder."""
+"""In place of an MLflow run: whichever belongs to the run folder."""
 BATCH = 1000
 """Metrics per request, the most that MLflow takes."""
 
 
 class Mirror(ABC):
-    """Takes records of `metrics.jsonl` to another place. Whatever it raises, training goes on."""
+    """Sends records of `metrics.jsonl` to another place. Whatever it raises, training goes on."""
 
     name: str
     run_id: str | None = None
@@ -44,7 +44,7 @@ class Mirror(ABC):
 
     @abstractmethod
     def send(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Bring records there; the first call makes or finds the run."""
+        """Send records; the first call makes or finds the run."""
 
     @abstractmethod
     def finish(self, status: str) -> None:
@@ -52,7 +52,7 @@ class Mirror(ABC):
 
 
 class Mirrors:
-    """The mirrors of a run, in a thread of their own. One that fails is warned about and left alone from then on."""
+    """The mirrors of a run, in a thread of their own. One that fails is warned about, and not used again."""
 
     def __init__(self, mirrors: Sequence[Mirror] = ()) -> None:
         self._all = tuple(mirrors)
@@ -61,15 +61,15 @@ class Mirrors:
 
     @property
     def run_id(self) -> str | None:
-        """The run's name in MLflow, as far as it is known."""
+        """The run's name in MLflow, if known."""
         return next((mirror.run_id for mirror in self._all if mirror.run_id), None)
 
     def send(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Bring records to all."""
+        """Send records to all."""
         self._each(lambda mirror: mirror.send(records))
 
     def finish(self, status: str, patience_s: float) -> None:
-        """Tell all how the run ended, and wait for them a while.
+        """Tell all how the run ended, and wait a while for them.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -78,7 +78,7 @@ class Mirrors:
         self._each(lambda mirror: mirror.finish(status))
         if self._thread is not None and not self._thread.close(patience_s):
             names = " and ".join(mirror.name for mirror in self._alive)
-            logger.warning("%s did not take everything within %g s; %s", names, patience_s, LATER)
+            logger.warning("%s did not accept everything within %g s; %s", names, patience_s, LATER)
 
     def _each(self, call: Callable[[Mirror], None]) -> None:
         def all_of_them() -> None:
@@ -105,7 +105,7 @@ def open_mirrors(config: Config, run: RunFolder, run_id: str | None) -> Mirrors:
         run_id: the MLflow run to continue (`ANY`: that of the run folder); None: a new one.
 
     Raises:
-        ConfigError: TensorBoard is asked for and not installed.
+        ConfigError: TensorBoard is asked for but not installed.
     """
     mirrors: list[Mirror] = []
     if config.tracking.mlflow:
@@ -176,7 +176,7 @@ class MlflowMirror(Mirror):
         self._client.set_terminated(self.run_id, status)
 
     def send_folders(self, folders: Sequence[Path]) -> None:
-        """Bring the files of folders to the run, under the folders' names."""
+        """Send the files of folders to the run, under the folders' names."""
         self._connect()
         for folder in folders:
             self._client.log_artifacts(self.run_id, str(folder), folder.name)
@@ -187,7 +187,7 @@ class MlflowMirror(Mirror):
 
         self._client = MlflowClient(tracking_uri=tracking_uri(self._config, self._run.path))
         name = self._config.tracking.run_name or self._run.path.resolve().name
-        # Looking and making is one step: a mirror that still waits for a locked store makes its run later.
+        # Finding and making are one step: a mirror that still waits for a locked store makes its run later.
         with locked(self._run.path / ".mlflow.lock", "looking for the run in MLflow"):
             experiment = self._experiment()
             found = self._find(experiment)
@@ -241,7 +241,7 @@ def tracking_uri(config: Config, run: Path) -> str:
 
 
 def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folders: Sequence[Path]) -> None:
-    """Bring the files made about a finished run to its MLflow run, if the run is mirrored; says when it cannot."""
+    """Send the files made about a finished run to its MLflow run, if the run is mirrored; warns when it cannot."""
     if not config.tracking.mlflow:
         return
     mirror, work, patience_s = (
@@ -252,7 +252,7 @@ def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folders: 
     work.submit(lambda: mirror.send_folders(folders))
     try:
         if not work.close(patience_s):
-            logger.warning("MLflow did not take everything within %g s: the files are in %s", patience_s, run.path)
+            logger.warning("MLflow did not accept everything within %g s: the files are in %s", patience_s, run.path)
     except Exception as error:  # noqa: BLE001  MLflow raises its own, SQLAlchemy's and OS errors
         logger.warning("MLflow does not answer (%s): the files are in %s", _reason(error), run.path)
 
@@ -261,7 +261,7 @@ def sync(run: RunFolder, config: Config, run_id: str | None) -> int:
     """Send a run's whole `metrics.jsonl` to MLflow, into the run it has there or a new one; return the records sent.
 
     Raises:
-        OutputError: MLflow did not take them.
+        OutputError: MLflow did not accept them.
     """
     mirror = MlflowMirror(config, run, run_id or ANY)
     records = list(read_metrics(run.metrics))
@@ -272,7 +272,7 @@ def sync(run: RunFolder, config: Config, run_id: str | None) -> int:
             mirror.finish("FINISHED" if state == "done" else "FAILED")
     except Exception as error:
         where = tracking_uri(config, run.path)
-        raise OutputError(f"MLflow did not take the run: {_reason(error)}", file=where, remedy="try again") from error
+        raise OutputError(f"MLflow did not accept the run: {_reason(error)}", file=where, remedy="try again") from error
     return len(records)
 
 

@@ -38,13 +38,13 @@ from xectrain.training.validation import validate
 logger = logging.getLogger(__name__)
 
 BUDGET_WARMUP = 0.1
-"""Largest share of a run with a budget of minutes that warm-up takes: it may be over before an epoch is."""
+"""Largest fraction of a run with a budget of minutes that warm-up takes: the run may be shorter than an epoch."""
 
 
 PHOTON_ERRORS = ("mae_all", "mae_ring_all")
-"""What is logged of hidden sensors: the network's mean error in photons, and that of the mean of the neighbours."""
+"""What is logged about hidden sensors: the network's mean error in photons, and that of the mean of the neighbours."""
 ShowBest = Callable[[int], None]
-"""What is done with the best checkpoint, once it is on disk, after so many epochs."""
+"""Called with the epoch when the best checkpoint is on disk."""
 
 
 class Stopped(XecError):
@@ -110,7 +110,7 @@ class Trainer:
             self._show()
 
     def _show(self) -> None:
-        """Let the best model so far be looked at; other ranks wait at their next common step."""
+        """Have the artifacts of the best model so far made; other ranks wait at their next common step."""
         self._unshown = False
         if self.show_best is not None and self.ranks.is_main:
             self.recorder.settle()
@@ -118,7 +118,7 @@ class Trainer:
                 self.show_best(self.state.at.epoch)
 
     def _plan(self) -> None:
-        """Agree after how many steps the run ends; in an epoch, steps do."""
+        """Agree on the number of steps after which the run ends."""
         mine = self.pace.last_step(self.state.at.global_step) if self.ranks.is_main else 0
         self.last_step = int(self.ranks.sums([mine])[0])
 
@@ -212,7 +212,7 @@ class Trainer:
             self.profiler.step()
 
     def _bad_step(self, micro_batches: list[Batch], norm: float, loss: float) -> None:
-        """Count a step whose loss or gradient is not finite; give up when there were too many."""
+        """Count a step whose loss or gradient is not finite; give up when there are too many."""
         at = self.state.at
         at.bad_steps += 1
         rows = [int(r) for batch in micro_batches for r in batch.rows[:8]]
@@ -224,7 +224,7 @@ class Trainer:
                 f"{where}: loss {loss:g}, gradient norm {norm:g}",
                 file=self.folder,
                 found=f"a batch with dataset rows {rows} …",
-                remedy="lower optim.lr, or look at these events; the checkpoints are from before",
+                remedy="lower optim.lr, or check these events; the checkpoints are from before",
             )
         logger.warning("%s: loss %g, gradient norm %g; step skipped (dataset rows %s …)", where, loss, norm, rows)
 
@@ -279,13 +279,13 @@ class Trainer:
             Stopped: always.
         """
         self._save()
-        self.ranks.sums([0])  # a rank that ended before the checkpoint is there could have the others killed
+        self.ranks.sums([0])  # a rank that ends before the checkpoint exists could get the others killed
         at, number = self.state.at, stop.requested or signal.SIGTERM
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {at.step} of epoch {at.epoch + 1}",
             number=number,
             file=self.folder,
-            remedy="start the same command again to continue",
+            remedy="run the same command again to continue",
         )
 
 

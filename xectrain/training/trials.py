@@ -1,4 +1,4 @@
-"""How a training computes where nobody has said it: real steps of every candidate are timed before the first one.
+"""How a training computes unless told: real steps of every candidate are timed before the first one.
 
 What is fast depends on processor and network: of two processors with the same bf16 instructions one trains `reference`
 1.4 times as fast in bf16 as in float32, the other 0.7 times. The times are remembered in a small file per machine and
@@ -7,8 +7,6 @@ network, `~/.cache/xec/steps/*.json` (below `$XDG_CACHE_HOME` where that is set)
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import platform
@@ -22,7 +20,7 @@ import torch
 
 from pipelines import Batch
 from shards.base import CorruptError, InputError, OutputError, free_cores, package_version, publish_json
-from shards.base.documents import read_document
+from shards.base.documents import json_digest, read_document
 from xectrain.compute import Compute, compile_in_place, computes_bf16, not_compiled
 from xectrain.config.tree import Config
 from xectrain.training.batches import Batches
@@ -35,7 +33,7 @@ EVENTS = 32
 STEPS = 2
 """Timed steps of a candidate, of which the faster counts; one before them warms up."""
 SHARE = 0.02
-"""Share of a run that timing may take; a shorter run takes what needs none."""
+"""Fraction of a run that timing may take; a shorter run uses what needs none."""
 GAIN = 1.05
 """How much faster than the first candidate, the most exact one, another must be."""
 COMPILING_PAYS_S = 5400.0
@@ -45,7 +43,7 @@ and half of the speed on others (`benchmarks/model.py`)."""
 
 @dataclass(frozen=True)
 class Times:
-    """What is known of a network on a machine."""
+    """What is known about a network on a machine."""
 
     machine: dict[str, str]
     network: dict[str, Any]
@@ -71,13 +69,13 @@ class Times:
         return best if whole_s(best) * GAIN < run_s else candidates[0]
 
     def table(self) -> str:
-        """For the log."""
+        """The table for the log."""
         rates = ", ".join(f"{name} {self.events / seconds:.0f}" for name, seconds in self.step_s.items())
         return f"events/s in steps of {self.events}: {rates}"
 
 
 def settle(state: TrainingState, batches: Batches, before: Mapping[str, Any] | None) -> float:
-    """Give `batches` the computation that is asked for, or the fastest where nothing is; compile if so.
+    """Give `batches` the computation that was asked for, or else the fastest; compile it if necessary.
 
     Args:
         state: the run before its next step; nothing in it changes but the fact `precision`.
@@ -99,7 +97,7 @@ def settle(state: TrainingState, batches: Batches, before: Mapping[str, Any] | N
 
 
 def _candidates(config: Config, compute: Compute, before: Mapping[str, Any] | None) -> list[Compute]:
-    """What may be taken, the most exact first, compiled last."""
+    """The candidates, the most exact first, compiled ones last."""
     asked = config.train
     if asked.deterministic:
         return [compute]
@@ -129,7 +127,7 @@ class _Trial:
         self.small = min(self.whole, EVENTS) if on_cpu else self.whole
 
     def choice(self, candidates: list[Compute]) -> Compute:
-        """The fastest of them; it is compiled then if it is to be."""
+        """The fastest of them, compiled if it is a compiled one."""
         minutes, passes = self.config.train.minutes, self.config.train.epochs * self.batches.epoch_events
         if minutes is None and passes * SHARE < (STEPS + 1) * self.small:
             logger.info("computing in %s; the run is too short to time anything else", candidates[0].name)
@@ -222,13 +220,12 @@ def _file(times: Times) -> Path | None:
 
     Source: the XDG Base Directory Specification.
     """
-    text = json.dumps([times.machine, times.network, times.events], sort_keys=True)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
         folder = folder.expanduser()
     except RuntimeError:  # no home
         return None
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = json_digest([times.machine, times.network, times.events])[:16]
     return folder / "xec" / "steps" / f"{digest}.json" if folder.is_absolute() else None
 
 

@@ -21,7 +21,7 @@ SHOWN_ROWS = 8
 
 @dataclass(frozen=True)
 class Validation:
-    """What a network does on the validation set."""
+    """How a network does on the validation set."""
 
     loss: float
     """Mean over the events that have a truth to compare with; NaN when none has."""
@@ -43,9 +43,11 @@ class Validation:
             said.append(f"{count} of {self.events} validation events do not have {what}, and are not in its loss")
         if self.odd_rows:
             rows = ", ".join(map(str, self.odd_rows))
-            said.append(f"the validation loss is {self.loss:g}, from dataset rows {rows} …: it is never the best")
+            said.append(
+                f"the validation loss is {self.loss:g}, from dataset rows {rows} …: it never counts as the best"
+            )
         elif math.isnan(self.loss):
-            said.append("there is no validation loss: no checkpoint is the best")
+            said.append("there is no validation loss, so no checkpoint is the best")
         return said
 
 

@@ -24,15 +24,15 @@ def test_the_same_again_is_complete_and_anything_else_is_refused(files: list[Pat
     before = digests(out)
     assert run(files[::-1], out, workers=2).was_complete
     for changes, message in (
-        ({"seed": 1}, r"made with another 'seed' \(found 0, expected 1\)"),
-        ({"dtype": "float16"}, "another 'dtype'"),
-        ({"select": "u > 0"}, "another 'selection'"),
-        ({"time_floor": 3.0}, r"another 'conversion.time_floor' \(found none, expected 3.0\)"),
-        ({"events_per_shard": 26}, "another 'events_per_shard'"),
+        ({"seed": 1}, r"made with a different 'seed' \(found 0, expected 1\)"),
+        ({"dtype": "float16"}, "a different 'dtype'"),
+        ({"select": "u > 0"}, "a different 'selection'"),
+        ({"time_floor": 3.0}, r"a different 'conversion.time_floor' \(found none, expected 3.0\)"),
+        ({"events_per_shard": 26}, "a different 'events_per_shard'"),
     ):
         with pytest.raises(OutputError, match=message):
             run(files, out, **changes)
-    with pytest.raises(OutputError, match=r"is a dataset of other sources \(found also run1.root\)"):
+    with pytest.raises(OutputError, match=r"is a dataset of different sources \(found also run1.root\)"):
         run(files[:1], out)
     assert digests(out) == before
 
@@ -41,10 +41,10 @@ def test_an_interrupted_conversion_continues_only_as_what_it_was(files: list[Pat
     out = tmp_path / "d"
     run_step("bucket", make_plan(open_sources(files), (), options()), out)
     with pytest.raises(
-        OutputError, match=r"holds an unfinished conversion with another 'seed' \(found 0, expected 1\).*--out"
+        OutputError, match=r"holds an unfinished conversion with a different 'seed' \(found 0, expected 1\).*--out"
     ):
         run(files, out, seed=1)
-    with pytest.raises(OutputError, match=r"unfinished conversion of other inputs \(found also of .*run1\.root\)"):
+    with pytest.raises(OutputError, match=r"unfinished conversion of different inputs \(found also of .*run1\.root\)"):
         run(files[:1], out)
     assert not run(files, out).was_complete
 
@@ -55,7 +55,7 @@ def test_a_source_that_changed_is_noticed_on_resuming(files: list[Path], trees: 
     run_step("bucket", make_plan(open_sources([source]), (), options()), tmp_path / "d")
     write_tree(source, trees[1])
     with pytest.raises(
-        OutputError, match=r"a\.root: changed since the conversion began; remove .*\.ingest to begin anew"
+        OutputError, match=r"a\.root: changed since the conversion began; remove .*\.ingest to start again"
     ):
         run([source], tmp_path / "d")
 
@@ -134,7 +134,7 @@ def test_too_little_space_is_said_before_anything_is_read(
 
 def test_an_output_that_cannot_be_a_folder_is_one_error(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "d").write_text("a file")
-    with pytest.raises(OutputError, match=r"is a file .expected the folder of a dataset"):
+    with pytest.raises(OutputError, match=r"is a file .expected a folder for the dataset"):
         run(files, tmp_path / "d")
 
 

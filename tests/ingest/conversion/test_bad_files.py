@@ -59,7 +59,7 @@ def test_skipping_bad_files_gives_what_the_good_ones_alone_give(
 
 def test_no_usable_file_is_an_error_even_when_skipping(files: list[Path], tmp_path: Path) -> None:
     bad = corrupted(files[0], tmp_path / "bad.root")
-    with pytest.raises(InputError, match="no event is left"):
+    with pytest.raises(InputError, match="no events are left"):
         run([bad], tmp_path / "d", skip_bad_files=True)
 
 

@@ -92,8 +92,8 @@ def test_what_was_lost_is_said(
         "relative_time": trees[1]["relative_time"] * np.float32(1e6),
     }
     run([write_tree(tmp_path / "a.root", lost)], tmp_path / "d", dtype="float16")
-    assert "column 'energy' is unknown in all events" in caplog.text
-    assert "sensor values are beyond float16 and stored as its largest number" in caplog.text
+    assert "column 'energy' has no value in any event" in caplog.text
+    assert "sensor values are beyond the range of float16 and were stored as its largest number" in caplog.text
 
 
 def test_an_event_without_sensors_is_left_out_and_counted(
@@ -107,7 +107,7 @@ def test_an_event_without_sensors_is_left_out_and_counted(
     manifest = run([tmp_path / "t.root"], tmp_path / "d").manifest
     assert manifest.n_events == 19
     assert manifest.summed("dropped") == {"empty sensor vector": 1}
-    assert "left out 1 event without any sensor value" in caplog.text
+    assert "left out 1 event without sensor values" in caplog.text
 
 
 def test_selections_on_columns_and_on_summaries(files: list[Path], reference: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_selections_on_columns_and_on_summaries(files: list[Path], reference: Pa
         assert manifest.summed("dropped") == {"selection": sum(N) - len(expected)}
     with pytest.raises(ConfigError, match=r"unknown column 'theta'"):
         run(files, tmp_path / "e", select="theta < 1")
-    with pytest.raises(InputError, match="no event is left"):
+    with pytest.raises(InputError, match="no events are left"):
         run(files, tmp_path / "f", select="u > 1000")
 
 
@@ -174,7 +174,7 @@ def test_channels_found_dead_are_dead_in_all_events_of_the_run(tmp_path: Path) -
 def test_preparing_is_a_step_of_its_own_where_it_is_needed(files: list[Path], tmp_path: Path) -> None:
     wanted = options(dead_if_invalid_fraction=0.9, max_events=30, select="u > 0")
     plan, out = make_plan(open_sources(files), (), wanted), tmp_path / "d"
-    with pytest.raises(OutputError, match="the preparation is missing; run --step prepare first"):
+    with pytest.raises(OutputError, match="the preparation step has not been run; run --step prepare first"):
         run_step("bucket", plan, out)
     for step in ("prepare", "bucket", "sort", "finalize"):
         run_step(step, plan, out)
@@ -223,7 +223,9 @@ def test_unknown_scalars_are_nan_and_counted(trees: list[Any], tmp_path: Path) -
 def test_sources_that_disagree_on_the_time_reference_are_refused(trees: list[Any], tmp_path: Path) -> None:
     absolute = {("time" if k == "relative_time" else k): v for k, v in trees[1].items()}
     files = [write_tree(tmp_path / "a.root", trees[0]), write_tree(tmp_path / "b.root", absolute)]
-    with pytest.raises(InputError, match=r"b\.root: has absolute times, another input has relative ones \(found time"):
+    with pytest.raises(
+        InputError, match=r"b\.root: has absolute times, but another input has relative ones \(found time"
+    ):
         run(files, tmp_path / "d")
 
 
@@ -253,5 +255,5 @@ def test_photons_are_divided_by_the_gains_of_their_channels(files, reference, tm
     assert after.manifest.settings.conversion["channel_gain"] == {"file": "gains.csv", "sha256": gain.sha256}
     assert "channel_gain" not in before.manifest.settings.conversion
     (tmp_path / "few.csv").write_text("run_first,run_last,sensor,response\n100,100,5,1.1\n")
-    with pytest.raises(InputError, match=r"few.csv: has no gains for a run of the data \(found run 101, expected 100"):
+    with pytest.raises(InputError, match=r"few.csv: has no gains for a run in the data \(found run 101, expected 100"):
         run(files, tmp_path / "no", channel_gain=GainFile.of(tmp_path / "few.csv"))

@@ -78,17 +78,17 @@ def test_tables_of_run_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("d.txt", "5\n4760\n", r"d\.txt: line 2: names no channel \(found '4760', expected 0 to 4759\)"),
-        ("d.csv", "run_first,run_last,sensor\n1,2,x\n", r"d\.csv: row 1: names no channel"),
-        ("d.csv", "run_first,run_last,sensor\n3,2,7\n", r"run range ends before it begins \(found 3 to 2\)"),
-        ("d.csv", "run_first,run_last,sensor\na,2,7\n", r"names no run \(found 'a', expected a whole number\)"),
-        ("d.csv", "run_first,run_last,channel\n1,2,7\n", r"is no dead list \(found run_first, run_last, channel"),
+        ("d.txt", "5\n4760\n", r"d\.txt: line 2: does not name a channel \(found '4760', expected 0 to 4759\)"),
+        ("d.csv", "run_first,run_last,sensor\n1,2,x\n", r"d\.csv: row 1: does not name a channel"),
+        ("d.csv", "run_first,run_last,sensor\n3,2,7\n", r"run range ends before it starts \(found 3 to 2\)"),
+        ("d.csv", "run_first,run_last,sensor\na,2,7\n", r"does not name a run \(found 'a', expected a whole number\)"),
+        ("d.csv", "run_first,run_last,channel\n1,2,7\n", r"is not a dead list \(found run_first, run_last, channel"),
         ("d.csv", "sensor,kind\n7,odd\n", r"unknown kind of dead channel \(found odd, expected bad or invalid\)"),
         ("d.csv", "run,sensor\n5,7\n", r"unknown column 'run' of a dead list; did you mean 'run_"),
         ("d.csv", "sensor,kind\n7,bad,more\n", "unknown column 'more values than columns'"),
-        ("d.csv", "run_first,sensor\n1.5,7\n", r"names no run \(found '1\.5', expected a whole number"),
-        ("d.txt", "²\n", r"line 1: names no channel \(found '²'"),
-        ("d.parquet", "text", r"d\.parquet: is no Parquet file"),
+        ("d.csv", "run_first,sensor\n1.5,7\n", r"does not name a run \(found '1\.5', expected a whole number"),
+        ("d.txt", "²\n", r"line 1: does not name a channel \(found '²'"),
+        ("d.parquet", "text", r"d\.parquet: is not a Parquet file"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:

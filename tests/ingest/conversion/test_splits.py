@@ -44,12 +44,12 @@ def test_what_a_split_cannot_give_is_said_before_anything_is_read(
     assert not list((tmp_path / "d").rglob("*.rows"))
     result = run(files, tmp_path / "e", split="train=0.9,val=0.1", split_by="run")
     assert [m.n_events for m in result.manifests] == [70, 33]
-    assert "far from what was asked for: train has 68 % (90 % asked), val has 32 % (10 % asked)" in caplog.text
+    assert "far from what was asked for: train has 68 % (90 % asked for), val has 32 % (10 % asked for)" in caplog.text
     assert result.manifest.settings.split is not None
     assert result.manifest.settings.split.groups == {"train": (100,), "val": (101,)}
 
 
 def test_splits_do_not_go_into_a_dataset(files: list[Path], tmp_path: Path) -> None:
     run(files, tmp_path / "d")
-    with pytest.raises(OutputError, match="is a dataset itself, splits cannot go into it"):
+    with pytest.raises(OutputError, match="is itself a dataset, so splits cannot go into it"):
         run(files, tmp_path / "d", split="train=0.5,val=0.5")

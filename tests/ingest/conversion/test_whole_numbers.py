@@ -82,10 +82,10 @@ def test_what_cannot_be_kept_is_refused_by_name(tmp_path: Path) -> None:
     write_tree(tmp_path / "b.root", events(20, run=2))
     with pytest.raises(
         InputError,
-        match=r"a.root: stamp: the whole number of entry 0 is beyond 2⁵³ \(found 9223372036854775807, expected less, "
+        match=r"a.root: stamp: the integer of entry 0 is beyond 2⁵³ \(found 9223372036854775807, expected less, "
         r"since another input lacks the column or has fractions there\); leave it out of the schema's carry",
     ):
         converted([tmp_path / "a.root", tmp_path / "b.root"], tmp_path / "d", carry="stamp")
     write_tree(tmp_path / "c.root", {**events(3), "stamp": np.array([1, 2**63, 3], np.uint64)})
-    with pytest.raises(InputError, match=r"tree/stamp: the whole number of entry 1 is beyond 2⁶³"):
+    with pytest.raises(InputError, match=r"tree/stamp: the integer of entry 1 is beyond 2⁶³"):
         converted([tmp_path / "c.root"], tmp_path / "c", carry="stamp")

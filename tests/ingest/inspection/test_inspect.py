@@ -76,7 +76,7 @@ def test_duplicates_are_found_across_files(file: Path, tmp_path: Path) -> None:
     other = write_tree(tmp_path / "b.root", events(5))
     both = find_duplicates(open_sources([file, other]))
     assert (both.groups, both.events) == (5, 6)
-    assert "5 (run, event) occur more than once (6 events too many): (100, 0)" in report.duplicate_line(both)
+    assert "5 (run, event) occur more than once (6 surplus events): (100, 0)" in report.duplicate_line(both)
     unique = write_tree(tmp_path / "c.root", events(5, run=7))
     assert report.duplicate_line(find_duplicates(open_sources([unique]))) == "every (run, event) occurs once"
 

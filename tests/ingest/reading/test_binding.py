@@ -94,7 +94,7 @@ def test_missing_branches_are_named_with_the_nearest(tmp_path: Path) -> None:
 def test_wrong_numbers_of_values_are_refused(tmp_path: Path) -> None:
     path = write_tree(tmp_path / "t.root", {"npho": np.ones((2, 4092), "f4"), "time": np.ones((2, S), "f4")})
     with pytest.raises(
-        InputError, match=r"tree/npho: has the wrong number of values \(found 4092 values an event, expected 4760\)"
+        InputError, match=r"tree/npho: has the wrong number of values \(found 4092 values per event, expected 4760\)"
     ):
         open_sources([path])
     path = tmp_path / "j.root"
@@ -120,7 +120,7 @@ def test_text_branches_are_refused(tmp_path: Path) -> None:
 def test_run_numbers_must_be_numbers(tmp_path: Path) -> None:
     tree = {**events(3), "run": np.array([1.0, np.nan, 1.0])}
     (source,) = open_sources([write_tree(tmp_path / "t.root", tree)])
-    with pytest.raises(InputError, match=r"tree/run: run number of entry 1 is no whole number \(found nan\)"):
+    with pytest.raises(InputError, match=r"tree/run: run number of entry 1 is not a whole number \(found nan\)"):
         list(read_chunks(source))
 
 
@@ -159,21 +159,21 @@ def test_integers_have_no_mark_for_missing_and_are_kept_exactly(tmp_path: Path) 
     np.testing.assert_array_equal(columns["event"], np.arange(3) + 2**40)
     np.testing.assert_array_equal(columns["code"], [1, np.nan, 3])
     for branch, problem in (
-        ("event", "whole number of entry 1 is beyond 2⁵³.*found 4611686018427387904"),
+        ("event", "integer of entry 1 is beyond 2⁵³.*found 4611686018427387904"),
         ("stamp", "carry"),
     ):
         write_tree(path, {**tree, branch: np.array([0, 2**62, 2**53])})
         with pytest.raises(InputError, match=rf"tree/{branch}: .*{problem}"):
             read(path, str(tmp_path / "s.yaml"))
     write_tree(path, {**tree, "event": np.array([1.0, 1e10, 3.0])})
-    with pytest.raises(InputError, match=r"event number of entry 1 is no whole number .found 1e.10, which means"):
+    with pytest.raises(InputError, match=r"event number of entry 1 is not a whole number .found 1e.10, which means"):
         read(path)
 
 
 def test_a_scalar_is_never_taken_for_sensors(tmp_path: Path) -> None:
     path = write_tree(tmp_path / "t.root", events(3))
     (tmp_path / "s.yaml").write_text("extends: sensors-only\nsensors: {npho: {branches: [event]}}\n")
-    with pytest.raises(InputError, match=r"event: has the wrong number of values .found 1 values an event, exp"):
+    with pytest.raises(InputError, match=r"event: has the wrong number of values .found 1 values per event, exp"):
         open_sources([path], schema=str(tmp_path / "s.yaml"))
 
 
@@ -203,6 +203,6 @@ def test_what_is_not_known_of_times_is_said_once(tmp_path: Path, caplog: pytest.
     write_tree(tmp_path / "a.root", {k: v for k, v in tree.items() if k != "time_min_used"})
     write_tree(tmp_path / "b.root", {k: v for k, v in tree.items() if k != "relative_time"})
     open_sources([tmp_path / "a.root", tmp_path / "b.root"], schema="sensors-only")
-    assert "b.root has no sensor times: all count as invalid" in caplog.text
+    assert "b.root has no sensor times: all of them count as invalid" in caplog.text
     assert "a.root has relative times (relative_time) but no time_min_used: absolute times are unknown" in caplog.text
     assert len(caplog.records) == 2

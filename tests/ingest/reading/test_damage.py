@@ -25,7 +25,9 @@ def test_empty_trees_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"e\.root: tree: has no entries"):
         open_sources([path])
     (tmp_path / "x.root").write_bytes(b"PK..")
-    with pytest.raises(InputError, match=r"x\.root: is no ROOT file \(found b'PK..' at its start, expected b'root'\)"):
+    with pytest.raises(
+        InputError, match=r"x\.root: is not a ROOT file \(found b'PK..' at its start, expected b'root'\)"
+    ):
         open_sources([tmp_path / "x.root"])
     (tmp_path / "stub.root").write_bytes(b"root" + bytes(40))
     with pytest.raises(
@@ -64,7 +66,7 @@ def test_a_basket_of_which_only_zeros_are_left_is_named(tmp_path: Path, branches
     data[seek : seek + size] = bytes(size)
     path.write_bytes(data)
     (source,) = open_sources([path])
-    with pytest.raises(CorruptError, match=r"t\.root: tree/npho: entries 16 to 31 (cannot be read|are not all there)"):
+    with pytest.raises(CorruptError, match=r"t\.root: tree/npho: entries 16 to 31 (cannot be read|are incomplete)"):
         list(read_chunks(source))
 
 
@@ -73,7 +75,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path, branches: dict[str, np.n
     (source,) = open_sources([path])
     with open(path, "ab") as handle:
         handle.write(b"more")
-    with pytest.raises(InputError, match=r"t\.root: changed while it was being used"):
+    with pytest.raises(InputError, match=r"t\.root: changed while in use"):
         list(read_chunks(source))
 
 
@@ -100,7 +102,9 @@ def test_branches_that_do_not_cover_the_tree_are_refused(file: Path, tmp_path: P
     place = content.index(struct.pack(">q", N), content.index(b"TTree"))  # the tree's own number comes first
     content[place : place + 8] = struct.pack(">q", N + 1)
     (tmp_path / "a.root").write_bytes(content)
-    with pytest.raises(CorruptError, match=r"tree/npho: does not cover the tree.*\(found 40 entries, expected 41\)"):
+    with pytest.raises(
+        CorruptError, match=r"tree/npho: does not cover the whole tree.*\(found 40 entries, expected 41\)"
+    ):
         open_sources([tmp_path / "a.root"])
 
 
@@ -109,11 +113,11 @@ def test_bad_files_are_skipped_when_that_is_asked_for(file: Path, tmp_path: Path
     skipped: list[Any] = []
     sources = open_sources([file, tmp_path / "x.root", tmp_path / "gone.root"], skipped=skipped)
     assert [s.path for s in sources] == [file]
-    assert {s.path.name: s.reason.partition(": ")[2][:16] for s in skipped} == {
+    assert {s.path.name: s.reason.partition(": ")[2][:18] for s in skipped} == {
         "gone.root": "does not exist",
-        "x.root": "is no ROOT file ",
+        "x.root": "is not a ROOT file",
     }
-    with pytest.raises(InputError, match="no usable input file is left"):
+    with pytest.raises(InputError, match="no usable input files are left"):
         open_sources([tmp_path / "x.root"], skipped=[])
 
 
@@ -172,12 +176,10 @@ def test_files_can_be_checked_against_a_list_of_digests(file: Path, tmp_path: Pa
     with pytest.raises(InputError, match=r"other\.root: has no digest in the list"):
         open_sources([other], check=check)
     listed.write_text(f"{'0' * 64} *{file.name}\n")
-    with pytest.raises(
-        CorruptError, match=r"a\.root: is not the file that the checksum was made of \(found .*copy it again"
-    ):
+    with pytest.raises(CorruptError, match=r"a\.root: does not have the listed checksum \(found .*copy it again"):
         open_sources([file], check=partial(check_digest, expected=read_checksums(listed)))
     listed.write_text("abc  x\n")
-    with pytest.raises(InputError, match=r"SHA256SUMS: line 1: is no list of SHA-256 digests"):
+    with pytest.raises(InputError, match=r"SHA256SUMS: line 1: is not a valid list of SHA-256 digests"):
         read_checksums(listed)
 
 

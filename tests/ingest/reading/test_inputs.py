@@ -41,14 +41,14 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
     cases = {
         "gone.root": r"gone\.root: does not exist",
         "no*.root": r"no\*\.root: matches no file",
-        "empty": "empty: folder holds no",
-        "run": "run: is the folder of a run, not of data; give the data it is to read",
-        "all": r"all: is not a dataset, it holds some \(found train\); give .*all/train",
-        "empty.txt": r"empty\.txt: list file names no file",
+        "empty": "empty: the folder holds no",
+        "run": "run: is a run folder, not data; give the data to read",
+        "all": r"all: is not a dataset, but holds some \(found train\); give .*all/train",
+        "empty.txt": r"empty\.txt: the list file names no files",
         "bad.txt": r"bad\.txt: line 2: does not exist \(found missing\.root\)",
-        "binary.list": r"binary\.list: line 1: is no list file: it is not UTF-8 text",
-        "self.txt": r"self\.txt: line 2: list file names itself",
-        "runs.txt": r"runs\.txt: line 1: names no run \(found '12a', expected `path` or `run path`\)",
+        "binary.list": r"binary\.list: line 1: is not a valid list file: it is not UTF-8 text",
+        "self.txt": r"self\.txt: line 2: the list file names itself",
+        "runs.txt": r"runs\.txt: line 1: does not name a run \(found '12a', expected `path` or `run path`\)",
         "url.txt": r"url\.txt: line 1: is a URL, inputs are local files",
     }
     (folder / "empty").mkdir()
@@ -72,9 +72,9 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
 
 def test_the_same_file_twice_is_refused_however_it_is_named(folder: Path) -> None:
     (folder / "link.root").symlink_to(folder / "run9.root")
-    with pytest.raises(InputError, match=r"is among the inputs twice; give every file once"):
+    with pytest.raises(InputError, match=r"is given twice; give every file once"):
         expand([folder / "run9.root", folder / "run9.root"])
-    with pytest.raises(InputError, match=r"link\.root: is among the inputs twice \(also as .*run9\.root\)"):
+    with pytest.raises(InputError, match=r"link\.root: is given twice \(also as .*run9\.root\)"):
         expand([folder / "run9.root", folder / "link.root"])
 
 
@@ -84,7 +84,7 @@ def test_what_is_passed_over_in_a_folder_is_named(folder: Path, caplog: pytest.L
     (folder / "sub").mkdir()
     (folder / "sub" / "c.root").write_bytes(b"root")
     assert names(expand([folder])) == ["run9.root", "run10.root"]
-    assert "passed over B.ROOT, a.root.1, sub/; name them, or use a glob in quotes" in caplog.text
+    assert "passed over B.ROOT, a.root.1, sub/; name them, or use a quoted glob" in caplog.text
 
 
 def test_a_byte_order_mark_is_no_part_of_a_path(folder: Path) -> None:
@@ -123,4 +123,4 @@ def test_any_list_names_files_that_are_there_or_is_one_line(
 def test_twice_the_same_file_is_collected_where_that_is_asked_for(folder: Path) -> None:
     missing: list[InputError] = []
     assert names(expand([folder / "run9.root", folder / "run9.root", folder / "gone.root"], missing)) == ["run9.root"]
-    assert [error.problem for error in missing] == ["does not exist", "is among the inputs twice"]
+    assert [error.problem for error in missing] == ["does not exist", "is given twice"]

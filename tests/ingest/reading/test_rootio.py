@@ -133,7 +133,7 @@ def test_the_newest_cycle_is_read_and_said_so_and_an_older_one_can_be_asked_for(
         for value in (1, 2):
             add_tree(out, {"npho": np.full((3, S), value, "f4"), "time": np.zeros((3, S), "f4")}, "tree")
     (source,) = open_sources([path])
-    assert source.notes == ("'tree' is there in 2 cycles: reading 2, not 1",)
+    assert source.notes == ("'tree' has 2 cycles: reading 2, not 1",)
     assert read(path)[0][0, 0] == 2
     assert read(path, tree="tree;1")[0][0, 0] == 1
     assert open_sources([path], tree="tree;1")[0].id != source.id
@@ -154,7 +154,7 @@ def test_trees_in_folders_are_found_by_name_or_path(tmp_path: Path) -> None:
     with uproot.update(path) as out:
         add_tree(out, events(3, run=1), "second/tree")
     with pytest.raises(
-        InputError, match=r"has several trees 'tree' \(found sim/tree, second/tree\); choose one with --tree"
+        InputError, match=r"has several trees named 'tree' \(found sim/tree, second/tree\); choose one with --tree"
     ):
         open_sources([path])
 
@@ -163,7 +163,7 @@ def test_one_event_by_its_numbers(file: Path, branches: dict[str, np.ndarray]) -
     sources = open_sources([file])
     np.testing.assert_array_equal(find_event(sources, 100, 23).npho[0], branches["npho"][23])
     assert find_event(sources, None, 5).entry_start == 5
-    with pytest.raises(InputError, match=r"a\.root: no run 99 event 5 in the input"):
+    with pytest.raises(InputError, match=r"a\.root: there is no run 99 event 5 in the input"):
         find_event(sources, 99, 5)
 
 
@@ -218,6 +218,6 @@ def test_predictions_found_in_a_folder_are_passed_over(tmp_path: Path, caplog: p
         add_tree(file, {"pred_u": np.ones(3)}, "predictions")
         add_tree(file, {"model": np.ones(1)}, "metadata")
     assert [s.path.name for s in open_sources([tmp_path])] == ["a.root"]
-    assert "p.root: passed over: it holds predictions" in caplog.text
+    assert "p.root: passed over, since it holds predictions" in caplog.text
     with pytest.raises(InputError, match="has no tree 'tree'"):
         open_sources([tmp_path / "p.root"])

@@ -59,17 +59,17 @@ def test_the_digest_ignores_what_does_not_bear_on_the_data(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", r"my\.yaml: holds no schema \(found a list"),
+        ("[1, 2]", r"my\.yaml: does not hold a schema \(found a list"),
         ("a: [", r"my\.yaml: is not YAML"),
         (SENSORS + "colums: []", r"colums: no such key; did you mean 'columns'"),
         ("sensors: {npho: {branches: [npho]}}", r"my\.yaml: sensors\.time: is missing"),
         (
             SENSORS + "columns: [{names: [energi], branches: [e]}]",
-            r"'energi' is no canonical column; did you mean 'energy'",
+            r"'energi' is not a canonical column; did you mean 'energy'",
         ),
         (
             SENSORS + "columns: [{names: [energy], branches: [e], unit: cm}]",
-            r"columns\[0\]\.unit: is in a unit of another kind",
+            r"columns\[0\]\.unit: is a unit of another kind",
         ),
         (SENSORS + "columns: [{names: [energy], branches: []}]", r"columns\[0\]\.branches: has a wrong value"),
         (

@@ -24,7 +24,7 @@ def test_factors_are_correctly_rounded(unit: str, target: str, expected: float) 
 
 def test_units_of_other_kinds_and_unknown_ones_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"my\.yaml: energy: is in a unit of another kind \(found ns, expected one like 'GeV'\)"
+        ConfigError, match=r"my\.yaml: energy: is a unit of another kind \(found ns, expected one like 'GeV'\)"
     ):
         factor("ns", "GeV", file="my.yaml", item="energy")
     with pytest.raises(ConfigError, match=r"unknown unit 'Mev'; did you mean 'MeV'"):

@@ -27,7 +27,7 @@ def test_events_to_a_file_and_the_same_again(tmp_path: Path) -> None:
     out = tmp_path / "toy.root"
     command = ("--events", 12, "--energy", "flat", "--energy-range", 15, 65, "--seed", 4, "--out", out)
     assert run(*command) == f"Wrote 12 events of runs 1…1 to {out}.\n"
-    assert run(*command) == f"{out}: exists with the same 12 events of runs 1…1; nothing to do.\n"
+    assert run(*command) == f"{out} already holds the same 12 events of runs 1…1; nothing to do.\n"
     stamp = rootfile.stamp(out)
     assert stamp is not None
     assert stamp["options"]["energy_range"] == [15.0, 65.0]

@@ -92,7 +92,7 @@ def test_the_same_events_are_the_same_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("n", "options", "text"),
     [
-        (5, ToyOptions(seed=2), r"toy.root: exists with other contents \(found seed 1 instead of 2\)"),
+        (5, ToyOptions(seed=2), r"toy.root: exists with different contents \(found seed 1 instead of 2\)"),
         (6, ToyOptions(), r"found runs \[\[1, 5\]\] instead of \[\[1, 6\]\]"),
     ],
 )
@@ -105,11 +105,11 @@ def test_other_options_are_refused(tmp_path: Path, n: int, options: ToyOptions, 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "toy.root"
     path.write_text("not a ROOT file")
-    with pytest.raises(OutputError, match="exists and is no readable ROOT file"):
+    with pytest.raises(OutputError, match="exists, but is not a readable ROOT file"):
         write(path, 5, ToyOptions())
     with uproot.recreate(path) as file:
         file.mktree("tree", {"npho": "float32"})
-    with pytest.raises(OutputError, match="found no stamp of this command"):
+    with pytest.raises(OutputError, match="found nothing written by this command"):
         write(path, 5, ToyOptions())
 
 
@@ -133,7 +133,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("arguments", "text"),
     [
         ({"n": 0}, "events: is too small"),
-        ({"n": 5, "files": 2}, r"files: does not fit the runs \(found 2, expected 1…1"),
+        ({"n": 5, "files": 2}, r"files: does not fit the number of runs \(found 2, expected 1…1"),
         ({"n": 5, "compression": "zstdd"}, "compression: is not known .*did you mean 'zstd'"),
         ({"n": 5, "processes": 0}, "processes: is too small"),
     ],
@@ -144,7 +144,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, arguments: dict[str, int], te
 
 
 def test_killed_while_writing_and_run_again(tmp_path: Path) -> None:
-    """What a killed command leaves behind is no result, and the next one makes it as if nothing had been."""
+    """What a killed command leaves behind is not a result, and the next one makes it as if nothing had been."""
     path = tmp_path / "toy.root"
     command = [sys.executable, "-m", "xec", "toymc", "--events", "700", "--out", str(path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -129,14 +129,14 @@ def test_shipped_library_is_the_one_that_the_command_makes(tmp_path: Path) -> No
 
 
 def test_damaged_and_missing_libraries_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no.npz: is missing; make it with: xec toymc library"):
+    with pytest.raises(InputError, match=r"no.npz: is missing; make it with `xec toymc library`"):
         library.read_showers(tmp_path / "no.npz")
     content = library.SHOWERS.read_bytes()
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(CorruptError, match=r"cut.npz: cannot be read"):
         library.read_showers(tmp_path / "cut.npz")
     np.savez(tmp_path / "other.npz", energy=np.zeros(3))
-    with pytest.raises(CorruptError, match=r"other.npz: holds other arrays \(found \['energy'\]"):
+    with pytest.raises(CorruptError, match=r"other.npz: holds the wrong arrays \(found \['energy'\]"):
         library.read_showers(tmp_path / "other.npz")
 
 

@@ -54,13 +54,14 @@ def raising(error: BaseException) -> typer.Typer:
         (
             OSError(errno.ENAMETOOLONG, "File name too long", "out"),
             1,
-            "xec: error: out: File name too long; the file system takes no such long names: choose a shorter one\n",
+            "xec: error: out: File name too long; "
+            "the file system does not allow names this long: choose a shorter one\n",
         ),
         (FileExistsError(errno.EEXIST, "File exists", "a/b"), 1, "xec: error: a/b: File exists\n"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
             1,
-            "xec: error: No space left on device; make room there, then run the command again\n",
+            "xec: error: No space left on device; free some space, then run the command again\n",
         ),
         (KeyboardInterrupt(), 130, "xec: interrupted\n"),
         (EOFError(), 130, "\nxec: interrupted\n"),
@@ -101,10 +102,10 @@ def _tools(verbose: Annotated[bool, typer.Option("--verbose")] = False) -> None:
     ("arguments", "line"),
     [
         (["inof"], "no such command 'inof'; did you mean 'info'?"),
-        (["zzz"], "no such command 'zzz'; `xec --help` shows what there is"),
+        (["zzz"], "no such command 'zzz'; see `xec --help`"),
         (["--verbos"], "no such option: --verbos; did you mean '--verbose'?"),
         (["info", "verfy"], "no such command 'verfy'; did you mean 'verify'?"),
-        (["info", "verify"], "missing argument 'data'; `xec info verify --help` shows what there is"),
+        (["info", "verify"], "missing argument 'data'; see `xec info verify --help`"),
         (["info", "head", "x", "-n", "-1"], "invalid value for '--events' / '-n': "),
     ],
 )

@@ -40,11 +40,11 @@ def test_a_document_is_its_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no list of parts: Expecting value"),
-        ("[]", r"is no list of parts \(found a list, expected an object\)"),
-        ("5", r"is no list of parts \(found a number"),
-        ("null", r"is no list of parts \(found nothing"),
-        ("[" * 3000, "is no list of parts: it is nested too deeply"),
+        ("", "is not a valid list of parts: Expecting value"),
+        ("[]", r"is not a valid list of parts \(found a list, expected an object\)"),
+        ("5", r"is not a valid list of parts \(found a number"),
+        ("null", r"is not a valid list of parts \(found nothing"),
+        ("[" * 3000, "is not a valid list of parts: it is nested too deeply"),
         ("{}", "parts: is missing"),
         ('{"parts": "x"}', r"parts: has a wrong value \(found 'x', expected a valid tuple"),
         ('{"parts": [{"name": "a", "events": "many"}]}', r"parts\[0\]\.events: has a wrong value \(found 'many'"),
@@ -69,14 +69,14 @@ def test_unknown_keys_name_the_nearest_at_their_place() -> None:
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes("a: 1\nb: é".encode("latin-1"))
-    with pytest.raises(ConfigError, match="latin: line 2: is no schema: it is not UTF-8 text"):
+    with pytest.raises(ConfigError, match="latin: line 2: is not a valid schema: it is not UTF-8 text"):
         read_yaml(tmp_path / "latin", "schema")
     with pytest.raises(InputError, match="there is no such view file"):
         read_json(tmp_path / "none", "view file")
-    with pytest.raises(InputError, match="is no view file: it is a folder"):
+    with pytest.raises(InputError, match="is not a valid view file: it is a folder"):
         read_json(tmp_path, "view file")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is no view file: it is a device or pipe"):
+    with pytest.raises(InputError, match="is not a valid view file: it is a device or pipe"):
         read_json(tmp_path / "pipe", "view file")
     with pytest.raises(InputError, match=r"there is no such view file|cannot be read: Not a directory"):
         read_json(tmp_path / "latin" / "x", "view file")
@@ -108,8 +108,8 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
         ("a: .inf", "inf is not a finite number"),
         ("a: -.inf", "inf is not a finite number"),
         ("a: 1e999", "1e999 is not a finite number"),
-        ("a: 2024-13-45", "2024-13-45 is no date"),
-        ("a: &x\n  b: *x\n", "a value is inside itself"),
+        ("a: 2024-13-45", "2024-13-45 is not a date"),
+        ("a: &x\n  b: *x\n", "a value contains itself"),
         ("a: " + "[" * 5000, "is nested too deeply"),
         ("!!python/name:os.system", "could not determine a constructor"),
         ("a: " + "9" * 400, "is too large a number"),

@@ -132,7 +132,7 @@ def test_a_holder_gives_signs_of_life_and_leaves_what_is_not_its_own(
             pass
         other = json.dumps({"host": "node17", "pid": 1, "since": "noon", "doing": "converting"})
         lock.write_text(other)  # taken over while this process stood still
-        while "took the lock over" not in caplog.text:
+        while "took over the lock" not in caplog.text:
             pass
     assert lock.read_text() == other
 

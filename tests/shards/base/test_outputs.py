@@ -25,9 +25,11 @@ def test_free_names_and_own_files_are_taken_and_nothing_is_left(tmp_path: Path) 
 def test_files_of_another_kind_are_not_replaced(tmp_path: Path, text: str) -> None:
     file = tmp_path / "notes.txt"
     file.write_text(text)
-    with pytest.raises(OutputError, match=r"notes\.txt: is there and is no view file of this command; choose another"):
+    with pytest.raises(
+        OutputError, match=r"notes\.txt: exists, and is not a view file that this command wrote; choose another"
+    ):
         output_file(file, "view file", is_view)
-    with pytest.raises(OutputError, match="is there and is no dataset of this command"):
+    with pytest.raises(OutputError, match="exists, and is not a dataset that this command wrote"):
         output_folder(tmp_path, "dataset", lambda path: False)
     assert file.read_text() == text
 

@@ -180,7 +180,7 @@ def test_nearest_agrees_with_the_full_distance_matrix(k: int, across_faces: bool
 
 
 def test_nearest_refuses_more_than_a_face_holds() -> None:
-    with pytest.raises(ConfigError, match=r"k: no such number of nearest sensors \(found 73, expected 1…72\)"):
+    with pytest.raises(ConfigError, match=r"k: there are not that many nearest sensors \(found 73, expected 1…72\)"):
         geo.nearest(73)
     assert geo.nearest(73, across_faces=True).shape == (4760, 73)
     with pytest.raises(ConfigError, match="found 0"):

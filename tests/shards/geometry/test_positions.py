@@ -237,19 +237,22 @@ def broken(path: Path, what: str) -> Path:
     [
         (
             "far",
-            r"survey\.txt: sensor 17: is far from the nominal detector \(found .* cm away, expected at most 5 cm\)",
+            r"survey\.txt: sensor 17: is far from its nominal position \(found .* cm away, expected at most 5 cm\)",
         ),
         ("outwards", r"sensor 4100: has a normal that does not point into the xenon"),
         ("zero", r"sensor 4100: has a normal that does not point into the xenon"),
         ("face", r"sensor 4600: has sensors on another face \(found face 5 \(1 sensors differ\), expected 4 \(top\)\)"),
-        ("missing", r"not each channel once \(found 4759 lines, 1 channels missing, first 11, expected ids 0…4759\)"),
-        ("twice", r"not each channel once \(found 4760 lines, 1 channels missing, first 11"),
+        (
+            "missing",
+            r"do not name every channel exactly once \(found 4759 lines, 1 channels missing, first 11, expected ids 0",
+        ),
+        ("twice", r"do not name every channel exactly once \(found 4760 lines, 1 channels missing, first 11"),
         (
             "columns",
-            r"survey\.txt: line 6: is not a sensor of a geometry table \(found '4 1.0 2.0 3.0', expected 8 finite",
+            r"survey\.txt: line 6: is not a line of a geometry table \(found '4 1.0 2.0 3.0', expected 8 finite",
         ),
-        ("words", r"line 6: is not a sensor of a geometry table"),
-        ("nan", r"line 6: is not a sensor of a geometry table"),
+        ("words", r"line 6: is not a line of a geometry table"),
+        ("nan", r"line 6: is not a line of a geometry table"),
     ],
 )
 def test_a_table_that_is_not_this_detector_is_refused(tmp_path: Path, what: str, message: str) -> None:

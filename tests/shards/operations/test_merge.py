@@ -143,7 +143,7 @@ def test_merging_again_changes_nothing_and_says_so(tmp_path: Path, caplog: pytes
     before = digests(tmp_path / "out")
     with caplog.at_level("INFO"):
         merge(parts, tmp_path / "out")
-    assert "is complete already" in caplog.text
+    assert "is already complete" in caplog.text
     assert digests(tmp_path / "out") == before
     other = make_dataset(tmp_path / "other", 20, 16, first_source=9).path
     with pytest.raises(OutputError, match="holds another dataset"):
@@ -263,7 +263,7 @@ def test_an_event_in_two_datasets_is_refused(tmp_path: Path) -> None:
 def test_sources_that_only_share_an_id_are_refused(tmp_path: Path) -> None:
     one, two = (make_dataset(tmp_path / f"{i}", 10, 16).path for i in range(2))
     rewrite(two, lambda m: dataclasses.replace(m, sources=tuple(dataclasses.replace(s, size=9) for s in m.sources)))
-    with pytest.raises(InputError, match="has another source of the same id: size differs"):
+    with pytest.raises(InputError, match="has a different source with the same id: size differs"):
         merge([one, two], tmp_path / "out")
     rewrite(
         two,
@@ -271,7 +271,7 @@ def test_sources_that_only_share_an_id_are_refused(tmp_path: Path) -> None:
             m, sources=tuple(dataclasses.replace(s, size=0, dropped={"x": 1}) for s in m.sources)
         ),
     )
-    with pytest.raises(InputError, match="other events of a source were dropped"):
+    with pytest.raises(InputError, match="different events of a source were dropped"):
         merge([one, two], tmp_path / "out")
 
 
@@ -310,14 +310,14 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     whole = make_dataset(tmp_path / "whole", 40, 16, columns=("event", "energy")).path
     with pytest.raises(InputError, match="has no run numbers to split by"):
         split(whole, tmp_path / "out", {"a": 0.5, "b": 0.5}, by="run")
-    with pytest.raises(InputError, match="no event falls into the part 'b'"):
+    with pytest.raises(InputError, match="no event falls into part 'b'"):
         split(whole, tmp_path / "out", {"a": 1 - 1e-9, "b": 1e-9})
     with pytest.raises(OutputError, match="is an input of this command"):
         split(whole, whole, {"a": 0.5, "b": 0.5})
     with pytest.raises(ConfigError, match="cannot split by 'file'"):
         split(whole, tmp_path / "out", {"a": 0.5, "b": 0.5}, by="file")
     split(whole, tmp_path / "out", {"a": 0.5, "b": 0.5})
-    with pytest.raises(InputError, match="is itself the part 'a' of a split"):
+    with pytest.raises(InputError, match="is already part 'a' of a split"):
         split(tmp_path / "out" / "a", tmp_path / "out2", {"a": 0.5, "b": 0.5})
 
 
@@ -344,7 +344,7 @@ def test_damage_is_not_copied(tmp_path: Path) -> None:
         lambda: merge([p.path for p in parts], tmp_path / "out"),
         lambda: split(parts[0].path, tmp_path / "out", {"a": 0.5, "b": 0.5}),
     ):
-        with pytest.raises(CorruptError, match=r"000000\.tar: has other contents than were written"):
+        with pytest.raises(CorruptError, match=r"000000\.tar: has changed since it was written"):
             act()
     assert not (tmp_path / "out" / MANIFEST).exists()
 

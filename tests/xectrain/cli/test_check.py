@@ -28,7 +28,7 @@ def train(trained: Trained, *more: object) -> tuple[object, ...]:
 
 def test_what_fits_is_said_and_nothing_is_written(trained: Trained, run_command: RunCommand, tmp_path: Path) -> None:
     assert run_command(*train(trained, "--out", "new")) == (
-        "new would begin: 240 training events, 40 validation events\n"
+        "new would start: 240 training events, 40 validation events\n"
     )
     told = run_command("xectrain.cli.infer:app", trained.regress, trained.data, "--output", "p.root", "--check")
     assert told == "40 events in 4 pieces (shards and files)\n"
@@ -43,7 +43,7 @@ def test_what_fits_is_said_and_nothing_is_written(trained: Trained, run_command:
     [
         (("--data", "nowhere"), "nowhere: there is no such dataset"),
         (("--select", "enrgy > 0"), "unknown column 'enrgy'"),
-        (("--select", "energy > 99"), "no event left for training"),
+        (("--select", "energy > 99"), "no events are left for training"),
         (("--init-from", "nowhere"), "nowhere: "),
         (("--set", "augment.curriculum=nothing"), "nothing"),
     ],
@@ -57,7 +57,7 @@ def test_a_training_that_would_not_begin(
 
 def test_a_finished_run_and_one_of_another_network(trained: Trained, run_command: RunCommand) -> None:
     given = ("xectrain.cli.train:app", "--config", trained.regress / "config.yaml", "--out", trained.regress)
-    assert run_command(*given, "--check", "gpu") == f"{trained.regress} is trained already\n"
+    assert run_command(*given, "--check", "gpu") == f"{trained.regress} is already trained\n"
     with pytest.raises(ConfigError, match=r"model\.preset"):
         run_command(*given, "--preset", "small", "--check", "cpu")
 

@@ -15,7 +15,7 @@ from xectrain.cli.doctor import examine
         (None, "13.0", "12.0", None, []),
         (None, None, "12.0", "13.0", ["torch is a CPU build"]),
         ("13.0", "13.0", "12.0", "12.6", ["torch needs CUDA 13.0: update the driver", "onnxruntime needs CUDA 13.0"]),
-        ("12.6", "13.0", "12.0", "13.0", ["onnxruntime loads the CUDA 13.0 libraries of torch"]),
+        ("12.6", "13.0", "12.0", "13.0", ["onnxruntime needs the CUDA 13.0 libraries, but torch"]),
     ],
 )
 def test_what_does_not_go_together_is_said(

@@ -120,11 +120,11 @@ def test_events_of_a_dataset_in_physical_units(tmp_path: Path) -> None:
 
 
 def test_which_event_must_be_said_once(root: Path) -> None:
-    with pytest.raises(ConfigError, match="say which event; give --event"):
+    with pytest.raises(ConfigError, match="exactly one event must be chosen; give either --event"):
         read_event([root])
-    with pytest.raises(ConfigError, match="say which event"):
+    with pytest.raises(ConfigError, match="exactly one event must be chosen"):
         read_event([root], event=1, entry=1)
-    with pytest.raises(ConfigError, match="--run does not go with --entry"):
+    with pytest.raises(ConfigError, match="--run and --entry exclude each other"):
         read_event([root], run=1, entry=1)
     with pytest.raises(InputError, match="no run 1 event 12 in the input"):
         read_event([root], run=1, event=12)
@@ -163,7 +163,7 @@ def test_predictions_are_found_by_run_and_event(predictions: Path) -> None:
 def test_files_that_hold_no_predictions_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="predictions"):
         read_prediction(root, 1, 10)
-    with pytest.raises(InputError, match=r"nothing\.root: no such file"):
+    with pytest.raises(InputError, match=r"nothing\.root: there is no such file"):
         read_prediction(tmp_path / "nothing.root", 1, 10)
     (tmp_path / "a.csv").write_text("pred_u\n1\n")
     with pytest.raises(InputError, match=r"a\.csv: has no column 'run'"):
@@ -192,10 +192,10 @@ def test_the_command_draws_says_so_and_repeats_itself_harmlessly(root: Path, tmp
     content = out.read_bytes()
     assert content.startswith(b"\x89PNG")
     again = run(root, "--entry", 1, "--output", out, "--only", "npho")
-    assert again.output == f"{out}: exists with the same picture; nothing to do.\n"
+    assert again.output == f"{out} exists with the same picture; nothing to do.\n"
     other = run(root, "--entry", 2, "--output", out, "--only", "npho")
     assert isinstance(failed(other), OutputError)
-    assert "exists with another picture; give --overwrite" in str(other.exception)
+    assert "exists with a different picture; give --overwrite" in str(other.exception)
     assert out.read_bytes() == content
     assert run(root, "--entry", 2, "--output", out, "--only", "npho", "--overwrite").exit_code == 0
     assert out.read_bytes() != content

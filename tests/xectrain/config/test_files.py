@@ -76,7 +76,7 @@ def test_configuration_is_frozen() -> None:
         Config().train.epochs = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("text", "message"), [("- a\n", "holds no configuration"), ("a: [", "is not YAML")])
+@pytest.mark.parametrize(("text", "message"), [("- a\n", "does not hold a configuration"), ("a: [", "is not YAML")])
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):

@@ -82,7 +82,7 @@ def test_the_card_says_that_the_training_data_are_of_the_toy(toy_dataset, tmp_pa
     data = Path(shutil.copytree(toy_dataset, tmp_path / "data"))
     model = load(tiny_run(tmp_path / "run", data, ("energy",)), device="cpu")
     write_card(model, None, tmp_path / "card.html")
-    assert "Trained on toy events: no statement about real data." in (tmp_path / "card.html").read_text()
+    assert "Trained on toy events: nothing can be said about real data." in (tmp_path / "card.html").read_text()
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_calibration_is_reported_stored_recognised_and_refused(trained, run, t
     stored = read_calibration(plain.facts.file, plain.facts.digest)
     assert stored == study.calibration
     assert calibrate(model, parts, lines, tmp_path / "out", ReadOptions()) is None
-    with pytest.raises(OutputError, match=r"is calibrated already, on other lines, .*; xec calibrate .*--undo"):
+    with pytest.raises(OutputError, match=r"is already calibrated, with other lines, .*; xec calibrate .*--undo"):
         calibrate(model, parts, [LineChoice(52.8)], tmp_path / "out", ReadOptions())
     assert undo(plain.facts.file)
     assert not undo(plain.facts.file)
@@ -144,21 +144,23 @@ def test_the_command_changes_what_a_run_predicts_and_takes_it_back(trained, run,
 
 def test_what_is_refused(trained, run, run_command):
     app = "xectrain.cli.calibrate:app"
-    with pytest.raises(ConfigError, match=r"--line: is needed; give the energy in MeV, as in --line 54.9"):
+    with pytest.raises(ConfigError, match=r"--line: is required; give the energy in MeV, as in --line 54.9"):
         run_command(app, run, trained.train)
     with pytest.raises(ConfigError, match=r"--line: is not MeV or MeV=EXPRESSION \(found x=run\)"):
         run_command(app, run, trained.train, "--line", "x=run")
-    with pytest.raises(ConfigError, match=r"an event is of two lines; say which with =EXPRESSION"):
+    with pytest.raises(
+        ConfigError, match=r"an event belongs to two lines; say which events belong to a line with MeV=EXPRESSION"
+    ):
         run_command(app, run, trained.train, "--line", "54.9", "--line", "82.9=run > 0")
-    with pytest.raises(InputError, match=r"no event is of the line at 82.9 MeV \(found run < 0\)"):
+    with pytest.raises(InputError, match=r"no event belongs to the line at 82.9 MeV \(found run < 0\)"):
         run_command(app, run, trained.train, "--line", "54.9=run > 0", "--line", "82.9=run < 0")
-    with pytest.raises(ConfigError, match=r"predicts no energy \(found inpaint, expected a regressor\)"):
+    with pytest.raises(ConfigError, match=r"does not predict energies \(found inpaint, expected a regressor\)"):
         run_command(app, trained.inpaint, trained.train, "--line", "54.9")
-    with pytest.raises(ConfigError, match=r"DATA: are needed; name the events of the lines"):
+    with pytest.raises(ConfigError, match=r"DATA: are required; give the events of the lines"):
         run_command(app, run, "--line", "54.9")
     with pytest.raises(ConfigError, match=r"does not apply with --undo"):
         run_command(app, run, "--undo", "--select", "run > 0")
-    with pytest.raises(ConfigError, match=r"is exported already"):
+    with pytest.raises(ConfigError, match=r"is an exported model"):
         run_command(app, "model.onnx", trained.train, "--line", "54.9")
 
 

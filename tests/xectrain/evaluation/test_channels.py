@@ -74,6 +74,6 @@ def test_remarkable_channels_are_named(tmp_path: Path):
     assert table["response"][hot] == pytest.approx(2, rel=0.2)
     assert table["response"][weak] == pytest.approx(0.4, rel=0.2)
     assert table["response"][hot + 1] == pytest.approx(1, abs=0.15), "a hot channel does not make its neighbours weak"
-    with pytest.raises(InputError, match="no event is left to study"):
+    with pytest.raises(InputError, match="no events are left to study"):
         arguments = [str(tmp_path / "changed.root"), "--select", "energy > 1", "--out", str(tmp_path / "no")]
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -57,7 +57,7 @@ def test_the_command(tmp_path: Path):
     assert found["features"]["dead_sensors"]["medians"] == [0, 2]
     assert (tmp_path / "out" / "comparison.pdf").read_bytes().startswith(b"%PDF")
     assert "Dead-channel candidates by run" in (tmp_path / "out" / "report.html").read_text()
-    with pytest.raises(InputError, match="no event is left to compare"):
+    with pytest.raises(InputError, match="no events are left to compare"):
         CliRunner().invoke(
             app, [*arguments[:-1], str(tmp_path / "no"), "--select", "energy > 1"], catch_exceptions=False
         )

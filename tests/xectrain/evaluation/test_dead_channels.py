@@ -102,7 +102,7 @@ def test_the_sensors_taken_away_follow_from_the_event(model):
     assert (more | ~taken).all(), "a larger share takes more sensors, none less"
     listed = DeadOptions(DeadList.of([DeadEntry(7, 2, 9)])).missing(columns, 3)
     assert listed[:, 7].tolist() == [False, False, True]
-    with pytest.raises(ConfigError, match="which sensors are taken away follows from run and event"):
+    with pytest.raises(ConfigError, match="which sensors are removed follows from run and event number"):
         DeadOptions(fraction=0.03).missing({}, 3)
 
 
@@ -118,12 +118,12 @@ def test_the_command(place, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], r"say which sensors are dead; give --dead FILE or --dead-fraction SHARE, one of them"),
-        (["--dead-fraction", "0.1", "--dead", "LIST"], "say which sensors are dead"),
-        (["--dead-fraction", "0.1", "--strategy", "neighbors"], r"strategy: is no way to treat dead .*'neighbours'"),
+        ([], r"one choice of dead sensors is needed; give either --dead FILE or --dead-fraction FRACTION"),
+        (["--dead-fraction", "0.1", "--dead", "LIST"], "one choice of dead sensors is needed"),
+        (["--dead-fraction", "0.1", "--strategy", "neighbors"], r"strategy: is not a way to treat dead .*'neighbours'"),
         (
             ["--dead-fraction", "0.1", "--strategy", "inpaint:RUN"],
-            "fills no sensors .found regress, expected inpaint",
+            "does not fill sensors .found regress, expected inpaint",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_events_without_truth_or_none_at_all(place, tmp_path):
     some = DeadOptions(fraction=0.1)
     with pytest.raises(InputError, match="has no truth for any task of the model"):
         study_dead(model, open_parts([bare.path]), tmp_path / "a", {}, some, ReadOptions(), 12)
-    with pytest.raises(InputError, match="no event is left to study"):
+    with pytest.raises(InputError, match="no events are left to study"):
         study_dead(model, open_parts([place / "data"]), tmp_path / "b", {}, some, ReadOptions("energy > 1"), 12)
 
 

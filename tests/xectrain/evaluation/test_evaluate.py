@@ -165,7 +165,7 @@ def test_relative_and_absolute_times_are_not_compared(trained, tmp_path, caplog)
     found = evaluate(predictor, open_parts([tmp_path / "bare"]), tmp_path / "out", EvaluationOptions(**FAST))
     assert found is not None
     assert found.data[0].samples[0].metrics == {}
-    assert "has no time_min_used, so that predicted times are relative and true ones absolute" in caplog.text
+    assert "has no time_min_used, so predicted times are relative and true ones absolute" in caplog.text
 
 
 def test_root_files_give_the_same_numbers_as_their_shards(place, predictor, tmp_path):
@@ -194,7 +194,7 @@ def test_without_training_data_only_the_mean_is_compared(trained, tmp_path, capl
     found = calibrated_baselines(facts)
     assert found.position is None
     assert found.means == dict(facts.means)
-    assert "compared with their mean only" in caplog.text
+    assert "only compared with their mean" in caplog.text
     with pytest.raises(InputError):
         calibrated_baselines(facts, tmp_path / "gone")
     assert calibrated_baselines(facts, trained.train).position is not None
@@ -203,7 +203,7 @@ def test_without_training_data_only_the_mean_is_compared(trained, tmp_path, capl
 def test_no_event_left_is_an_error(place, predictor, tmp_path):
     from xectrain.inference.sources import ReadOptions
 
-    with pytest.raises(InputError, match="no event is left to evaluate"):
+    with pytest.raises(InputError, match="no events are left to evaluate"):
         evaluate(
             predictor,
             open_parts([place / "other"]),
@@ -268,8 +268,8 @@ def test_the_command(place, trained, tmp_path):
     ("options", "message"),
     [
         (["DATA", "--sample", "deep"], r"--sample: is not NAME=EXPRESSION \(found deep\)"),
-        (["DATA"], "--out: is needed when data are given; name the folder to write"),
-        (["--schema", "real"], "--schema: does not apply to the validation set, which is shards"),
+        (["DATA"], "--out: is required when data are given; name the folder to write to"),
+        (["--schema", "real"], "--schema: does not apply to the validation set, which is a shard dataset"),
         (["DATA", "--out", "X", "--masks", "fixed:3"], "--masks: does not apply to a regressor"),
         (["DATA", "--out", "X", "--max-events", "9"], "--max-events: does not apply to a regressor"),
         (
@@ -278,7 +278,7 @@ def test_the_command(place, trained, tmp_path):
         ),
         (
             ["DATA", "--line", "54.9"],
-            r"--line: a line study is a command of its own; xec lines .* --energy 54.9 --out DIR",
+            r"--line: line studies have a command of their own; xec lines .* --energy 54.9 --out DIR",
         ),
     ],
 )

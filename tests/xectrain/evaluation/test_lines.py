@@ -118,7 +118,7 @@ def test_groups_that_are_too_small_are_fitted_as_one(trained, parts, tmp_path, c
     assert network.groups == {}
     assert network.together is not None
     assert network.together.mean == pytest.approx(54.9, abs=0.02)
-    assert "no event has 50 events within the fit's window; all are fitted as one" in caplog.text
+    assert "no event has 50 events within the fit's window, so all are fitted together" in caplog.text
 
 
 def test_what_cannot_be_studied(trained, parts, tmp_path):
@@ -128,5 +128,5 @@ def test_what_cannot_be_studied(trained, parts, tmp_path):
     with pytest.raises(InputError, match="no event passes the cut"):
         study_line(model, parts, Line(54.9), tmp_path, ReadOptions(select="Ebgo > 1000"))
     model.facts = dataclasses.replace(model.facts, tasks=("angle",))
-    with pytest.raises(ConfigError, match="predicts no energy"):
+    with pytest.raises(ConfigError, match="does not predict energies"):
         study_line(model, parts, Line(54.9), tmp_path, ReadOptions())

@@ -113,7 +113,7 @@ def test_loss_curves(tmp_path):
 def test_loss_curves_of_a_run_that_has_not_begun(tmp_path):
     with pytest.raises(InputError, match="no such log"):
         loss_curves(tmp_path / "metrics.jsonl")
-    with pytest.raises(InputError, match="holds no record yet"):
+    with pytest.raises(InputError, match="holds no records yet"):
         loss_curves(write_log(tmp_path / "metrics.jsonl", []))
 
 
@@ -147,7 +147,7 @@ def test_the_command_redraws_from_tables(tmp_path, name):
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")} == {
         *("flat/resolution_timing.pdf", "flat/resolution_timing.png", "loss_curves.pdf", "loss_curves.png")
     }
-    with pytest.raises(InputError, match="holds no prediction table"):
+    with pytest.raises(InputError, match="holds neither prediction tables"):
         CliRunner().invoke(app, [str(tmp_path / "out")], catch_exceptions=False)
 
 

@@ -64,15 +64,15 @@ def test_an_evaluation_brings_its_own_error(tmp_path: Path) -> None:
         best, other = compare_runs(runs, metric, reports=tmp_path / "reports").settings
         assert (best.value, best.error) == (1.0, 0.4)
         assert (other.difference, other.difference_error) == (1.0, pytest.approx(0.5))
-    with pytest.raises(InputError, match=r"a/artifacts/metrics\.json: there is no evaluation; run `xec evaluate`"):
+    with pytest.raises(InputError, match=r"a/artifacts/metrics\.json: there is no such evaluation; run `xec evaluate`"):
         compare_runs(runs, "res_68pct")
 
 
 def test_what_is_no_run_or_no_metric_is_said(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 1.0, 0, [1.0])
-    with pytest.raises(ConfigError, match=r"a: no metric 'val/los' in its records; did you mean 'val/loss'"):
+    with pytest.raises(ConfigError, match=r"a: has no metric 'val/los' in its records; did you mean 'val/loss'"):
         compare_runs([run], "val/los")
-    with pytest.raises(InputError, match="b: is no run"):
+    with pytest.raises(InputError, match="b: is not a run"):
         compare_runs([tmp_path / "b"])
     with pytest.raises(InputError, match="c: was never validated"):
         compare_runs([write_run(tmp_path / "c", 1.0, 0, [])])

@@ -21,8 +21,9 @@ from xectrain.cli import compare as compare_cli
 from xectrain.cli import evaluate as evaluate_cli
 from xectrain.evaluation.sensors import evaluate_sensors
 from xectrain.inference.events import Events
-from xectrain.inference.infer import Request, infer
+from xectrain.inference.infer import infer
 from xectrain.inference.load import load
+from xectrain.inference.request import Request
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sensors import SensorPredictor, filled
 from xectrain.inference.sources import ReadOptions, Wanted, open_parts
@@ -161,7 +162,7 @@ def test_autoencoder_inference_is_a_row_per_event(place, autoencoder, tmp_path):
 
 
 def test_hiding_belongs_to_the_inpainter(place, tmp_path):
-    with pytest.raises(ConfigError, match="hiding sensors belongs to the inpainter"):
+    with pytest.raises(ConfigError, match="only an inpainter can hide sensors"):
         infer(
             load(place / "regress", device="cpu"), open_parts([place / "data"]), tmp_path / "p.root", Request(hide=True)
         )
@@ -232,8 +233,8 @@ def test_masks_can_be_chosen(place, inpainter, tmp_path, masks, share):
     ("masks", "message"),
     [
         ("randm:0.1", r"masks: is not a way to hide sensors \(found randm:0.1\); did you mean 'random'"),
-        ("random", r"masks: needs a share of the sensors \(found random, expected random:SHARE"),
-        ("flat:2", "needs a share of the sensors"),
+        ("random", r"masks: needs a fraction of the sensors \(found random, expected random:FRACTION"),
+        ("flat:2", "needs a fraction of the sensors"),
         ("fixed:0", r"needs a number of sensors \(found fixed:0, expected fixed:N, N ≥ 1\)"),
         ("pattern", "needs a list of dead channels"),
         ("sensor-front:3", "takes no value"),
@@ -264,7 +265,7 @@ def test_filled_light_is_summed():
 
 def test_a_regressor_is_no_inpainter(place, tmp_path):
     arguments = [str(place / "regress"), "--data", str(place / "data"), "--out", str(tmp_path / "out")]
-    with pytest.raises(ConfigError, match="predicts no sensors"):
+    with pytest.raises(ConfigError, match="does not predict sensors"):
         CliRunner().invoke(compare_cli.app, arguments, catch_exceptions=False)
 
 

@@ -26,10 +26,11 @@ from xectrain.cli.export import app
 from xectrain.exporting import GateEvents
 from xectrain.exporting.gate import decided, largest_difference
 from xectrain.inference.calibration import EnergyCalibration, EnergyFactor, calibration_path
-from xectrain.inference.infer import Request, infer
+from xectrain.inference.infer import infer
 from xectrain.inference.load import load, load_mode
 from xectrain.inference.model import IN_RANGE
 from xectrain.inference.onnx import OnnxPredictor
+from xectrain.inference.request import Request
 from xectrain.inference.sources import open_parts
 
 
@@ -109,7 +110,7 @@ def test_a_calibration_is_exported_with_the_network(run, tmp_path):
         np.testing.assert_allclose(got["pred_energy"], expected["pred_energy"], rtol=1e-5)
         assert not np.allclose(expected["pred_energy"], plain.predict(npho, time)["pred_energy"], rtol=1e-3)
     assert from_file.facts.calibration == found
-    with pytest.raises(ConfigError, match="its calibration of the energy needs the position; keep the task uvwFI"):
+    with pytest.raises(ConfigError, match="its energy calibration needs the position; keep the task uvwFI"):
         CliRunner().invoke(
             app, [str(own), "--output", str(tmp_path / "e.onnx"), "--tasks", "energy"], catch_exceptions=False
         )
@@ -162,7 +163,7 @@ def test_an_existing_file_is_kept_or_refused(run, exported, tmp_path):
     with pytest.raises(OutputError, match=r"holds another model, which differs in .*tasks"):
         CliRunner().invoke(app, [str(run), "--output", str(exported), "--tasks", "energy"], catch_exceptions=False)
     (tmp_path / "x.onnx").write_bytes(b"\x08\xff nothing")
-    with pytest.raises(OutputError, match="exists and is no ONNX file"):
+    with pytest.raises(OutputError, match="exists, but is not an ONNX file"):
         CliRunner().invoke(app, [str(run), "--output", str(tmp_path / "x.onnx")], catch_exceptions=False)
 
 
@@ -190,7 +191,7 @@ def test_a_graph_that_deviates_is_not_published(run, tmp_path, monkeypatch):
 def test_a_network_with_a_focus_is_exported_with_its_window_and_its_references(tmp_path):
     """Dead, negative and missing values at any batch size are the gate's; here also events without any light."""
     dataset = make_dataset(tmp_path / "data", 40, columns=COLUMNS)
-    encoder = {"focus": 9, "focus_fit": 2, "inner_resolution": 4}
+    encoder = {"focus": 9, "focus_fit": 1, "inner_resolution": 4}
     focus = {f"model__encoder__{name}": value for name, value in encoder.items()}
     run = tiny_run(tmp_path / "run", dataset, **focus, model__regressor__time_mean=4)
     path = tmp_path / "focus.onnx"
@@ -285,7 +286,7 @@ def test_a_bare_network_from_elsewhere(tmp_path):
 
 def test_foreign_files_are_refused_by_what_they_lack(tmp_path):
     path = bare_network(tmp_path / "old.onnx", {"energy": 1})
-    with pytest.raises(ConfigError, match="its normalization is unknown; say which with --normalization"):
+    with pytest.raises(ConfigError, match="its normalization is unknown; state it with --normalization"):
         load(path, device="cpu")
     with pytest.raises(ConfigError, match="has no output named after a task"):
         load(bare_network(tmp_path / "odd.onnx", {"logits": 1}), device="cpu", normalization="legacy")
@@ -294,7 +295,7 @@ def test_foreign_files_are_refused_by_what_they_lack(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
     with pytest.raises(CorruptError, match="onnxruntime cannot load it"):
         load(tmp_path / "bad.onnx", device="cpu")
-    with pytest.raises(ConfigError, match="an ONNX file is float32"):
+    with pytest.raises(ConfigError, match="is an ONNX file, which computes in float32"):
         load(path, normalization="legacy", precision="bf16")
 
 
@@ -303,7 +304,9 @@ def test_foreign_files_are_refused_by_what_they_lack(tmp_path):
 )
 def test_the_provider_asked_for_is_had_or_refused(tmp_path, caplog):
     path = bare_network(tmp_path / "old.onnx", {"energy": 1})
-    with pytest.raises(ConfigError, match=r"onnxruntime gives no CUDA here .*--allow-cpu accepts the CPU"):
+    with pytest.raises(
+        ConfigError, match=r"CUDA is not available to onnxruntime here .*accept the CPU with --allow-cpu"
+    ):
         load(path, device="cuda", normalization="legacy")
     accepted = load(path, device="cuda", normalization="legacy", allow_cpu=True)
     assert isinstance(accepted, OnnxPredictor)
@@ -311,7 +314,7 @@ def test_the_provider_asked_for_is_had_or_refused(tmp_path, caplog):
 
 
 def test_a_checkpoint_takes_no_normalization(run):
-    with pytest.raises(ConfigError, match="a checkpoint knows its own normalization"):
+    with pytest.raises(ConfigError, match="is a checkpoint, which has its own normalization"):
         load(run, normalization="legacy")
 
 
@@ -335,7 +338,7 @@ def test_an_autoencoder_predicts_every_sensor(trained, tmp_path):
     path = tmp_path / "mae.onnx"
     done = CliRunner().invoke(app, [str(trained.mae), "-o", str(path)], catch_exceptions=False)
     assert "outputs pred_npho, pred_time" in done.output
-    with pytest.raises(ConfigError, match="fills no sensors"):
+    with pytest.raises(ConfigError, match="does not fill sensors"):
         load(path, device="cpu")
 
 

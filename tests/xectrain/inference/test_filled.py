@@ -14,9 +14,10 @@ from support.trained import Trained
 from ingest.reading.rootio import read_chunks
 from shards.base import ConfigError, InputError
 from shards.dead import DeadEntry, DeadList
-from xectrain.inference.infer import Request, infer
+from xectrain.inference.infer import infer
 from xectrain.inference.load import load
 from xectrain.inference.model import Model
+from xectrain.inference.request import Request
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import ReadOptions, RootPart, open_parts
 from xectrain.targets import TargetOptions
@@ -87,7 +88,7 @@ def test_absolute_times_are_called_time_and_are_refused_by_a_model_of_relative_o
     infer(other, open_parts([trained.roots[0]], str(schema)), tmp_path / "filled.root", Request())
     (part,) = open_parts([tmp_path / "filled.root"])
     assert part.relative_time is False
-    with pytest.raises(ConfigError, match="sensor times of the other kind"):
+    with pytest.raises(ConfigError, match="has another kind of sensor times"):
         infer(load(trained.regress, device="cpu"), [part], tmp_path / "p.root", Request())
 
 
@@ -96,7 +97,7 @@ def test_found_in_a_folder_it_is_an_output_and_named_a_dataset_of_its_own(traine
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (part,) = open_parts([tmp_path])
     assert part.name == "a.root"
-    assert "filled.root: passed over: it holds predictions" in caplog.text
+    assert "filled.root: passed over, since it holds predictions" in caplog.text
     (tmp_path / "a.root").unlink()
-    with pytest.raises(InputError, match=r"no usable input file is left \(found predictions only\); name the files"):
+    with pytest.raises(InputError, match=r"no usable input files are left \(found predictions only\); to read files"):
         open_parts([tmp_path])

@@ -18,11 +18,12 @@ from ingest.reading.rootio import Skipped
 from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
 from shards.opening import open_dataset
-from xectrain.inference.infer import Request, infer
+from xectrain.inference.infer import infer
 from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE
 from xectrain.inference.readahead import ahead, read_source
 from xectrain.inference.regressor import Predictor
+from xectrain.inference.request import Request
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import ReadOptions, open_parts
 
@@ -128,7 +129,7 @@ def test_a_time_without_reference_is_not_called_an_absolute_one(place, predictor
     assert "pred_timing" not in alone
     expected = predictor.predict(arrays["npho"], arrays["relative_time"])["pred_timing"]
     np.testing.assert_allclose(alone["pred_relative_timing"], expected, atol=1e-3)
-    assert "it is called pred_relative_timing" in caplog.text
+    assert "as pred_relative_timing" in caplog.text
     assert [read_metadata(tmp_path / f"{n}.root")["predicted_times"] for n in ("both", "alone")] == [
         "absolute",
         "relative",
@@ -216,10 +217,10 @@ def test_an_output_that_is_there_is_recognised_or_refused(place, predictor, tmp_
         (open_parts([place / "b.root"]), Request()),
         (open_parts([place / "a.root"]), Request(ReadOptions(select="energy > 0.05"))),
     ):
-        with pytest.raises(OutputError, match="exists and came from another model, other data or other options"):
+        with pytest.raises(OutputError, match="exists, but came from a different model, data or options"):
             infer(predictor, parts, out, request)
     out.write_bytes(b"something else")
-    with pytest.raises(OutputError, match="exists and cannot be recognised"):
+    with pytest.raises(OutputError, match="exists, but is not recognised"):
         infer(predictor, open_parts([place / "a.root"]), out, Request())
 
 
@@ -248,7 +249,7 @@ def test_times_of_the_other_kind_are_refused(place, predictor, tmp_path):
         "name: absolute\nextends: mc\nsensors:\n"
         "  npho: {branches: [npho], unit: photons}\n  time: {branches: [relative_time], unit: s}\n"
     )
-    with pytest.raises(ConfigError, match="sensor times of the other kind"):
+    with pytest.raises(ConfigError, match="has another kind of sensor times"):
         infer(predictor, open_parts([place / "a.root"], schema=str(schema)), tmp_path / "p.root", Request())
     assert not (tmp_path / "p.root").exists()
 
@@ -279,8 +280,8 @@ def test_a_file_whose_damage_shows_when_it_is_read_is_left_out_if_asked(place, p
     assert read_metadata(out)["skipped_files"] == skipped[0].reason
     caplog.clear()
     assert infer(predictor, parts, out, Request(), skipped=[]).existed
-    assert "p.root: is without what was skipped then: " in caplog.text
-    with pytest.raises(InputError, match=r"no usable input file is left \(found 1 skipped"):
+    assert "p.root does not include what was skipped when it was made: " in caplog.text
+    with pytest.raises(InputError, match=r"no usable input files are left \(found 1 skipped"):
         infer(predictor, parts[1:2], tmp_path / "q.root", Request(), skipped=[])
 
 
@@ -372,9 +373,9 @@ def test_the_sensors_to_hide_are_chosen(trained, run_command, tmp_path):
     assert len(rows["face"]) == 2 * 6 * 40
     assert read_metadata(out)["masks"] == "fixed:2"
     assert "nothing to do" in run_command(*line, "--hide", "--masks", "fixed:2").lower()
-    with pytest.raises(OutputError, match="came from another model, other data or other options"):
+    with pytest.raises(OutputError, match="came from a different model, data or options"):
         run_command(*line, "--hide", "--masks", "fixed:3")
-    with pytest.raises(ConfigError, match="--masks: needs --hide, without which dead sensors are filled"):
+    with pytest.raises(ConfigError, match="--masks: needs --hide; without it, dead sensors are filled"):
         run_command(*line, "--masks", "fixed:2")
-    with pytest.raises(ConfigError, match="--masks: belongs to a run or checkpoint of an inpainter"):
+    with pytest.raises(ConfigError, match="--masks: needs a run or checkpoint of an inpainter"):
         run_command("xectrain.cli.infer:app", trained.regress, *line[2:], "--masks", "fixed:2")

@@ -12,9 +12,10 @@ from support.synthetic import make_dataset
 from support.trained import COLUMNS, tiny_run, write_root
 
 from shards.base import ConfigError, InputError, OutputError
-from xectrain.inference.infer import Request, infer, join, share_name
+from xectrain.inference.infer import infer, join, share_name
 from xectrain.inference.load import load
 from xectrain.inference.regressor import Predictor
+from xectrain.inference.request import Request
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import Part, ReadOptions, count_pieces, open_parts, share
 
@@ -83,17 +84,17 @@ def test_shares_are_disjoint_and_complete(place: Path) -> None:
 
 def test_what_cannot_be_shared_or_joined_is_said(place: Path, predictor: Predictor, tmp_path: Path) -> None:
     parts = parts_of(place, "root")
-    with pytest.raises(ConfigError, match=r"--task-count: are more than there are .*found 4, expected 3"):
+    with pytest.raises(ConfigError, match=r"--task-count: exceeds the number of .*found 4, expected 3"):
         share(parts, 0, 4)
-    with pytest.raises(ConfigError, match=r"--task-index: no such share \(found 2, expected 0 to 1\)"):
+    with pytest.raises(ConfigError, match=r"--task-index: there is no such share \(found 2, expected 0 to 1\)"):
         share(parts, 2, 2)
     infer(predictor, parts, tmp_path / share_name(0, 2), Request(), (0, 2))
     with pytest.raises(InputError, match=r"part-00001-of-00002\.root: is missing; run --task-index 1 --task-count 2"):
         join(predictor, parts, tmp_path / "j.root", Request(), tmp_path, 2)
     infer(predictor, parts, tmp_path / share_name(1, 2), Request(columns=()), (1, 2))
-    with pytest.raises(InputError, match=r"part-00001-of-00002\.root: came from another model, other data or other"):
+    with pytest.raises(InputError, match=r"part-00001-of-00002\.root: came from a different model, data or"):
         join(predictor, parts, tmp_path / "j.root", Request(), tmp_path, 2)
-    with pytest.raises(OutputError, match="exists and came from another model"):
+    with pytest.raises(OutputError, match="exists, but came from a different model"):
         infer(predictor, parts, tmp_path / share_name(0, 2), Request(columns=()), (0, 2))
     assert not (tmp_path / "j.root").exists()
 

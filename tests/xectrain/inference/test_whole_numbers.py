@@ -38,5 +38,5 @@ def test_they_are_exact_in_predictions_or_refused(trained: Trained, tmp_path: Pa
             assert found.typename == "int64_t"
             np.testing.assert_array_equal(found.array(library="np"), stamps)
     both = open_parts([tmp_path / "a.root", trained.roots[1]], schema)
-    with pytest.raises(OutputError, match=r"stamp: is a whole number beyond 2⁵³, and another input lacks it or has"):
+    with pytest.raises(OutputError, match=r"stamp: is an integer beyond 2⁵³, but another input lacks it or has"):
         infer(model, both, tmp_path / "both.root", Request())

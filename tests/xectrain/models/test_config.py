@@ -33,7 +33,7 @@ def test_presets_accept_overrides() -> None:
         ("tiny", {"inpainter": {"query_heads": 3}}, "query_heads 3 does not divide query_width 16"),
         ("tiny", {"encoder": {"focus": 10}}, "focus 10 must be odd and at least 9, or 0"),
         ("tiny", {"encoder": {"inner_resolution": 4}}, "inner_resolution above 1 needs a focus"),
-        ("tiny", {"encoder": {"focus": 9, "inner_resolution": 4, "outer": "split"}}, "one token a face"),
+        ("tiny", {"encoder": {"focus": 9, "inner_resolution": 4, "outer": "split"}}, "one token per face"),
         ("tiny", {"encoder": {"pool": "max"}}, "model.encoder.pool: Input should be 'area', 'bilinear' or 'attention'"),
     ],
 )
@@ -56,8 +56,8 @@ def test_quantiles_must_rise_around_the_median(quantiles: tuple[float, ...]) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 1.5}, "must lie between 0 and 1"),
-        ({"ratio": {"inner": -0.1}}, "must lie between 0 and 1"),
+        ({"ratio": 1.5}, "must be between 0 and 1"),
+        ({"ratio": {"inner": -0.1}}, "must be between 0 and 1"),
         ({"kind": "fixed"}, "kind fixed needs counts"),
         ({"kind": "pattern"}, "kind pattern needs patterns"),
         ({"kind": "mixture"}, "mixture needs kinds with positive weights"),

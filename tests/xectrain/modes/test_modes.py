@@ -77,7 +77,9 @@ def test_inpainting_from_a_frozen_pretrained_encoder(
 
 
 def test_regression_from_a_pretrained_encoder_trains_it(pretrained: Path, toy_dataset: Path, tmp_path: Path) -> None:
-    session.train(config(toy_dataset, "regress", **{"checkpoint.init_from": str(pretrained)}), tmp_path)
+    session.train(
+        config(toy_dataset, "regress", train__epochs=1, **{"checkpoint.init_from": str(pretrained)}), tmp_path
+    )
     before, after = read_checkpoint(pretrained / BEST)["ema"], read_checkpoint(tmp_path / LAST)["model"]
     moved = [n for n in after if n.startswith("model.encoder.") and not torch.equal(before[n], after[n])]
     assert len(moved) > 10
@@ -85,7 +87,12 @@ def test_regression_from_a_pretrained_encoder_trains_it(pretrained: Path, toy_da
 
 @pytest.mark.parametrize("mode", ["mae", "inpaint"])
 def test_resuming_is_exact_in_every_mode(toy_dataset: Path, tmp_path: Path, mode: str) -> None:
-    exact = {"train__deterministic": "true", "schedule__kind": "constant", "data__epoch_events": 30}
+    exact = {
+        "train__deterministic": "true",
+        "schedule__kind": "constant",
+        "data__batch_size": 5,
+        "data__epoch_events": 10,
+    }
     session.train(config(toy_dataset, mode, **exact), tmp_path / "two")
     for epochs_so_far in (1, 2):
         session.train(config(toy_dataset, mode, **exact, train__epochs=epochs_so_far), tmp_path / "one")
@@ -101,7 +108,7 @@ def test_resuming_is_exact_in_every_mode(toy_dataset: Path, tmp_path: Path, mode
     ],
 )
 def test_physics_terms_enter_the_loss(toy_dataset: Path, tmp_path: Path, sets: dict[str, Any], logged: str) -> None:
-    session.train(config(toy_dataset, "regress", train__epochs=1, **sets), tmp_path)
+    session.train(config(toy_dataset, "regress", train__epochs=1, data__epoch_events=15, **sets), tmp_path)
     records = [r for r in read_metrics(RunFolder(tmp_path).metrics) if r["kind"] == "steps"]
     tasks = [v for k, v in records[0].items() if k.startswith("train/loss_") and k != logged]
     assert records[0][logged] >= 0
@@ -109,7 +116,7 @@ def test_physics_terms_enter_the_loss(toy_dataset: Path, tmp_path: Path, sets: d
 
 
 def test_learned_balance_is_saved_and_leaves_validation_comparable(toy_dataset: Path, tmp_path: Path) -> None:
-    sets = {"tasks.energy.enabled": "true", "tasks.balance": "auto", "tasks.energy.weight": 2}
+    sets = {"tasks.energy.enabled": "true", "tasks.balance": "auto", "tasks.energy.weight": 2, "train.epochs": 1}
     session.train(config(toy_dataset, "regress", **sets), tmp_path)
     learned = read_checkpoint(tmp_path / LAST)["model"]["balance.log_variance"]
     assert learned.shape == (2,)
@@ -133,7 +140,7 @@ def test_state_says_done(pretrained: Path) -> None:
 def test_init_from_something_else_is_refused(toy_dataset: Path, pretrained: Path, tmp_path: Path) -> None:
     other = {**read_checkpoint(pretrained / LAST), "model": {"a": torch.zeros(2)}, "ema": None}
     write_checkpoint(tmp_path / "other.pt", other)
-    with pytest.raises(ConfigError, match="has no tensor that fits this network"):
+    with pytest.raises(ConfigError, match="has no tensors that fit this network"):
         session.train(
             config(toy_dataset, "mae", **{"checkpoint.init_from": str(tmp_path / "other.pt")}), tmp_path / "r"
         )

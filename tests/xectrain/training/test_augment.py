@@ -90,7 +90,7 @@ def test_patterns_are_applied_whole_to_some_events(batch: tuple[Tensor, Tensor],
     with pytest.raises(ValueError, match="pattern_dropout needs patterns"):
         AugmentConfig(pattern_dropout=0.5)
     (tmp_path / "none.txt").write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="names no dead channel"):
+    with pytest.raises(ConfigError, match="does not name any dead channel"):
         augmentation(pattern_dropout=0.5, patterns=(str(tmp_path / "none.txt"),))
 
 

@@ -38,10 +38,10 @@ def test_every_change_is_named_with_both_values_and_acts(
     with caplog.at_level(logging.INFO):
         session.train(asked, halfway)
     assert (
-        "from here on with other options than so far: data.num_threads 2 → 1, optim.weight_decay 0.0001 → 0.5, "
+        "changed options from here on: data.num_threads 2 → 1, optim.weight_decay 0.0001 → 0.5, "
         "schedule.kind cosine → constant, train.epochs 2 → 3" in caplog.text
     )
-    assert "the learning rate goes on at 0.000571, after 0.000538" in caplog.text
+    assert "the learning rate continues at 0.000571, after 0.000538" in caplog.text
     after, before = read_checkpoint(halfway / LAST), read_checkpoint(undisturbed / LAST)
     assert after["config"]["optim"]["weight_decay"] == 0.5
     name = "model.heads.energy.body.0.weight"
@@ -52,7 +52,7 @@ def test_the_same_options_are_no_change(dataset: Dataset, halfway: Path, caplog:
     with caplog.at_level(logging.INFO):
         session.train(config(dataset), halfway)
     assert "other options" not in caplog.text
-    assert "the learning rate goes on" not in caplog.text
+    assert "the learning rate continues" not in caplog.text
 
 
 def test_an_average_begun_later_begins_from_the_weights(dataset: Dataset, halfway: Path) -> None:
@@ -131,7 +131,7 @@ def test_data_is_found_from_any_folder(
 
 
 def test_a_failed_start_leaves_no_folder(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no event left for"):
+    with pytest.raises(ConfigError, match="no events are left for"):
         session.train(config(dataset, data__select="energy > 99"), tmp_path / "runs" / "first")
     assert list(tmp_path.iterdir()) == []
 

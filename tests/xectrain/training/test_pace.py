@@ -77,5 +77,5 @@ def test_the_duration_is_said_once_when_the_pace_is_known(caplog: pytest.LogCapt
             pace.step_ended()
             pace.announce(done)
     assert [record.getMessage() for record in caplog.records] == [
-        "expecting 3 min per epoch, and 10 min for the remaining 296 steps (2.96 epochs), besides validation"
+        "expecting 3 min per epoch, and 10 min for the remaining 296 steps (2.96 epochs), not including validation"
     ]

@@ -36,11 +36,11 @@ def test_values_in_other_units_are_said_once_with_the_key_that_corrects_them(
     energy, times = sorted(r.getMessage() for r in caplog.records)
     assert "d: energyTruth (energy): 100 % of the values are implausible, such as " in energy
     assert energy.endswith(
-        "(expected 0 to 1 GeV); is its unit another one? The schema's columns, names [energy], unit says so"
+        "(expected 0 to 1 GeV); if they are in another unit, say so in the schema's columns, names [energy], unit"
     )
     assert "d: relative times: " in times
     assert times.endswith(
-        "(expected -1e-06 to 1e-06 s); is its unit another one? The schema's sensors.time.unit says so"
+        "(expected -1e-06 to 1e-06 s); if they are in another unit, say so in the schema's sensors.time.unit"
     )
 
 

@@ -72,15 +72,18 @@ def test_another_number_of_ranks_continues_within_rounding(dataset: Dataset, und
     [
         (
             {"WORLD_SIZE": "two"},
-            "WORLD_SIZE: is no whole number .found 'two'.; start several ranks",
+            "WORLD_SIZE: is not a whole number .found 'two'.; start several ranks",
         ),
-        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: is no whole number .found '-1'."),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: is not a whole number .found '-1'."),
         ({"WORLD_SIZE": "2"}, "RANK: is not set, but WORLD_SIZE is; start several ranks with torchrun"),
-        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK: is no whole number .found 'x'."),
-        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: fits no rank .found 2, expected 0 to 1, since WORLD_SIZE is 2."),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK: is not a whole number .found 'x'."),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: is not a rank .found 2, expected 0 to 1, since WORLD_SIZE is 2."),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR: is not set, but WORLD_SIZE is"),
-        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "b"}, "MASTER_PORT: is no whole number"),
-        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "70000"}, "MASTER_PORT: is no port"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "b"},
+            "MASTER_PORT: is not a whole number",
+        ),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "70000"}, "MASTER_PORT: is not a port"),
         ({"RANK": "1"}, "RANK: is set, but WORLD_SIZE is not .found '1'.; start several ranks with torchrun, or unset"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "", "MASTER_ADDR": "a"}, "MASTER_PORT: is not set"),
     ],
@@ -100,7 +103,7 @@ def test_ranks_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) ->
         port = str(server.getsockname()[1])
         for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(ConfigError, match=rf"^MASTER_ADDR: the ranks do not meet: .*127\.0\.0\.1:{port}"):
+        with pytest.raises(ConfigError, match=rf"^MASTER_ADDR: the ranks cannot meet: .*127\.0\.0\.1:{port}"):
             with joined_ranks():
                 pass
 

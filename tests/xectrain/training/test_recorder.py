@@ -82,7 +82,7 @@ def test_a_failure_in_the_background_is_raised_where_work_is_given() -> None:
 def test_a_state_of_another_shape_is_named(dataset: Dataset, undisturbed: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / LAST).write_bytes((undisturbed / LAST).read_bytes())
     (tmp_path / "state.json").write_text(text)
-    with pytest.raises(CorruptError, match=r"state\.json: (is no state|(state|epochs): has a wrong value)"):
+    with pytest.raises(CorruptError, match=r"state\.json: (is not a valid state|(state|epochs): has a wrong value)"):
         session.train(config(dataset), tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_state_of_another_shape_is_named(dataset: Dataset, undisturbed: Path, 
 def test_a_line_of_metrics_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
     good = '{"kind": "steps", "epoch": 0, "step": 1, "time": 0.5}\n'
     (tmp_path / "metrics.jsonl").write_bytes(good.encode() + text.encode("latin-1") + b"\n")
-    with pytest.raises(CorruptError, match=r"metrics\.jsonl: (line 2: )?is no record of a run"):
+    with pytest.raises(CorruptError, match=r"metrics\.jsonl: (line 2: )?is not a (valid )?record of a run"):
         list(read_metrics(tmp_path / "metrics.jsonl"))
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_newest_checkpoint_falls_back(dataset: Dataset, undisturbed: P
         ({"tasks__energy.weight": 2}, r"tasks\.energy\.weight: is not what the run began with"),
         ({"data__batch_size": 5}, r"data\.batch_size: is not what the run began with \(found 5, expected 4\)"),
         ({"train__seed": 1}, r"train\.seed: is not what the run began with \(found 1, expected 0\)"),
-        ({"checkpoint__resume": "off"}, "holds a run already"),
+        ({"checkpoint__resume": "off"}, "already holds a run"),
     ],
 )
 def test_what_does_not_fit_the_run_is_refused(

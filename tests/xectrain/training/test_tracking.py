@@ -176,7 +176,7 @@ def test_two_that_look_for_the_run_at_once_make_one(dataset: Dataset, tracked: P
     settings = load_config([run / "config.yaml"])
     with (
         locked(run / ".mlflow.lock", "looking for the run in MLflow"),
-        pytest.raises(OutputError, match=r"MLflow did not take the run: .*\.mlflow\.lock: is held by process"),
+        pytest.raises(OutputError, match=r"MLflow did not accept the run: .*\.mlflow\.lock: is held by process"),
     ):
         sync(RunFolder(run), settings, None)
     assert [sync(RunFolder(run), settings, None) for _ in range(2)] == [10, 10]
@@ -192,7 +192,7 @@ def test_a_server_that_is_gone_costs_no_more_than_was_agreed(
         asked = config(dataset, train__epochs=1, tracking__uri=uri, tracking__patience_s=0.5)
         session.train(asked, tmp_path / "run")
         assert RunFolder(tmp_path / "run").read_state().state == "done"
-    assert "MLflow did not take everything within 0.5 s; metrics.jsonl has everything and" in caplog.text
+    assert "MLflow did not accept everything within 0.5 s; metrics.jsonl has everything and" in caplog.text
 
 
 def test_a_store_that_cannot_be_made_is_a_warning(
@@ -203,5 +203,5 @@ def test_a_store_that_cannot_be_made_is_a_warning(
         session.train(config(dataset, train__epochs=1, tracking__uri=uri), tmp_path / "run")
     assert "MLflow does not answer" in caplog.text
     assert RunFolder(tmp_path / "run").read_state().state == "done"
-    with pytest.raises(OutputError, match=r"mlflow-.*: MLflow did not take the run: .*; try again"):
+    with pytest.raises(OutputError, match=r"mlflow-.*: MLflow did not accept the run: .*; try again"):
         sync(RunFolder(tmp_path / "run"), load_config([tmp_path / "run" / "config.yaml"]), None)

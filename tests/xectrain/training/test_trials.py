@@ -81,7 +81,7 @@ def test_times_are_remembered_and_a_damaged_table_is_made_again(
     assert set(json.loads(table.read_text())["step_s"]) == {"float32", "bf16"}
     assert "(measured before)" in said("second")
     table.write_text("{")
-    assert "is no table of steps" in (text := said("third"))
+    assert "is not a valid table of steps" in (text := said("third"))
     assert "steps are timed again" in text
     assert "(measured now)" in text
     json.loads(table.read_text())
@@ -120,11 +120,11 @@ def test_timing_changes_no_weight_and_a_run_goes_on_as_it_began(
     [
         (
             {"train__precision": "bf16"},
-            r"train\.precision: a deterministic training is float32 \(found bf16, expected fp32\)",
+            r"train\.precision: deterministic training must be float32 \(found bf16, expected fp32\)",
         ),
         (
             {"train__compile": "default"},
-            r"train\.compile: a deterministic training is eager \(found default, expected off\)",
+            r"train\.compile: deterministic training must be eager \(found default, expected off\)",
         ),
     ],
 )

@@ -54,7 +54,7 @@ def test_validation_without_truth_is_never_the_best(
     session.train(validated_on(dataset, val), tmp_path / "run")
     assert "6 of 6 validation events do not have any truth" in caplog.text
     assert "6 of 6 validation events do not have a truth for energy, and are not in its loss" in caplog.text
-    assert "there is no validation loss: no checkpoint is the best" in caplog.text
+    assert "there is no validation loss, so no checkpoint is the best" in caplog.text
     assert curve(tmp_path / "run")[-1]["val/loss"] is None
     assert find_checkpoint(tmp_path / "run").name == LAST
     assert RunFolder(tmp_path / "run").read_state().best_loss is None
@@ -78,7 +78,9 @@ def test_an_infinite_validation_loss_is_never_the_best_and_ends_nothing(
 
     val = make_dataset(tmp_path / "val", events=6, first_source=5, change=far_away)
     session.train(validated_on(dataset, val), tmp_path / "run")
-    assert "the validation loss is inf, from dataset rows 0, 1, 2, 3, 4, 5 …: it is never the best" in caplog.text
+    assert (
+        "the validation loss is inf, from dataset rows 0, 1, 2, 3, 4, 5 …: it never counts as the best" in caplog.text
+    )
     assert RunFolder(tmp_path / "run").read_state().state == "done"
     assert find_checkpoint(tmp_path / "run").name == LAST
 
@@ -92,7 +94,7 @@ def test_hidden_sensors_without_light_are_no_achievement(
         options={"data": {"train": [str(dataset.path)], "val": [str(val.path)]}, "train": {"epochs": 1}},
     )
     session.train(settings, tmp_path / "run")
-    assert f"{val.path}: no sensor has a photon number in the 6 validation events looked at" in caplog.text
+    assert f"{val.path}: no sensor has a photon number in the 6 validation events checked" in caplog.text
     assert "6 of 6 validation events do not have any truth, or any hidden sensor with light" in caplog.text
     assert find_checkpoint(tmp_path / "run").name == LAST
 
@@ -101,5 +103,5 @@ def test_data_without_any_times_is_named(dataset: Dataset, tmp_path: Path, caplo
     data = make_dataset(tmp_path / "timeless", events=8, change=no_times)
     with caplog.at_level(logging.WARNING):
         session.train(config(data, train__epochs=1), tmp_path / "run")
-    assert f"{data.path}: no sensor has a time in the 8 training events looked at" in caplog.text
+    assert f"{data.path}: no sensor has a time in the 8 training events checked" in caplog.text
     assert f"{dataset.path}: no sensor" not in caplog.text

@@ -1,4 +1,4 @@
-"""Figures as PDF and PNG, redrawn from saved tables without a model: one module a kind of page, one look (`style`)."""
+"""Figures as PDF and PNG, redrawn from saved tables without a model: a module per kind of page, one look (`style`)."""
 
 import xectrain.display  # noqa: F401  before matplotlib, as its room says
 from xectrain.evaluation.plots.curves import loss_curves

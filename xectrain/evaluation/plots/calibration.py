@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Uniformity:
-    """Where the peak is in bins of a quantity; arrays of one element a bin, NaN where events are too few."""
+    """The peak in bins of a quantity; arrays with one element per bin, NaN where events are too few."""
 
     name: str
     centre: Array

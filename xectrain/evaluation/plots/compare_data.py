@@ -19,7 +19,7 @@ def feature_pages(
     tables: tuple[Mapping[str, NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
     order: Sequence[str],
 ) -> list[Figure]:
-    """Each feature's distribution in both sets, normalized to one event, twelve a page.
+    """Each feature's distribution in both sets, normalized to one event, twelve per page.
 
     Args:
         order: of the features.
@@ -43,7 +43,7 @@ def feature_pages(
                 )
                 for x, look in zip(values, looks, strict=True):
                     panel.hist(x, bins=edges.tolist(), weights=np.full(x.size, 1 / max(x.size, 1)), **look)
-                panel.set(title=name.replace("_", " "), ylabel="share of events")
+                panel.set(title=name.replace("_", " "), ylabel="fraction of events")
             for panel in axes[len(shown) :]:
                 panel.set_visible(False)
             pages.append(figure)

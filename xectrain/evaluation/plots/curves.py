@@ -26,16 +26,16 @@ def loss_curves(metrics: Path) -> list[Figure]:
         metrics: `metrics.jsonl` of a run.
 
     Raises:
-        InputError: not there, or nothing in it yet.
+        InputError: it does not exist, or is still empty.
     """
 
     if not metrics.is_file():
-        raise InputError("no such log of a run", file=metrics)
+        raise InputError("there is no such log of a run", file=metrics)
     records = list(read_metrics(metrics))
     steps = [r for r in records if r.get("kind") == "steps"]
     epochs = [r for r in records if r.get("kind") == "epoch"]
     if not steps and not epochs:
-        raise InputError("holds no record yet", file=metrics)
+        raise InputError("holds no records yet", file=metrics)
     with style():
         figure = new_figure(11, 7)
         figure.suptitle(f"Training  ·  {metrics.parent.name}", fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -85,7 +85,7 @@ def _total(axes: Axes, steps: list[dict[str, Any]], epochs: list[dict[str, Any]]
 
 
 def _marker(x: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Dots on curves of so few points that a line may be invisible."""
+    """Dots on curves with so few points that a line may be invisible."""
     return {"marker": "."} if x.size < 20 else {}
 
 

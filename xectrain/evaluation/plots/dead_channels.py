@@ -23,7 +23,7 @@ def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float6
 
     Args:
         methods: the network without missing sensors, `raw`, then the fillings.
-        lost: (n,) share of each event's light that was taken away.
+        lost: (n,) fraction of each event's light that was removed.
     """
     columns = table.names
     share = 100 * np.asarray(lost)

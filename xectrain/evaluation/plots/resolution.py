@@ -33,10 +33,10 @@ from xectrain.tasks import QUANTITIES
 Array = NDArray[np.float64]
 
 SIGNAL_WINDOW = (0.050, 0.055)
-"""GeV: the page on which the energy is looked at more closely."""
+"""GeV: the range of the page that shows the energy more closely."""
 MIN_EVENTS = 30
 MAX_QUANTITIES = 5
-"""Quantities to bin in on one page, those asked for not counted."""
+"""Quantities to bin in on one page, not counting those asked for."""
 
 
 def resolution_pages(table: TaskTable, title: str = "", by: Sequence[str] = ()) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Curves of several runs over one another: a colour a setting, a line a seed."""
+"""Curves of several runs over one another: one colour per setting, one line per seed."""
 
 from __future__ import annotations
 
