@@ -162,7 +162,7 @@ class DaliLoader:
         return in_float32(values), truth
 
     def _require_sums(self, first: int, sensors: torch.Tensor, truth: torch.Tensor) -> None:
-        """Compare a batch's sums with those that were written, for samples that are read for the first time.
+        """Compare the sums of samples that are read for the first time with the recorded ones.
 
         On the CPU NumPy makes them, in this thread: torch would wake its others, and DALI's own sum takes longer.
         """

@@ -17,7 +17,7 @@ class Column:
     """"" for pure numbers."""
     role: str
     """`identity` (whole numbers naming the event), `truth` (what a network may be trained on), `carried` (all else),
-    `rest` (what the nearest float64 leaves of a whole number of 64 bits: `shards.whole`)."""
+    `rest` (what remains of a 64-bit integer beyond its nearest float64: `shards.whole`)."""
     description: str = ""
     branch: str = ""
     """The branch of the input it came from, in a dataset's manifest; empty in the canonical table."""

@@ -214,24 +214,24 @@ class Dataset:
 
     @cached_property
     def seen(self) -> npt.NDArray[np.bool_]:
-        """Which events this process has read and found to be what was written, bool (events,)."""
+        """Events that this process has read and found to be as they were written, bool (events,)."""
         return np.zeros(self.n_events, dtype=bool)
 
     def has_unseen(self, rows: npt.ArrayLike) -> bool:
-        """Whether samples among global rows have sums that are still to be compared."""
+        """Whether some of the global rows have sums that have not yet been compared."""
         first = self.manifest.shards[0]
         keeps = _read_sums(self.file(0, "parquet"), first.parquet.sha256) is not None
         return keeps and not bool(self.seen[row_numbers(rows)].all())
 
     def require_sums(self, rows: npt.ArrayLike, found: Int64) -> None:
-        """Compare samples that are read for the first time with what was written, where the sidecars keep sums.
+        """Compare samples that are read for the first time with the sums in the sidecars, if there are any.
 
         Args:
             rows: global rows, (n,).
             found: sums of the bytes that were read (`shards.sums`), (n,).
 
         Raises:
-            CorruptError: a sample is another one.
+            CorruptError: a sample has changed.
         """
         rows = row_numbers(rows)
         if self.seen[rows].all():

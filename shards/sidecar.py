@@ -152,7 +152,7 @@ def read_sums(path: Path) -> npt.NDArray[np.int64] | None:
 
 
 def as_float(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
-    """A column of a sidecar as float64 (n,), the nearest there is, missing values as NaN."""
+    """A column of a sidecar as float64 (n,), the nearest ones, missing values as NaN."""
     values: npt.NDArray[np.float64] = table[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float64)
 

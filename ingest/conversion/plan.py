@@ -182,7 +182,7 @@ def _columns(sources: Sequence[Source]) -> tuple[Column, ...]:
 
 
 def _is_whole(name: str, sources: Sequence[Source]) -> bool:
-    """Whether a column holds whole numbers of 64 bits: every source must have it, and as whole numbers."""
+    """Whether a column holds 64-bit integers: every source must have it, as integers."""
     bits = [max((bound.bits for bound in s.binding.columns if bound.name == name), default=0) for s in sources]
     return min(bits) > 0 and max(bits) == 64
 

@@ -40,7 +40,7 @@ class BoundColumn:
     meaning: str = ""
     carried: bool = False
     bits: int = 0
-    """Of carried whole numbers, which are kept exactly; 0: a fraction, a code, a factor or no carried column."""
+    """Bits of a carried integer, which is kept exactly; 0: a fraction, a code, a scaled or not a carried column."""
 
     @property
     def exact(self) -> bool:

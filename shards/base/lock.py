@@ -83,8 +83,11 @@ def _touch(lock: Path, mine: Mapping[str, object], released: threading.Event) ->
 
 
 def _is_ours_to_remove(lock: Path, mine: Mapping[str, object]) -> bool:
-    """Where it cannot be looked into (no descriptor is left), it is: nobody takes over a lock that is touched, and one
-    that stays would be held as long as this process lives."""
+    """Whether this process holds the lock.
+
+    True, too, if it cannot be read (no descriptor is left): nobody takes over a lock that is touched, and one that
+    stays would be held as long as this process lives.
+    """
     try:
         return _is_held(lock, mine)
     except OSError:

@@ -64,7 +64,7 @@ class Carried:
     """Whether `source` and `entry` are written."""
     facts: ModelFacts
     exact: frozenset[str] = frozenset()
-    """Those of `others` that are whole numbers of 64 bits in every part."""
+    """Those of `others` that are 64-bit integers in every part."""
 
     @classmethod
     def of(cls, facts: ModelFacts, parts: Sequence[Part], wanted: tuple[str, ...] | None) -> Carried:

@@ -89,7 +89,7 @@ class Part(Protocol):
 
     @property
     def exact(self) -> frozenset[str]:
-        """Columns of whole numbers that float64 would not hold: int64, and never missing."""
+        """Columns of integers that float64 would not hold exactly: int64, never missing."""
         ...
 
     @property
