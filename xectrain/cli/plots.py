@@ -36,6 +36,7 @@ def plots(
 ) -> None:
     """Redraw every plot from saved tables."""
     from xectrain.evaluation.plots import loss_curves, resolution_pages, save_pages
+    from xectrain.evaluation.sensors import TABLE, redrawn
     from xectrain.evaluation.tables import read_table, selected_by
 
     tables, logs = sorted(folder.rglob("predictions_*.parquet")), sorted(folder.rglob("metrics.jsonl"))
@@ -45,11 +46,14 @@ def plots(
         )
     written: list[Path] = []
     for path in tables:
-        table = selected_by(read_table(path), select)
-        pages = resolution_pages(table, path.parent.name, tuple(by or ())) if table.has_truth else []
+        if path.name == TABLE:
+            pages = redrawn(path, select)
+        else:
+            table = selected_by(read_table(path), select)
+            pages = resolution_pages(table, path.parent.name, tuple(by or ())) if table.has_truth else []
         if pages:
             place = path.parent if out is None else out / path.parent.relative_to(folder)
-            written += save_pages(pages, place / f"resolution_{table.task}.pdf")
+            written += save_pages(pages, place / f"{path.stem.replace('predictions', 'resolution')}.pdf")
     for path in logs:
         place = path.parent if out is None else out / path.parent.relative_to(folder)
         written += save_pages(loss_curves(path), place / "loss_curves.pdf")

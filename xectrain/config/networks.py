@@ -232,9 +232,10 @@ class MaeConfig(Section):
 class InpainterConfig(Section):
     """The heads that fill masked sensors from the surviving ones."""
 
-    head: Literal["per_face", "cross_attention"] = "per_face"
-    """`per_face`: local convolutional features joined with the face's token; `cross_attention`: each masked sensor
-    attends to its nearest sensors on any face and to the tokens."""
+    head: Literal["per_face", "cross_attention", "neighbours"] = "per_face"
+    """`neighbours` (in the presets `small` and `large`): a mean of the nearest sensors of the face, corrected for the
+    solid angle, whose weights and correction are learned; `per_face`: local convolutional features joined with the
+    face's token; `cross_attention`: each masked sensor attends to its nearest sensors on any face and to the tokens."""
     local_channels: int = Field(default=64, ge=1)
     """Channels of the local features on rectangular faces."""
     local_blocks: int = Field(default=2, ge=1)
@@ -244,7 +245,8 @@ class InpainterConfig(Section):
     hex_local_blocks: int = Field(default=3, ge=1)
     """HexNeXt blocks of the local features on hexagonal faces."""
     neighbours: int = Field(default=32, ge=1, le=512)
-    """Nearest sensors, on any face, that a masked sensor attends to (`cross_attention`)."""
+    """Nearest sensors that a masked sensor attends to: on any face (`cross_attention`), on its own (`neighbours`, at
+    most 72)."""
     query_width: int = Field(default=128, ge=8)
     """Width of a masked sensor's query (`cross_attention`)."""
     query_heads: int = Field(default=4, ge=1)
@@ -252,10 +254,15 @@ class InpainterConfig(Section):
     hidden: int = Field(default=128, ge=1)
     """Hidden width of the network that turns features into values."""
     residual: bool = False
-    """Predict the difference to the mean of the visible adjacent sensors (0 if there are none) instead of the value."""
+    """`per_face`, `cross_attention`: predict the difference to the mean of the visible adjacent sensors (0 if there are
+    none) instead of the value."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.head == "neighbours" and self.neighbours > 72:
+            raise ValueError(f"head neighbours takes at most 72 neighbours, not {self.neighbours}: a face has no more")
+        if self.head == "neighbours" and self.residual:
+            raise ValueError("residual: the head `neighbours` starts from a mean of the neighbours as it is")
         if self.query_width % self.query_heads:
             raise ValueError(f"query_heads {self.query_heads} does not divide query_width {self.query_width}")
         return self
@@ -289,7 +296,9 @@ PRESETS: dict[str, ModelConfig] = {
         ),
         regressor=RegressorConfig(head_dropout=0.0, head_norm=False, time_mean=16),
         mae=MaeConfig(decoder_channels=(64, 48, 32), hex_decoder_channels=32),
-        inpainter=InpainterConfig(local_channels=16, hex_local_channels=32, query_width=64, hidden=64),
+        inpainter=InpainterConfig(
+            head="neighbours", local_channels=16, hex_local_channels=32, query_width=64, neighbours=16, hidden=96
+        ),
     ),
     "large": ModelConfig(
         encoder=EncoderConfig(
@@ -305,6 +314,7 @@ PRESETS: dict[str, ModelConfig] = {
             fusion_norm="pre",
         ),
         regressor=RegressorConfig(head_hidden=512, head_dropout=0.0, head_norm=False, time_mean=64),
+        inpainter=InpainterConfig(head="neighbours", neighbours=32, hidden=256),
     ),
     "tiny": ModelConfig(
         encoder=EncoderConfig(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from xectrain.config.networks import Channel, FaceName, Section
 
 MaskKind = Literal["random", "flat", "fixed", "pattern", "sensor_front"]
-SensorLossName = Literal["smooth_l1", "l1", "mse", "huber"]
+SensorLossName = Literal["counts", "smooth_l1", "l1", "mse", "huber"]
 
 
 class MaskingConfig(Section):
@@ -38,7 +38,9 @@ class MaskingConfig(Section):
     predict_channels: tuple[Channel, ...] | None = None
     """Channels to predict; null: both."""
     loss: SensorLossName = "smooth_l1"
-    """Loss of a masked sensor's normalized value."""
+    """Loss of a masked sensor's normalized value; default `counts` for inpaint. counts: the deviance of photon numbers,
+    whose best prediction is the mean, so that sums of filled light are right (the others learn something like the
+    median of the logarithm, which loses light); times then take `smooth_l1`."""
     loss_beta: float = Field(default=0.1, gt=0)
     """Where `smooth_l1` and `huber` turn linear, in normalized units."""
     npho_weight: float = Field(default=1.0, ge=0)

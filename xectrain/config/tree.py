@@ -81,7 +81,7 @@ class OptimConfig(Group):
     """AdamW."""
 
     lr: Positive = 3e-4
-    """Peak learning rate; default 1e-4 for mae and inpaint."""
+    """Peak learning rate; default 1e-4 for mae, 1e-3 for inpaint."""
     weight_decay: NonNegative = 1e-4
     """Decoupled weight decay; never on biases, norms, GRN and embeddings."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from shards.base import InputError, locked, progress, publish_json, published
+from shards.base import CorruptError, InputError, locked, progress, publish_json, published
+from shards.expressions import evaluate
 from shards.geometry import FACE_NAMES
 from xectrain.baselines.inpainting import FILLS, STRONG_FILL, fill_columns
 from xectrain.evaluation.pages import Row, Section, Table, write_page
@@ -29,6 +31,8 @@ from xectrain.metrics.sensors import UNITS, FilledLight, filled_light, sensor_me
 
 logger = logging.getLogger(__name__)
 
+TABLE = "predictions_sensors.parquet"
+"""A row per hidden sensor."""
 MAX_EVENTS = 1000
 """Events in sensor-level tables, at most: a thousand events have a quarter of a million hidden sensors."""
 
@@ -109,13 +113,34 @@ def _result(
         truth = rows[f"truth_{channel}"]
         for label, values in predictions(rows, channel, first).items():
             metrics[label] = metrics.get(label, ()) + sensor_metrics(channel, truth, values, face)
-    _write(rows, place / "predictions_sensors.parquet")
+    _write(rows, place / TABLE)
     images: Sequence[Path] = ()
     if "truth_npho" in rows:
         drawn = predictions(rows, "npho", first)
         pages = sensor_pages(rows["truth_npho"], face, drawn, name)
         images = save_pages(pages, place / "resolution_sensors.pdf")[1:]
     return SensorResult(name, part, rows, events, ratio, metrics, images)
+
+
+def redrawn(path: Path, select: str | None = None) -> list[Figure]:
+    """The plots of a saved table of hidden sensors.
+
+    Args:
+        select: expression on its columns: only these sensors.
+
+    Raises:
+        CorruptError: a damaged table.
+    """
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CorruptError(f"cannot be read: {error}", file=path) from error
+    if select is not None:
+        frame = frame.filter(evaluate(select, frame))
+    if "truth_npho" not in frame.columns or frame.is_empty():
+        return []
+    rows = {name: frame[name].to_numpy() for name in frame.columns}
+    return sensor_pages(rows["truth_npho"], rows["face"], predictions(rows, "npho", "network"), path.parent.name)
 
 
 def predictions(rows: Mapping[str, NDArray[Any]], channel: str, first: str) -> dict[str, NDArray[Any]]:

@@ -17,10 +17,11 @@ from shards.normalization import Normalization, valid
 from xectrain.config.networks import Channel, ModelConfig
 from xectrain.models.encoder import Encoder
 from xectrain.models.inpaint_heads import CrossAttentionHead, PerFaceHead
+from xectrain.models.neighbour_head import NeighbourHead
 
 
 class Inpainter(nn.Module):
-    """Encoder and one of two heads.
+    """Encoder and one of three heads.
 
     Args:
         config: sizes; the sections `encoder` and `inpainter` are used.
@@ -40,13 +41,15 @@ class Inpainter(nn.Module):
         self.config, self.channels, self.normalization = config, tuple(channels), normalization
         self.encoder = Encoder(config.encoder, normalization, geometry)
         positions = (geometry or geo.nominal()).positions
-        self.head: PerFaceHead | CrossAttentionHead
-        if config.inpainter.head == "per_face":
+        self.head: PerFaceHead | CrossAttentionHead | NeighbourHead
+        if config.inpainter.head == "neighbours":
+            self.head = NeighbourHead(config, self.channels, normalization, self.encoder.tokens, geometry)
+        elif config.inpainter.head == "per_face":
             self.head = PerFaceHead(config, len(self.channels), normalization, self.encoder.tokens)
         else:
             self.head = CrossAttentionHead(config, len(self.channels), positions)
         self.reference: RingMean | None = None
-        if config.inpainter.residual:
+        if config.inpainter.residual and not isinstance(self.head, NeighbourHead):
             self.reference = RingMean()
             for layer in self.head.last_layers():  # training begins at the neighbours' mean and can only improve on it
                 nn.init.zeros_(layer.weight)
@@ -71,6 +74,10 @@ class Inpainter(nn.Module):
         """
         npho_valid_BN, time_valid_BN = valid(x_BN2, self.normalization)
         mask_BN = ~npho_valid_BN if mask_BN is None else mask_BN
+        if isinstance(self.head, NeighbourHead):
+            scene = self.encoder.look(x_BN2, mask_BN)
+            weighted_BNX: Tensor = self.head(x_BN2, mask_BN, scene, self.encoder(x_BN2, mask_BN, scene))
+            return weighted_BNX
         keep_BN = ~mask_BN
         visible_BN4 = visible_values(x_BN2, keep_BN, time_valid_BN & keep_BN)
         value_BNX: Tensor = self.head(visible_BN4, mask_BN, self.encoder(x_BN2, mask_BN))

@@ -53,6 +53,9 @@ class Scene:
     """From the point to the sensor [cm]."""
     facts_BA: Tensor
     """The numbers that a network is given of all this, of order one."""
+    point_B3: Tensor
+    """Where the light comes from, u, v, w [cm]: the fitted point, without a fit `uvw_B3`. A shower is no point: of its
+    depth, centimetres are bias."""
     pull_BS: Tensor | None = None
     """With a fit: photons of the window's sensors above those of the fitted point, in standard deviations; 0 where
     masked."""
@@ -119,11 +122,11 @@ class LightReference(nn.Module):
         total_B = faces_B6.sum(dim=1).clamp(min=1)
         time_B, late_BK, weight_BK, distance_BK = self._times(light, spot, uvw_B3)
         facts_BA = self._facts(spot, uvw_B3, faces_B6, inner_BP, photons_BS, keep_BS, weight_BK)
-        pull_BS = None
+        point_B3, pull_BS = uvw_B3, None
         if self.fit:
-            fit_BA, pull_BS = self._fitted(spot, uvw_B3, total_B, photons_BS, keep_BS)
+            point_B3, fit_BA, pull_BS = self._fitted(spot, uvw_B3, total_B, photons_BS, keep_BS)
             facts_BA = torch.cat([facts_BA, fit_BA], dim=1)
-        return Scene(light, spot, uvw_B3, total_B, time_B, late_BK, weight_BK, distance_BK, facts_BA, pull_BS)
+        return Scene(light, spot, uvw_B3, total_B, time_B, late_BK, weight_BK, distance_BK, facts_BA, point_B3, pull_BS)
 
     def _centre(self, spot: Spot, photons_BS: Tensor, keep_BS: Tensor) -> Tensor:
         """Light-weighted u, v [cm] of the photons above the median of the rim; the middle sensor if there are none."""
@@ -204,8 +207,8 @@ class LightReference(nn.Module):
 
     def _fitted(
         self, spot: Spot, start_B3: Tensor, total_B: Tensor, photons_BS: Tensor, keep_BS: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The results of fits of a point source, of order one: (B, FIT_FACTS).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The fitted point, and the results of fits of a point source, of order one: (B, FIT_FACTS).
 
         The point, how it moves with the size of the square, how good the fit is and how much of the light it explains.
         """
@@ -237,7 +240,7 @@ class LightReference(nn.Module):
             ],
             dim=1,
         )
-        return facts_BA, pull_BS
+        return uvw_B3, facts_BA, pull_BS
 
 
 LIGHT_FACTS = 2 + 2 + 1 + 1 + len(geo.FACE_NAMES) + len(RINGS) + 1 + 1

@@ -22,6 +22,12 @@ from xectrain.config.networks import Channel
 from xectrain.config.sensors import MaskingConfig
 from xectrain.modes.losses import elementwise
 
+COUNT_VARIANCE = 11.0
+"""b: variance of a sensor's photon number per photon, as in `xectrain.localfit`."""
+PEDESTAL = 30.0
+"""d [photons], for the noise of a sensor without light."""
+UNEXPLAINED = 0.15
+"""r: relative spread of bright sensors that no other sensor tells."""
 TIMING_NEIGHBOURS = 8
 """Nearest sensors of the same face that timing consistency compares a sensor with."""
 
@@ -58,7 +64,7 @@ def sensor_loss(
         scored_BN: bool, hidden sensors with a valid npho (`masking.DrawnMasks.hidden_BN`).
         time_valid_BN: bool, sensors with a valid time; time is scored at scored sensors that have one.
     """
-    loss = elementwise(config.loss)
+    loss = elementwise("smooth_l1" if config.loss == "counts" else config.loss)
     photons_BN = _photons(x_BN2, normalization)
     npho_weight_BN = _npho_weight(config, photons_BN)
     time_weight_BN = photons_BN.clamp(min=0).sqrt() if config.time_npho_weighting else torch.ones_like(photons_BN)
@@ -69,7 +75,12 @@ def sensor_loss(
         counted_BN = scored_BN & time_valid_BN if channel == "time" else scored_BN
         true_BN = x_BN2[..., 0 if channel == "npho" else 1].float()
         error_BN = torch.where(counted_BN, prediction_BNX[..., i].float() - true_BN, torch.zeros_like(true_BN))
-        loss_BN = loss(error_BN, config.loss_beta)
+        if channel == "npho" and config.loss == "counts":
+            seen_BN = torch.where(counted_BN, prediction_BNX[..., i].float(), true_BN)
+            predicted_BN = normalization.inverse_npho(torch.where(counted_BN, seen_BN, torch.zeros_like(seen_BN)))
+            loss_BN = deviance(photons_BN, predicted_BN)
+        else:
+            loss_BN = loss(error_BN, config.loss_beta)
         results[channel] = _mean(loss_BN, counted_BN * (npho_weight_BN if channel == "npho" else time_weight_BN))
         faces |= _by_face(loss_BN.detach(), counted_BN, channel)
         counts.append(counted_BN.sum(dim=1))
@@ -79,6 +90,28 @@ def sensor_loss(
         penalty_B = timing_consistency(time_BN, photons_BN, scored_BN & time_valid_BN, config, normalization)
         extra["timing_consistency"] = config.timing_consistency * penalty_B
     return SensorLoss(results, extra, faces, counts[0])
+
+
+def deviance(photons: Tensor, predicted: Tensor) -> Tensor:
+    """How unlikely photon numbers are for a predicted mean.
+
+    It is the deviance of the negative binomial distribution (McCullagh and Nelder, Generalized Linear Models, 1989) of
+    variance b·(μ + d)·(1 + r²·(μ + d)/b). Its gradient is (μ − n) over the variance, so the mean of the truth is the
+    best prediction whatever its distribution, and dim and bright sensors count alike. 0 where they agree; about 1 where
+    only statistics differ.
+
+    Args:
+        photons: n; noise may make it negative.
+        predicted: μ, any shape like it.
+    """
+    mean = predicted.clamp(min=1 - PEDESTAL) + PEDESTAL  # a network at work is not there; others' outputs may be
+    bright = COUNT_VARIANCE / UNEXPLAINED**2
+    seen = photons + PEDESTAL
+
+    def term(shift: float) -> Tensor:
+        return (seen + shift) * ((seen + shift).clamp(min=1).log() - (mean + shift).log())
+
+    return 2 / COUNT_VARIANCE * (term(0.0) - term(bright))
 
 
 def event_loss(loss: SensorLoss, weights: Mapping[str, Tensor | float]) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,11 @@ MODES: dict[str, ModeEntry] = {
         "xectrain.modes.masked:Inpaint",
         "fill dead channels",
         aliases=("inpainter",),
-        defaults={"optim": {"lr": 1e-4}, "train": {"epochs": 50}, "masking": {"predict_channels": ("npho", "time")}},
+        defaults={
+            "optim": {"lr": 1e-3},
+            "train": {"epochs": 50},
+            "masking": {"predict_channels": ("npho", "time"), "loss": "counts"},
+        },
         defaults_from_weights={"optim": {"freeze_encoder": True}},
     ),
 }

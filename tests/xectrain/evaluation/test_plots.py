@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from shards.base import InputError
+from shards.base import CorruptError, InputError
 from xectrain.evaluation.plots import data_uri, loss_curves, resolution_pages, save_pages
 from xectrain.evaluation.tables import task_table
 from xectrain.evaluation.wording import digits, plus_minus
@@ -110,6 +111,22 @@ def test_loss_curves(tmp_path):
     save_pages([page], tmp_path / "loss_curves.pdf")
 
 
+def test_loss_curves_of_hidden_sensors_show_them_beside_the_mean_of_their_neighbours(tmp_path):
+    parts = {"train/loss_bottom_npho": 0.1, "train/loss_npho": 0.2, "train/loss": 0.2}
+    lines = [{"kind": "steps", "epoch": 0, "step": 5, **parts}]
+    for epoch, own in ((1, 30.0), (2, 15.0)):
+        line = {"kind": "epoch", "epoch": epoch, "step": 10 * epoch, "val/loss": 1.0}
+        lines.append(
+            {**line, "val/mae_inner": own, "val/mae_ring_inner": 20.0, "val/mae_all": 1.0, "val/mae_ring_all": 1}
+        )
+    (page,) = loss_curves(write_log(tmp_path / "metrics.jsonl", lines))
+    assert [text.get_text() for text in page.axes[1].get_legend().get_texts()] == ["npho", "bottom_npho"]
+    panel = page.axes[2]
+    assert panel.get_title(loc="left").startswith("Validation MAE of photons")
+    assert panel.lines[0].get_ydata().tolist() == [1.5, 0.75]
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["inner: 15 photons"]
+
+
 def test_loss_curves_of_a_run_that_has_not_begun(tmp_path):
     with pytest.raises(InputError, match="no such log"):
         loss_curves(tmp_path / "metrics.jsonl")
@@ -149,6 +166,26 @@ def test_the_command_redraws_from_tables(tmp_path, name):
     }
     with pytest.raises(InputError, match="holds neither prediction tables"):
         CliRunner().invoke(app, [str(tmp_path / "out")], catch_exceptions=False)
+
+
+def test_the_command_redraws_hidden_sensors(tmp_path):
+    from typer.testing import CliRunner
+
+    from xectrain.baselines.inpainting import FILLS
+    from xectrain.cli.plots import app
+
+    draw = np.random.default_rng(0)
+    truth = draw.uniform(100, 1e4, 400)
+    fills = {name: truth * draw.normal(1, 0.1, 400) for name in ("pred_npho", *(f"baseline_{f}_npho" for f in FILLS))}
+    place = tmp_path / "runs" / "artifacts"
+    place.mkdir(parents=True)
+    rows = pl.DataFrame({"face": np.repeat([0, 1], 200), "truth_npho": truth, **fills})
+    rows.write_parquet(place / "predictions_sensors.parquet")
+    done = CliRunner().invoke(app, [str(tmp_path / "runs"), "--select", "truth_npho > 200"], catch_exceptions=False)
+    assert "Wrote 3 files of plots from 1 table and 0 logs" in done.output
+    (place / "predictions_sensors.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorruptError, match=r"predictions_sensors\.parquet: cannot be read"):
+        CliRunner().invoke(app, [str(tmp_path / "runs")], catch_exceptions=False)
 
 
 def test_one_wild_method_does_not_spoil_the_axes_of_hidden_sensors():

@@ -31,6 +31,8 @@ def test_presets_accept_overrides() -> None:
         ("tiny", {"encoder": {"fusion_heads": 5}}, r"fusion_heads 5 does not divide width 128"),
         ("tiny", {"encoder": {"stage_blocks": [0, 1]}}, "at least one block per stage"),
         ("tiny", {"inpainter": {"query_heads": 3}}, "query_heads 3 does not divide query_width 16"),
+        ("tiny", {"inpainter": {"head": "neighbours", "neighbours": 80}}, "at most 72 neighbours, not 80: a face has"),
+        ("small", {"inpainter": {"residual": True}}, "residual: the head `neighbours` starts from a mean"),
         ("tiny", {"encoder": {"focus": 10}}, "focus 10 must be odd and at least 9, or 0"),
         ("tiny", {"encoder": {"inner_resolution": 4}}, "inner_resolution above 1 needs a focus"),
         ("tiny", {"encoder": {"focus": 9, "inner_resolution": 4, "outer": "split"}}, "one token per face"),

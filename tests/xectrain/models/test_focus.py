@@ -192,7 +192,7 @@ def test_a_focus_adds_tokens(resolution: int) -> None:
 
 
 @pytest.mark.parametrize("resolution", [1, 4])
-@pytest.mark.parametrize("mode", ["mae", "per_face", "cross_attention"])
+@pytest.mark.parametrize("mode", ["mae", "per_face", "cross_attention", "neighbours"])
 def test_the_modes_that_predict_sensors_accept_a_focus_and_never_look_at_hidden_ones(
     mode: str, resolution: int
 ) -> None:

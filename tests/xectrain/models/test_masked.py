@@ -2,15 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.networks import STANDARD, events, tiny
 from torch import Tensor
 
+from ingest.toymc import ToyOptions, generate
 from shards import geometry as geo
 from shards.normalization import mark_dead, valid
+from xectrain.baselines import RawEvents
+from xectrain.baselines.inpainting import STRONG_FILL, fill_baselines
 from xectrain.config.networks import InpainterConfig, MaeConfig
 from xectrain.config.sensors import MaskingConfig
+from xectrain.inference.events import Events
 from xectrain.models.inpainter import Inpainter, RingMean, visible_values
 from xectrain.models.mae import MaskedAutoencoder
 from xectrain.models.sensors import OwnedCells, SensorOrder, fill, hide, part_channels, part_names
@@ -52,9 +57,10 @@ def drawn(x: Tensor, ratio: float, **options: Any) -> Tensor:
     return masker.draw(MaskInput(x, npho_valid, time_valid, torch.zeros_like(ids), ids), 0).hidden_BN
 
 
+HEADS = ("per_face", "cross_attention", "neighbours")
 MODELS = [
     *(("mae", name, {}) for name in ENCODERS),
-    *(("inpaint", name, {"head": head}) for name in ENCODERS for head in ("per_face", "cross_attention")),
+    *(("inpaint", name, {"head": head}) for name in ENCODERS for head in HEADS),
     ("inpaint", "default", {"head": "per_face", "residual": True}),
     ("inpaint", "default", {"head": "cross_attention", "residual": True}),
 ]
@@ -114,7 +120,7 @@ def test_exactly_the_masked_valid_sensors_are_scored(mode: str) -> None:
     assert loss.scored.tolist() == hidden.sum(dim=1).tolist()
 
 
-@pytest.mark.parametrize("head", ["per_face", "cross_attention"])
+@pytest.mark.parametrize("head", HEADS)
 def test_inpainting_leaves_all_other_sensors_bit_identical(head: str) -> None:
     x = events(2)
     hidden = drawn(x, 0.05)
@@ -125,8 +131,9 @@ def test_inpainting_leaves_all_other_sensors_bit_identical(head: str) -> None:
     assert (filled[mask] != x[mask]).all(dim=-1).any()
 
 
-def test_attention_costs_and_answers_masked_sensors_only() -> None:
-    model, x = inpainter(head="cross_attention"), events(2, dead=0.0)
+@pytest.mark.parametrize("head", ["cross_attention", "neighbours"])
+def test_these_heads_cost_and_answer_masked_sensors_only(head: str) -> None:
+    model, x = inpainter(head=head), events(2, dead=0.0)
     mask = torch.zeros(2, 4760, dtype=torch.bool)
     assert (model(x, mask) == 0).all()
     mask[0, [5, 4200]] = True
@@ -145,6 +152,25 @@ def test_the_surroundings_decide_what_attention_fills_in() -> None:
     model.head(visible, mask, tokens)[0, 2000].sum().backward()
     assert visible.grad is not None
     assert set((visible.grad[0, :, 0] != 0).nonzero().flatten().tolist()) == set(near.tolist())
+
+
+def test_a_fresh_head_of_neighbours_fills_about_as_well_as_the_classical_filling() -> None:
+    """On real light; photons are never negative, times are those of the neighbours."""
+    toy = generate(12, ToyOptions(seed=5))
+    x, mask = Events.of_raw(toy.npho, toy.relative_time).model_input(STANDARD, 100.0)
+    hidden = drawn(x, 0.05)
+    seen, mask = hide(x, hidden, STANDARD)
+    fresh = Inpainter(tiny(inpainter={"head": "neighbours", "neighbours": 16}), BOTH, STANDARD).eval()
+    with torch.no_grad():
+        found = fresh(seen, mask)[hidden]
+    photons, truth = STANDARD.inverse_npho(found[:, 0]).numpy(), toy.npho[hidden.numpy()]
+    raw = RawEvents(toy.npho, toy.relative_time, {})
+    classical = fill_baselines(raw, hidden.numpy(), (STRONG_FILL,))[STRONG_FILL]
+    known = np.isfinite(classical.npho) & (photons < 3e4)
+    assert np.abs(photons - truth)[known].mean() < 1.3 * np.abs(classical.npho - truth)[known].mean()
+    assert photons.min() > 0
+    time, timed = STANDARD.inverse_time(found[:, 1]).numpy(), (valid(x, STANDARD)[1] & hidden)[hidden].numpy()
+    assert np.median(np.abs(time - toy.relative_time[hidden.numpy()])[timed]) < 5e-9
 
 
 @pytest.mark.parametrize("head", ["per_face", "cross_attention"])

@@ -28,12 +28,14 @@ def networks() -> dict[str, nn.Module]:
     return {
         "regress": Regressor(small, TASKS, STANDARD).eval(),
         "mae": MaskedAutoencoder(small, ("npho", "time"), STANDARD).eval(),
-        "per_face": Inpainter(small, ("npho", "time"), STANDARD).eval(),
-        "cross_attention": Inpainter(
-            model_config("small", {"encoder": WHOLE_FACES, "inpainter": {"head": "cross_attention"}}),
-            ("npho", "time"),
-            STANDARD,
-        ).eval(),
+        **{
+            head: Inpainter(
+                model_config("small", {"encoder": WHOLE_FACES, "inpainter": {"head": head}}),
+                ("npho", "time"),
+                STANDARD,
+            ).eval()
+            for head in ("per_face", "cross_attention")
+        },
         "focus": focused(PRESETS["small"]),
     }
 

@@ -8,6 +8,7 @@ from xectrain.config.sensors import MaskingConfig
 from xectrain.modes.losses_sensors import (
     SensorLoss,
     channel_weights,
+    deviance,
     event_loss,
     light_centre,
     relative_solid_angle,
@@ -49,6 +50,28 @@ def test_the_loss_is_the_mean_over_the_scored_sensors_and_each_face_is_reported(
     total, good = event_loss(loss, {"npho": 1.0, "time": 10.0})
     torch.testing.assert_close(total, torch.full((2,), 0.1 + 1.25))
     assert good.all()
+
+
+@pytest.mark.parametrize("photons", [[0.0, 10.0, 200.0], [-15.0, 2.0, 40.0, 9.0], [4000.0, 90000.0]])
+def test_the_best_prediction_of_counts_is_their_mean(photons: list[float]) -> None:
+    truth = torch.tensor(photons, dtype=torch.float64)
+    mean = truth.mean().requires_grad_()
+    (slope,) = torch.autograd.grad(deviance(truth, mean.expand_as(truth)).sum(), mean)
+    assert abs(float(slope)) < 1e-9
+    there = float(deviance(truth, truth.mean()).sum())
+    assert all(float(deviance(truth, factor * truth.mean()).sum()) > there for factor in (0.8, 1.2))
+    assert float(deviance(truth, truth).abs().sum()) == pytest.approx(0, abs=1e-9)
+
+
+def test_counts_are_compared_in_photons_and_times_as_ever() -> None:
+    x, config = bright(), MaskingConfig(loss="counts")
+    hidden = scored(x, 10, 4100)
+    error = torch.zeros_like(x)
+    error[:, 10, 0], error[:, 4100, 1] = 0.02, 0.05
+    loss, plain = compare(config, error, hidden, x), compare(MaskingConfig(), error, hidden, x)
+    truth, predicted = (STANDARD.inverse_npho(values[:, 10, 0]) for values in (x, x + error))
+    torch.testing.assert_close(loss.channels["npho"], deviance(truth, predicted) / 2)
+    torch.testing.assert_close(loss.channels["time"], plain.channels["time"])
 
 
 def test_times_count_only_where_they_are_valid_and_nothing_scored_counts_nothing() -> None:

@@ -66,7 +66,7 @@ def test_pretraining_improves_and_reports_every_face(pretrained: Path) -> None:
 def test_inpainting_from_a_frozen_pretrained_encoder(
     pretrained: Path, toy_dataset: Path, tmp_path: Path, head: str
 ) -> None:
-    sets = {"checkpoint.init_from": str(pretrained), "model.inpainter.head": head}
+    sets = {"checkpoint.init_from": str(pretrained), "model.inpainter.head": head, "masking.loss": "smooth_l1"}
     session.train(config(toy_dataset, "inpaint", train__epochs=5, **sets), tmp_path)
     records = epochs(tmp_path)
     assert records[-1]["val/loss"] < 0.5 * records[0]["val/loss"]

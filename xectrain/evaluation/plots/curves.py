@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shards.base import InputError
+from shards.geometry import FACE_NAMES
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, PALETTE, STRONG_COLOUR, new_figure, style
 from xectrain.training.runfolder import read_metrics
 
@@ -37,12 +38,15 @@ def loss_curves(metrics: Path) -> list[Figure]:
     if not steps and not epochs:
         raise InputError("holds no records yet", file=metrics)
     with style():
-        figure = new_figure(11, 7)
+        figure = new_figure(12.5, 7)
         figure.suptitle(f"Training  ·  {metrics.parent.name}", fontsize=11, fontweight="bold", x=0.01, ha="left")
         axes = figure.subplots(2, 2)
         _total(axes[0, 0], steps, epochs)
         _several(axes[0, 1], "Loss of each part", steps, _names(steps, "train/loss_"), epochs, "val/loss_")
-        _several(axes[1, 0], "Validation resolution, relative to the first", [], _resolutions(epochs), epochs, "")
+        if faces := _faces(epochs):
+            _against_neighbours(axes[1, 0], epochs, faces)
+        else:
+            _several(axes[1, 0], "Validation resolution, relative to the first", [], _resolutions(epochs), epochs, "")
         _rates(axes[1, 1], steps)
         for panel in axes.flat:
             panel.set_xlabel("optimizer step")
@@ -90,9 +94,9 @@ def _marker(x: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def _names(records: list[dict[str, Any]], prefix: str) -> list[str]:
-    """Keys with a prefix, the prefix taken off."""
+    """Keys with a prefix, the prefix taken off; parts of parts (`inner_npho` of `npho`) last."""
     found = dict.fromkeys(key.removeprefix(prefix) for record in records for key in record if key.startswith(prefix))
-    return list(found)[:MAX_CURVES]
+    return sorted(found, key=lambda name: "_" in name)[:MAX_CURVES]
 
 
 def _resolutions(epochs: list[dict[str, Any]]) -> list[str]:
@@ -103,6 +107,29 @@ def _resolutions(epochs: list[dict[str, Any]]) -> list[str]:
         if found:
             return found[:MAX_CURVES]
     return []
+
+
+def _faces(epochs: list[dict[str, Any]]) -> list[str]:
+    """Faces whose hidden sensors' errors were logged beside those of the neighbours' mean."""
+    keys = {key for record in epochs for key in record}
+    return [face for face in FACE_NAMES if f"val/mae_ring_{face}" in keys]
+
+
+def _against_neighbours(axes: Axes, epochs: list[dict[str, Any]], faces: list[str]) -> None:
+    """Mean absolute error of hidden sensors over that of the mean of their neighbours, per face."""
+    for colour, face in zip(PALETTE, faces, strict=False):
+        x, own = _series(epochs, f"val/mae_{face}")
+        _, ring = _series(epochs, f"val/mae_ring_{face}")
+        if x.size and ring.all():
+            axes.plot(x, own / ring, color=colour, marker="o", label=f"{face}: {own[-1]:.4g} photons")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(title="Validation MAE of photons, over that of the neighbours' mean", ylabel="ratio")
+    _beside(axes, "last value")
+
+
+def _beside(axes: Axes, title: str) -> None:
+    """A legend where it covers no curve."""
+    axes.legend(title=title, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _several(
@@ -123,7 +150,7 @@ def _several(
             drawn = True
     axes.set(title=title, ylabel="loss" if steps else "fraction of the first value")
     if drawn:
-        axes.legend(title="thin: training, dots: validation" if steps else "last value", title_fontsize=8)
+        _beside(axes, "thin: training,\ndots: validation" if steps else "last value")
 
 
 def _rates(axes: Axes, steps: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,6 +16,8 @@ from xectrain.metrics import profile
 from xectrain.tasks import QUANTITIES
 
 BINS = 6
+BESIDE = 0.02
+"""Methods' points in a bin lie beside one another by this share of the light lost."""
 
 
 def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float64]) -> list[Figure]:
@@ -35,12 +38,15 @@ def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float6
         axes = figure.subplots(3, len(columns), squeeze=False, sharex=True)
         for number, column in enumerate(columns):
             unit = QUANTITIES[column].unit
-            for colour, method in zip(PALETTE, methods, strict=False):
+            for place, (colour, method) in enumerate(zip(PALETTE, methods, strict=False)):
+                beside = 1 + BESIDE * (place - len(methods) / 2)
                 found = profile(share, table.residuals(column, method), edges, resamples=40, min_entries=10)
+                found = replace(found, centre=found.centre * beside)
                 label = {"network": "no sensor missing", "raw": "raw: missing"}.get(method, f"filled: {method}")
                 if method != "network":
                     shift = table.residuals(column, method) - table.residuals(column)
                     moved = profile(share, shift, edges, resamples=40, min_entries=10)
+                    moved = replace(moved, centre=moved.centre * beside)
                     points(axes[0, number], moved, moved.res_68, moved.res_68_error, colour, label)
                 points(axes[1, number], found, found.res_68, found.res_68_error, colour, label)
                 points(axes[2, number], found, found.bias, found.bias_error, colour, label)

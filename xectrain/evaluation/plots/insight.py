@@ -51,7 +51,7 @@ def attention_page(insight: Insight) -> Figure:
         layers = max(1, len(insight.attention))
         size = 1.6 + 0.4 * len(insight.tokens)
         figure = new_figure(layers * size + 0.6, size + 0.6)
-        _heading(figure, f"Attention between faces, mean over heads  ·  {insight.events} events")
+        _heading(figure, f"Attention, mean over heads  ·  {insight.events} events")
         axes = figure.subplots(1, layers, squeeze=False)[0]
         for number, (panel, weights) in enumerate(zip(axes, insight.attention, strict=False), 1):
             _matrix(panel, weights, insight.tokens, insight.tokens, f"layer {number} (row looks at column)")
@@ -97,7 +97,8 @@ def _matrix(axes: Axes, values: NDArray[Any], rows: Sequence[str], columns: Sequ
     top = float(values.max()) if values.size and values.max() > 0 else 1.0
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1.25 * top, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
-        axes.text(j, i, digits(float(value)), ha="center", va="center", fontsize=7.5, color="black")
+        colour = "white" if value > 0.7 * top else "black"
+        axes.text(j, i, digits(float(value)), ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
     axes.set_yticks(range(len(rows)), rows)
     axes.set_title(title, fontsize=8.5)

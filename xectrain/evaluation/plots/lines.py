@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from xectrain.evaluation.plots.style import PALETTE, new_figure, style
 from xectrain.evaluation.results import Line, LineResult
@@ -59,5 +60,6 @@ def _groups(results: Sequence[LineResult], line: Line) -> Figure:
     upper.set(ylabel="peak [MeV]")
     lower.set(ylabel="σ [MeV]", xlabel=line.group or "")
     lower.set_ylim(bottom=0)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     upper.legend(loc="best", ncols=2)
     return figure

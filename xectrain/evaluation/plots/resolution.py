@@ -111,18 +111,18 @@ def _opening_page(table: TaskTable, title: str) -> Figure:
     """Distribution of the angle between predicted and true direction, and its 68 % against the angles."""
     psi = {m: _opening(table, m) for m in rivals(table)}
     colour = colours(table.methods, table.task)
-    figure = new_figure(9.3, 3.8)
+    figure = new_figure(11.0, 3.8)
     figure.suptitle(
         f"Opening angle  ·  {title}  ·  {len(table)} events", fontsize=11, fontweight="bold", x=0.01, ha="left"
     )
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
     top = float(np.quantile(np.concatenate(list(psi.values())), 0.98)) or 1.0
     for method, values in psi.items():
         (found,) = estimate(values, percentile_68, resamples=60)
-        label = f"{method.replace('_', ' ')}: 68 % below {plus_minus(found.value, found.error)}°"
+        label = f"{method.replace('_', ' ')}: {plus_minus(found.value, found.error)}°"
         axes[0].hist(values, bins=np.linspace(0, top, 60), histtype="step", color=colour[method], label=label)
     axes[0].set(xlabel="opening angle ψ [degree]", ylabel="events", title="ψ = ∠(prediction, truth)")
-    axes[0].legend(loc="upper right", fontsize=7)
+    axes[0].legend(loc="upper right", title="68 % below", alignment="left")
     axes[0].set_ylim(top=1.3 * axes[0].get_ylim()[1])
     for panel, name in zip(axes[1:], ("theta", "phi"), strict=True):
         if f"true_{name}" not in table.columns:
