@@ -200,6 +200,7 @@ class DaliLoader:
             self._lent = None
 
     def close(self) -> None:
+        """Release the pipeline and the memory that it has lent."""
         self._take_back()
         self._pipe = None
 

@@ -93,7 +93,9 @@ class Part(Protocol):
         ...
 
     @property
-    def events(self) -> int: ...
+    def events(self) -> int:
+        """Number of events, before those that `select` leaves out."""
+        ...
 
     @property
     def relative_time(self) -> bool | None:
