@@ -72,6 +72,8 @@ def calibrate(
         raise ConfigError("are required", item="DATA", remedy="give the events of the lines, or --undo")
     if not lines:
         raise ConfigError("is required", item="--line", remedy="give the energy in MeV, as in --line 54.9")
+    if out is not None:
+        o.refuse_inputs(out, [model], data)
     found = load(checkpoint, device=device, precision=precision, batch_size=batch_size, calibrated=False)
     predictor = energy_predictor(found, model)
     chosen = [_line(text) for text in lines]

@@ -50,6 +50,7 @@ def channels(
     from xectrain.evaluation.channels import study_channels
     from xectrain.inference.sources import ReadOptions, open_parts
 
+    o.refuse_inputs(out, data, reference or ())
     parts = open_parts(data, schema, tree)
     right = open_parts(reference, reference_schema) if reference else []
     found = study_channels(parts, out, ReadOptions(select, None, backend), preset("standard"), right, max_events)

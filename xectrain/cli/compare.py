@@ -74,6 +74,7 @@ def inpainters(
     from xectrain.inference.sources import ReadOptions, open_parts
     from xectrain.modes.chosen_masks import chosen_masks
 
+    o.refuse_inputs(out, models, data)
     loaded = {label: _sensor_model(path, device) for label, path in zip(_labels(models), models, strict=True)}
     first = next(iter(loaded.values()))
     if masks is not None:

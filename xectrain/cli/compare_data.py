@@ -43,6 +43,7 @@ def compare_data(
     from xectrain.evaluation.compare_data import compare_data as run
     from xectrain.inference.sources import ReadOptions, open_parts
 
+    o.refuse_inputs(out, data, against)
     first, second = open_parts(data, schema, tree), open_parts(against, against_schema or schema, tree)
     found = run(first, second, out, ReadOptions(select, None, backend), preset("standard"), events)
     for test in found.tests[:8]:

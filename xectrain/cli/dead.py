@@ -68,6 +68,7 @@ def dead(
             "one choice of dead sensors is needed", remedy="give either --dead FILE or --dead-fraction FRACTION"
         )
     wanted = [name.strip() for name in strategy.split(",") if name.strip() and name.strip() != RAW]
+    o.refuse_inputs(out, [model], data)
     predictor = load(model, device=device, precision=precision, batch_size=batch_size)
     if not isinstance(predictor, Predictor):
         raise ConfigError(

@@ -83,6 +83,8 @@ def evaluate(
         o.refuse(context, ("schema",), "to the validation set, which is a shard dataset")
     elif out is None:
         raise ConfigError("is required when data are given", item="--out", remedy="name the folder to write to")
+    if out is not None:
+        o.refuse_inputs(out, [model], data or ())
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
     device = "cpu" if check else device

@@ -60,6 +60,7 @@ def lines(
 
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
+    o.refuse_inputs(out, [model], data)
     predictor = energy_predictor(load(model, device=device, precision=precision, batch_size=batch_size), model)
     parts = open_parts(data, schema)
     filler = None if inpainter is None else load_filler(inpainter, predictor.device)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Context, Option
 
-from shards.base import ConfigError
+from shards.base import ConfigError, output_folder
 
 ModelFile = Annotated[Path, Argument(help="Run folder, checkpoint or ONNX file.")]
 Inputs = Annotated[list[Path], Argument(help="Shard datasets; or ROOT files, folders, globs and list files.")]
@@ -38,6 +38,11 @@ Masks = Annotated[
 ]
 Check = Annotated[bool, Option("--check", help="Only check that model, data and options fit together.")]
 Inpainter = Annotated[Path | None, Option("--inpainter", help="Also fill dead sensors with this model.")]
+
+
+def refuse_inputs(out: Path, *inputs: Iterable[Path]) -> None:
+    """OutputError where a report would go into a model, a dataset or a folder of files that it is made of."""
+    output_folder(out, "report", lambda place: True, [path for some in inputs for path in some])
 
 
 def refuse(context: Context, names: Iterable[str], reason: str, remedy: str | None = None) -> None:
