@@ -116,6 +116,7 @@ def onnx_bytes(module: ExportModule | SensorInput) -> bytes:
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     for name in sorted(set(module.inputs) & OPTIONAL.keys()):
         _make_optional(model, name, OPTIONAL[name])
+    del model.graph.value_info[:]  # shapes that the exporter recorded for its example; runtimes reuse buffers by them
     onnx.helper.set_model_props(model, metadata(module.facts, isinstance(module, NormalizedInput)))
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
@@ -126,8 +127,7 @@ def _make_optional(model: Any, name: str, default: float) -> None:
     """Let a float64 (N,) input be left out, for one element of `default`.
 
     It becomes of an optional type. (An initializer of the same name would do as well, but onnxruntime warns of it each
-    time the file is loaded.) The exporter recorded the shape (N,) for everything computed from it; onnxruntime would
-    rely on that and reuse buffers of the wrong size, so the records are removed.
+    time the file is loaded.)
     """
     double = onnx.TensorProto.DOUBLE
     (value,) = (i for i in model.graph.input if i.name == name)
@@ -148,7 +148,6 @@ def _make_optional(model: Any, name: str, default: float) -> None:
     }
     model.graph.node.insert(0, onnx.helper.make_node("If", [given], [known], **graphs))
     model.graph.node.insert(0, onnx.helper.make_node("OptionalHasElement", [name], [given]))
-    del model.graph.value_info[:]
 
 
 @contextmanager

@@ -242,7 +242,8 @@ class NeighbourHead(nn.Module):
         distance2_MK = offset_MK3.square().sum(dim=-1).clamp(min=0.05)
         height_MK = (offset_MK3 * self.get_buffer("normal_N3")[sensor_MK]).sum(dim=-1)
         distance_MK = distance2_MK.sqrt()
-        share_MK = 1 - (1 + self.get_buffer("radius2_N")[sensor_MK] / distance2_MK).rsqrt()
+        ratio_MK = self.get_buffer("radius2_N")[sensor_MK] / distance2_MK
+        share_MK = ratio_MK / (1 + ratio_MK + (1 + ratio_MK).sqrt())  # 1 − 1/√(1 + ratio), without its rounding
         omega_MK = 2 * math.pi * share_MK * (height_MK / distance_MK).clamp(min=0) + SCATTERED
         return omega_MK, distance_MK / geo.LIGHT_SPEED_XENON, height_MK
 
