@@ -230,6 +230,14 @@ def test_differences_of_nan_and_shape_are_infinite():
     assert largest_difference(np.array([True, False]), np.array([True, True])) == 1
 
 
+def test_what_rounding_alone_moves_as_far_is_no_deviation_of_the_graph() -> None:
+    expected = np.array([[1.0, 2.0], [3.0, 4.0]])
+    found = expected + np.array([[0.0, 0.5], [0.0, 1e-3]])
+    shaken = expected + np.array([[0.1, 0.0], [0.0, 1e-6]])
+    assert largest_difference(found, expected) == pytest.approx(0.5)
+    assert largest_difference(found, expected, shaken) == pytest.approx(1e-3)
+
+
 def test_photons_on_the_threshold_are_decided_before_runtimes_are_compared(run):
     facts = load(run, device="cpu").facts
     npho = np.array([[99.99552, 100.0, 98.0, 101.0, np.nan, 1e10]], np.float32)
@@ -319,12 +327,16 @@ def test_a_checkpoint_takes_no_normalization(run):
 
 
 @pytest.mark.slow
-def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(trained, tmp_path):
-    path = tmp_path / "inpaint.onnx"
-    CliRunner().invoke(app, [str(trained.inpaint), "-o", str(path)], catch_exceptions=False)
+@pytest.mark.parametrize("head", ["per_face", "neighbours"])
+def test_an_inpainter_fills_dead_sensors_and_passes_the_others_on(trained, tmp_path, head):
+    path, run = tmp_path / "inpaint.onnx", trained.inpaint
+    if head == "neighbours":
+        focus = {"model__encoder__focus": 9, "model__encoder__focus_fit": 1, "model__encoder__inner_resolution": 4}
+        run = tiny_run(tmp_path / "run", trained.train, mode="inpaint", model__inpainter__head=head, **focus)
+    CliRunner().invoke(app, [str(run), "-o", str(path)], catch_exceptions=False)
     npho, time, _ = make_events(5, 4, COLUMNS)
     dead = np.arange(4760) % 50 == 0
-    one, two = (load(m, device="cpu", batch_size=3).fill(npho, time, dead) for m in (trained.inpaint, path))
+    one, two = (load(m, device="cpu", batch_size=3).fill(npho, time, dead) for m in (run, path))
     np.testing.assert_array_equal(one.filled, two.filled)
     assert one.npho[~one.filled].tobytes() == two.npho[~one.filled].tobytes() == npho[~one.filled].tobytes()
     np.testing.assert_allclose(two.npho, one.npho, rtol=1e-3, atol=0.1)
