@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, diags_array, identity, vstack
-from scipy.sparse.linalg import lsqr
+from scipy.sparse import coo_matrix, csc_array, diags_array, identity, vstack
+from scipy.sparse.linalg import splu
 
 from shards import geometry as geo
 from shards.base import InputError, locked, progress, publish_json, published
@@ -31,14 +31,18 @@ Array = NDArray[np.float64]
 
 LEAST_PHOTONS = 20.0
 """Expected photons from which a sensor's reading counts: below, noise decides."""
-SHAPE = 0.15
-"""Relative error of a filling where there is light enough; with the statistics it decides what an event weighs."""
+SHAPE, STEEP = 0.03, 2.0
+"""Relative variance of a filling where there is light enough: SHAPE² at least, and STEEP times that of the ring's light
+per solid angle beyond its statistics. With the sensor's own statistics it decides what an event weighs: one whose
+shower is near says little of a channel, and its tail would outweigh the many that say much."""
 LEAST_PRIOR, NO_PRIOR = 0.02, 1.0
 """Smallest spread of the responses' logarithms that is assumed, and that of channels far beyond the usual."""
 DEAD, WEAK, HOT, DRIFT = 0.05, 0.7, 1.4, 0.03
 """Response below which a channel is dead or weak, above which it is hot; change between runs that is a drift."""
-SIGNIFICANT = 5.0
-"""Errors that a drift must exceed."""
+SIGNIFICANT = 3.0
+"""Errors that a drift must exceed; half of an error is what all runs have in common."""
+DRAWS = 200
+"""Noise that is drawn to see how it moves the solution: enough for its spread to 5 %."""
 REFERENCE = 3
 """Factor by which the reference has more events, so that its statistics add little."""
 BATCH = 256
@@ -101,21 +105,40 @@ def sums_of(events: RawEvents) -> ChannelSums:
     photons[:, :-1] = np.where(good, npho, 0.0)
     omega = np.zeros_like(photons)
     omega[:, :-1] = np.where(good, light, 0.0)
-    around = sum(omega[:, table[:, k]] for k in range(table.shape[1]))
+    around, lit, squared, count = (np.zeros_like(light) for _ in range(4))
+    for k in range(table.shape[1]):
+        n, o = photons[:, table[:, k]], omega[:, table[:, k]]
+        around, lit, count = around + o, lit + n, count + (o > 0)
+        squared += np.divide(n * n, o, out=np.zeros_like(o), where=o > 0)
     share = np.divide(light, around, out=np.zeros_like(light), where=around > 0)
-    expected = share * sum(photons[:, table[:, k]] for k in range(table.shape[1]))
+    expected = share * lit
     use = good & (expected >= LEAST_PHOTONS)
-    weight = np.where(use, 1.0 / (STATISTICS + SHAPE**2 * np.maximum(expected, 0.0)), 0.0)
+    uneven = _unevenness(around, lit, squared, count)
+    weight = np.where(use, 1.0 / (STATISTICS + (SHAPE**2 + STEEP * uneven) * np.maximum(expected, 0.0)), 0.0)
     share, expected, seen = weight * share, weight * expected, weight * np.nan_to_num(npho)
     shares = np.stack([(share * photons[:, table[:, k]]).sum(axis=0) for k in range(table.shape[1])], axis=1)
     squares = np.stack([(seen**2).sum(axis=0), (seen * expected).sum(axis=0), (expected**2).sum(axis=0)])
     return ChannelSums(len(npho), seen.sum(axis=0), expected.sum(axis=0), squares, shares)
 
 
+def _unevenness(around: Array, lit: Array, squared: Array, count: Array) -> Array:
+    """Relative variance of the light per solid angle over each ring, beyond what photon statistics make, (n, 4760).
+
+    Args:
+        around, lit, squared: sums over the ring of ω, n and n²/ω.
+        count: of its sensors.
+    """
+    mean = np.divide(lit, around, out=np.zeros_like(lit), where=around > 0)
+    variance = np.divide(squared, around, out=np.zeros_like(lit), where=around > 0) - mean**2
+    relative = np.divide(variance, mean**2, out=np.ones_like(lit), where=mean > 0)
+    return np.asarray(np.maximum(relative - STATISTICS * count / np.maximum(lit, 1.0), 0.0))
+
+
 def solve(sums: ChannelSums, reference: ChannelSums | None = None) -> tuple[Array, Array]:
     """Response of each channel and its error, NaN where nothing was expected.
 
-    The error is that of the channel's own ratio, statistics of the reference included; what neighbours share is not.
+    The error is that of the solution: the ratios' own errors, statistics of the reference included, carried through the
+    system that ties a channel to its neighbours, and what the data leave open.
 
     Args:
         reference: of a sample with well-calibrated channels; None: the filling is taken as right everywhere.
@@ -133,11 +156,14 @@ def solve(sums: ChannelSums, reference: ChannelSums | None = None) -> tuple[Arra
     scale = diags_array(np.where(usable, 1 / np.where(usable, error, 1.0), 0.0))
     logarithm = np.log(np.where(usable, ratio, 1.0))
     prior = _prior(logarithm, error, usable)
-    design = vstack([scale @ (identity(geo.N_SENSORS) - around), diags_array(1 / prior)])
+    design = csc_array(vstack([scale @ (identity(geo.N_SENSORS) - around), diags_array(1 / prior)]))
     target = np.concatenate([scale @ logarithm, np.zeros(geo.N_SENSORS)])
-    found = np.exp(lsqr(design, target, atol=1e-10, btol=1e-10, iter_lim=2000)[0])
+    normal = splu(csc_array(design.T @ design))
+    found = np.exp(normal.solve(np.asarray(design.T @ target)))
+    noise = np.random.default_rng(0).normal(size=(len(target), DRAWS))
+    spread = normal.solve(np.asarray(design.T @ noise)).std(axis=1)
     found = np.where(usable, found, np.where(np.isfinite(ratio), ratio, np.nan))
-    return found, np.where(usable, error * found, np.nan)
+    return found, np.where(usable, spread * found, np.nan)
 
 
 def _prior(logarithm: Array, error: Array, usable: NDArray[np.bool_]) -> Array:

@@ -38,6 +38,8 @@ def test_miscalibration_is_found():
     assert np.std(true[well]) == pytest.approx(0.1, rel=0.1)
     assert np.std(left / np.median(left)) < 0.045
     assert np.corrcoef(response[well], true[well])[0, 1] > 0.9
+    pulls = (left / np.median(left) - 1) / (error[well] / response[well])
+    assert 0.7 < np.quantile(np.abs(pulls), 0.68) < 1.3, "errors are what they say"
 
 
 def test_a_perfect_detector_shows_nothing():
