@@ -26,9 +26,9 @@ demo: $(READY)  ## the whole chain on toy data: ROOT, shards, training, report, 
 test: $(READY)  ## the fast tests, in two processes; of one room only: make test ROOM=xectrain/models
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/$(ROOM)
 
-# One SLURM has the machine for itself.
+# One thread each: two processes of two threads wait for each other. One SLURM has the machine for itself.
 test-slow: $(READY)  ## the tests marked slow, in two processes; those of SLURM in one
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'slow and not gpu' --timeout 1800 tests --ignore tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m 'slow and not gpu' --timeout 1800 tests --ignore tests/cluster
 	$(BIN)/pytest -m 'slow and not gpu' --timeout 1800 tests/cluster
 
 lint: $(READY)  ## ruff, mypy, import contract

@@ -163,7 +163,7 @@ def test_an_existing_file_is_kept_or_refused(run, exported, tmp_path):
     with pytest.raises(OutputError, match=r"holds another model, which differs in .*tasks"):
         CliRunner().invoke(app, [str(run), "--output", str(exported), "--tasks", "energy"], catch_exceptions=False)
     (tmp_path / "x.onnx").write_bytes(b"\x08\xff nothing")
-    with pytest.raises(OutputError, match="exists, but is not an ONNX file"):
+    with pytest.raises(OutputError, match="exists, but is not a readable ONNX file"):
         CliRunner().invoke(app, [str(run), "--output", str(tmp_path / "x.onnx")], catch_exceptions=False)
 
 
