@@ -58,17 +58,18 @@ def locked(path: Path | str, doing: str) -> Iterator[None]:
         "restarts": _restarts(),
         "touched_every_s": TOUCHED_EVERY_S,
     }
-    with output_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        _acquire(lock, mine)
-    released = threading.Event()
-    threading.Thread(target=_touch, args=(lock, mine, released), name="lock", daemon=True).start()
+    released, taken = threading.Event(), False
     try:
+        with output_errors(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            _acquire(lock, mine)
+        taken = True
+        threading.Thread(target=_touch, args=(lock, mine, released), name="lock", daemon=True).start()
         yield
-    finally:
+    finally:  # also where a signal ends the process while the lock is being taken
         released.set()
         with suppress(OSError):
-            if _is_ours_to_remove(lock, mine):
+            if (_is_ours_to_remove if taken else _is_held)(lock, mine):
                 lock.unlink(missing_ok=True)
 
 
