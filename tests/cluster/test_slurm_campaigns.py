@@ -57,7 +57,7 @@ def test_a_scan_sends_its_failed_points_again_and_is_collected(xec: Xec, slurm: 
     slurm.call("scontrol", "update", "partitionname=debug", "state=up")
     told = xec("cluster", "status", "scan", "--wait", fails=True)
     assert "scan       1 cancelled, 1 done" in told
-    assert "Sent 2 elements" in xec("cluster", "resubmit", "scan")  # the point, and the collection of all points
+    assert "Resubmitted 2 elements" in xec("cluster", "resubmit", "scan")  # the point, and the collection of all points
     xec.finish("scan")
     for lr in ("1e-4", "3e-4"):
         run = xec.folder / "scan" / f"lr={lr}"

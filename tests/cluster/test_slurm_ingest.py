@@ -46,7 +46,7 @@ def test_elements_that_fail_are_repeated_or_run_twice_leave_the_bytes_of_one_pro
     assert "f0002.root: does not exist" in told or "No such file" in told
     assert not (xec.folder / "array" / "train" / "manifest.json").exists()
     (xec.folder / "aside.root").rename(missing)
-    assert "again" in xec("cluster", "resubmit", "array")
+    assert "Resubmitted" in xec("cluster", "resubmit", "array")
     xec.finish("array")
     assert contents(xec.folder / "array") == contents(xec.folder / "alone")
     assert "Nothing to do" in xec(*submit)
