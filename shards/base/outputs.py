@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from shards.base.errors import InputError, OutputError, XecError
@@ -132,8 +133,16 @@ def _require_writable(folder: Path) -> None:
     """
     folder = folder.absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    with tempfile.TemporaryDirectory(dir=there, prefix=".") as trial:
-        inside = Path(trial) / folder.relative_to(there)
-        inside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=inside):
+    made: list[Path] = []
+    try:
+        if there != folder:
+            made.append(Path(tempfile.mkdtemp(dir=there, prefix=".")))
+            for name in folder.relative_to(there).parts:
+                made.append(made[-1] / name)
+                made[-1].mkdir()
+        with tempfile.TemporaryFile(dir=made[-1] if made else folder):
             pass
+    finally:
+        for path in reversed(made):
+            with suppress(FileNotFoundError):
+                path.rmdir()
