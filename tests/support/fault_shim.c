@@ -18,10 +18,15 @@ static char prefix[4096];
 static long calls, target;
 static int mode, error_number;
 
+static int was_read;
+
 void fault_arm(const char *folder, long n, int what, int number) {
     strncpy(prefix, folder, sizeof prefix - 1);
-    calls = 0, target = n, mode = what, error_number = number;
+    calls = 0, target = n, mode = what, error_number = number, was_read = 0;
 }
+
+/* Whether what failed was an attempt to open something to read. */
+int fault_was_read(void) { return was_read; }
 
 long fault_calls(void) { return calls; }
 
@@ -87,7 +92,7 @@ int link(const char *from, const char *to) {
 /* Opening to read runs out of descriptors, not of space. */
 static int give_up_open(int flags) {
     give_up();
-    if (!(flags & (O_CREAT | O_TRUNC))) errno = EMFILE;
+    if (!(flags & (O_CREAT | O_TRUNC))) errno = EMFILE, was_read = 1;
     return -1;
 }
 
