@@ -29,6 +29,7 @@ from xectrain.evaluation.wording import finite
 from xectrain.inference.infer import warn_geometry
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
+from xectrain.inference.request import read_identity
 from xectrain.inference.sources import Part
 from xectrain.metrics import TaskMetrics
 
@@ -149,12 +150,8 @@ def _names(parts: Sequence[Part]) -> list[str]:
 
 def _identity(facts: ModelFacts, parts: Sequence[Part], options: EvaluationOptions) -> dict[str, Any]:
     """Everything that determines the results."""
-    dead = options.settings.dead
     return {
-        "model": facts.identity,
-        "data": [part.identity() for part in parts],
-        "select": options.settings.select,
-        "dead": None if dead is None else dead.to_list(),
+        **read_identity(facts, parts, options.settings),
         "samples": dict(options.samples),
         "by": list(options.by),
         "baselines": options.baselines,

@@ -62,16 +62,22 @@ def request_digest(
 
 def _identity(facts: ModelFacts, parts: Iterable[Part], request: Request) -> dict[str, Any]:
     """Everything that determines the contents of the output."""
-    dead = request.settings.dead
     return {
-        "model": facts.identity,
-        "data": [part.identity() for part in parts],
-        "select": request.settings.select,
-        "dead": None if dead is None else dead.to_list(),
+        **read_identity(facts, parts, request.settings),
         "columns": request.columns,
         "precision": request.precision,
         "hide": request.hide,
         **({} if request.masks is None else {"masks": masks_identity(request.masks)}),
+    }
+
+
+def read_identity(facts: ModelFacts, parts: Iterable[Part], settings: ReadOptions) -> dict[str, Any]:
+    """The model and what it is given."""
+    return {
+        "model": facts.identity,
+        "data": [part.identity() for part in parts],
+        "select": settings.select,
+        "dead": None if settings.dead is None else settings.dead.to_list(),
     }
 
 

@@ -49,7 +49,7 @@ class Inpainter(nn.Module):
         else:
             self.head = CrossAttentionHead(config, len(self.channels), positions)
         self.reference: RingMean | None = None
-        if config.inpainter.residual and not isinstance(self.head, NeighbourHead):
+        if config.inpainter.residual:
             self.reference = RingMean()
             for layer in self.head.last_layers():  # training begins at the neighbours' mean and can only improve on it
                 nn.init.zeros_(layer.weight)

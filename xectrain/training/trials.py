@@ -206,11 +206,10 @@ def _machine(device: torch.device) -> dict[str, str]:
 
 
 def _network(config: Config) -> dict[str, Any]:
-    tasks = [name for name, task in config.tasks if getattr(task, "enabled", False)]
     return {
         "mode": config.mode,
         "model": config.model.model_dump(mode="json"),
-        "tasks": tasks,
+        "tasks": list(config.tasks.enabled()),
         "version": package_version(),
     }
 
