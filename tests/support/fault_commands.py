@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,7 @@ class Job:
     """What it left under final names; None: nothing that looks complete."""
 
 
-def inference(place: Path) -> Job:
+def inference(place: Path, work: Path) -> Job:
     model, parts = load(place / "regress", device="cpu", precision="fp32"), open_parts([place / "a.root"])
 
     def rows(out: Path) -> Any:
@@ -60,25 +62,29 @@ def inference(place: Path) -> Job:
     return Job(lambda out: infer(model, parts, out / "p.root", Request(columns=())), rows)
 
 
-def evaluation(place: Path) -> Job:
+def evaluation(place: Path, work: Path) -> Job:
     model, parts = load(place / "regress", device="cpu", precision="fp32"), open_parts([place / "a.root"])
     options = EvaluationOptions(baselines=False, resamples=2)
 
     def files(out: Path) -> Any:
         if not (out / "report" / "metrics.json").exists():
             return None
-        names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".part")
+        names = sorted(
+            p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".part" and p.name != ".lock"
+        )
         return names, json.loads((out / "report" / "metrics.json").read_text())
 
     return Job(lambda out: evaluate(model, parts, out / "report", options), files)
 
 
-def exporting(place: Path) -> Job:
+def exporting(place: Path, work: Path) -> Job:
     """The graph is made once: what is tried is how it is published."""
     model: Any = load(place / "regress", device="cpu", precision="fp32")
     module = module_for(model.mode, model.facts)
-    content = graph.onnx_bytes(module)
-    graph.onnx_bytes = lambda _: content
+    made = work / "made.onnx"
+    if not made.exists():
+        made.write_bytes(graph.onnx_bytes(module))
+    graph.onnx_bytes = lambda _: made.read_bytes()
     rng = np.random.default_rng(0)
     events = GateEvents.spoiled(rng.exponential(300, (2, 4760)), rng.uniform(0, 1e-7, (2, 4760)))
 
@@ -88,7 +94,7 @@ def exporting(place: Path) -> Job:
     return Job(lambda out: graph.export(module, out / "m.onnx", events), published)
 
 
-def training(place: Path) -> Job:
+def training(place: Path, work: Path) -> Job:
     from shards.opening import open_dataset
 
     options = {"train__epochs": 1, "checkpoint__every": 3, "data__epoch_events": 20}
@@ -108,56 +114,94 @@ def training(place: Path) -> Job:
 JOBS = {"infer": inference, "evaluate": evaluation, "export": exporting, "train": training}
 
 
-def failing(faults: Faults, job: Job, out: Path, number: int) -> str | None:
-    """Let call `number` fail in this process; the complaint must be one of ours, or of the system about a file."""
-    faults.arm(out, number, Faults.FAIL)
+def alone(work: Callable[[], Any]) -> Any:
+    """What a forked child of this process returns; None if it was killed.
+
+    This process itself only imports: pools of threads that it had would be dead in every child.
+    """
+    with tempfile.TemporaryFile() as answer:
+        child = os.fork()
+        if child == 0:
+            pickle.dump(work(), answer)
+            answer.flush()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        answer.seek(0)
+        if not os.WIFSIGNALED(status):
+            return pickle.load(answer)
+    return None
+
+
+def counted(job: Callable[[], Job], faults: Faults, out: Path) -> tuple[int, Any]:
+    """Calls of an undisturbed run, and its result."""
+    command = job()
+    faults.arm(out, 0, Faults.COUNT)
+    command.run(out)
+    calls = faults.disarm()
+    return calls, command.result(out)
+
+
+def disturbed(job: Callable[[], Job], faults: Faults, out: Path, number: int, mode: int) -> str:
+    """Let call `number` fail, or kill this process there; what the user would think wrong, or nothing.
+
+    The complaint about a failure must be one of ours, or of the system about a file.
+    """
+    command = job()
+    faults.arm(out, number, mode)
     try:
-        job.run(out)
+        command.run(out)
     except (XecError, OSError) as error:
-        return (
-            None if error_line(error) else f"raised {type(error).__name__}: {error}, which is a traceback for the user"
-        )
+        return "" if error_line(error) else f"raised {type(error).__name__}: {error}, which is a traceback for the user"
     except Exception as error:  # noqa: BLE001  what comes out is the finding
         return f"raised {type(error).__name__}: {error}"
     finally:
         faults.disarm()
-    return None if job.result(out) is not None else "a failure went unnoticed, and the result is not there"
+    return "" if command.result(out) is not None else "a failure went unnoticed, and the result is not there"
 
 
-def killed(faults: Faults, job: Job, out: Path, number: int) -> str | None:
-    """Kill a child at call `number`."""
-    child = os.fork()
-    if child == 0:
-        faults.arm(out, number, Faults.KILL)
-        job.run(out)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else f"was not killed, but ended with status {status}"
+def left(job: Callable[[], Job], out: Path) -> Any:
+    return job().result(out)
 
 
-def main(shim: str, place: Path, work: Path, kind: str, mode: str, stride: int) -> None:
-    faults, job = Faults(shim), JOBS[kind](place)
+def again(job: Callable[[], Job], out: Path) -> tuple[str, Any]:
+    """Run once more where a fault has been: a complaint or nothing, and the result."""
+    command = job()
+    try:
+        command.run(out)
+    except (XecError, OSError) as error:
+        return f"cannot be run again: {error}", None
+    return "", command.result(out)
+
+
+def judged(job: Callable[[], Job], faults: Faults, out: Path, number: int, kind: str, reference: Any) -> str:
+    """What is wrong with a fault at one call, or nothing."""
+    mode = {"fail": Faults.FAIL, "kill": Faults.KILL}[kind]
+    complaint = alone(lambda: disturbed(job, faults, out, number, mode))
+    if kind == "kill" and complaint is not None:
+        return "was not killed"
+    if complaint:
+        return str(complaint)
+    if (state := alone(lambda: left(job, out))) not in (None, reference):
+        return f"left something else: {str(state)[:300]}"
+    complaint, result = alone(lambda: again(job, out))
+    if not complaint and result != reference:
+        return f"running again gives another result: {str(result)[:300]}"
+    return str(complaint)
+
+
+def main(shim: str, place: Path, work: Path, name: str, kind: str, stride: int) -> None:
+    faults, tried = Faults(shim), 0
+
+    def job() -> Job:
+        return JOBS[name](place, work)
+
     (work / "reference").mkdir()
-    faults.arm(work / "reference", 0, Faults.COUNT)
-    job.run(work / "reference")
-    calls, tried = faults.disarm(), 0
-    reference = job.result(work / "reference")
+    calls, reference = alone(lambda: counted(job, faults, work / "reference"))
     out = work / "out"
     for number in range(1, calls + 1, stride):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        wrong = {"fail": failing, "kill": killed}[mode](faults, job, out, number)
-        if wrong is None and (left := job.result(out)) not in (None, reference):
-            wrong = f"left something else: {str(left)[:300]}"
-        if wrong is None:
-            try:
-                job.run(out)
-            except (XecError, OSError) as error:
-                wrong = f"cannot be run again: {error}"
-            else:
-                if job.result(out) != reference:
-                    wrong = f"running again gives another result: {str(job.result(out))[:300]}"
-        if wrong is not None:
+        if wrong := judged(job, faults, out, number, kind, reference):
             print(f"call {number}: {wrong}", flush=True)
         tried += 1
     print(f"calls={calls} tried={tried}")

@@ -27,7 +27,8 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("evaluate", "kill", 17),
                 ("export", "fail", 1),
                 ("export", "kill", 3),
-                ("train", "fail", 7),  # killed it is in `test_resume`: a fork of a process with DALI's threads hangs
+                ("train", "fail", 7),
+                ("train", "kill", 13),
             )
         ),
     ],
