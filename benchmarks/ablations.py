@@ -1,7 +1,9 @@
 """Which options of the network pay: paired trainings on toy data with a fixed budget, one option changed at a time.
 
-    python benchmarks/ablations.py [--folder build/ablations] [--seeds 3] [--only pool=attention fusion_norm=pre]
+    python benchmarks/ablations.py --base faces [--folder build/ablations] [--seeds 3] [--only pool=attention]
+    python benchmarks/ablations.py --base focus --events 40000 --epochs 1
 
+`faces` is a network that reads whole faces, `focus` is `small` with the demo's settings.
 Trainings run side by side, one thread each, and are ordinary `xec train` runs: what was interrupted continues, and
 what is there is not trained again. The table goes to the screen and to `FOLDER/table.md` (`docs/ablations.md` holds
 the one that decided a default). A difference is a ratio to the base with the same seed, so that the seed's luck
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,7 +25,7 @@ from pathlib import Path
 from xectrain.checkpoint import LAST, read_checkpoint
 from xectrain.training.runfolder import RunFolder, read_metrics
 
-BASE = {
+FACES = {
     "model.preset": "small",
     "model.encoder.focus": 0,
     "model.encoder.inner_resolution": 1,
@@ -40,7 +43,7 @@ BASE = {
     "data.num_threads": 1,
     "tracking.mlflow": "false",
 }
-VARIANTS = {
+FACES_VARIANTS = {
     "inner_tokens=8": {"model.encoder.inner_tokens": 8},
     "fusion_norm=pre": {"model.encoder.fusion_norm": "pre"},
     "pool=attention": {"model.encoder.pool": "attention"},
@@ -59,6 +62,39 @@ VARIANTS = {
     "inner_tokens=8 multiscale": {"model.encoder.inner_tokens": 8, "model.encoder.multiscale": "true"},
     "inner_tokens=8 channel_dropout=0.02": {"model.encoder.inner_tokens": 8, "augment.channel_dropout": 0.02},
 }
+FOCUS = {
+    "model.preset": "small",
+    "model.encoder.fusion_layers": 0,
+    "tasks.uvwFI.weight": 3,
+    "tasks.angle.weight": 0.2,
+    "augment.mirror_y": 0.5,
+    "augment.mirror_z": 0.5,
+    "optim.lr": 1e-3,
+    "schedule.kind": "onecycle",
+    "data.batch_size": 64,
+    "data.num_threads": 1,
+    "train.compile": "off",
+    "train.precision": "fp32",
+    "tracking.mlflow": "false",
+    "checkpoint.save_artifacts": "false",
+}
+FOCUS_VARIANTS = {
+    "focus=11": {"model.encoder.focus": 11},
+    "focus=21": {"model.encoder.focus": 21},
+    "focus_fit=0": {"model.encoder.focus_fit": 0},
+    "fusion_layers=2": {"model.encoder.fusion_layers": 2},
+    "uvwFI.reference=corrected": {"tasks.uvwFI.reference": "corrected"},
+    "no mirrors": {"augment.mirror_y": 0, "augment.mirror_z": 0},
+    "lr=5e-4": {"optim.lr": 5e-4},
+    "lr=2e-3": {"optim.lr": 2e-3},
+    "inner_resolution=8": {"model.encoder.inner_resolution": 8},
+    "equal weights": {"tasks.uvwFI.weight": 1, "tasks.angle.weight": 1},
+    "time_mean=0": {"model.regressor.time_mean": 0},
+    "focus_channels=48,96": {"model.encoder.focus_channels": "[48,96]"},
+    "precision=bf16": {"train.precision": "bf16"},
+}
+BASES = {"faces": (FACES, FACES_VARIANTS), "focus": (FOCUS, FOCUS_VARIANTS)}
+"""Base → its settings, and what the variants change."""
 FIGURES = {
     "angle [°]": "val/angle_resolution_68pct",
     "energy [MeV]": "val/energy_res_68pct",
@@ -77,7 +113,9 @@ def xec(*arguments: object, threads: int = 2) -> None:
 
 
 def make_data(folder: Path, events: int) -> None:
-    for name, count, first_run, runs in (("train", events, 1, 5), ("val", 1500, 101, 1)):
+    for name, count, first_run, runs in (("train", events, 1, max(5, events // 1000)), ("val", 1500, 1001, 1)):
+        if (folder / name).exists():
+            continue
         root = folder / f"{name}.root"
         which = ("--first-run", first_run, "--runs", runs, "--seed", first_run)
         xec("toymc", "--events", count, "--energy", "flat", "--energy-range", 15, 65, *which, "--out", root)
@@ -85,11 +123,12 @@ def make_data(folder: Path, events: int) -> None:
 
 
 def run_folder(folder: Path, variant: str, seed: int) -> Path:
-    return folder / "runs" / f"{variant.replace('=', '-').replace(' ', '-')}-{seed}"
+    return folder / "runs" / f"{re.sub('[=, ]', '-', variant)}-{seed}"
 
 
-def train(folder: Path, variant: str, seed: int, epochs: int) -> None:
-    values = {**BASE, **VARIANTS.get(variant, {}), "train.seed": seed, "train.epochs": epochs}
+def train(folder: Path, base: str, variant: str, seed: int, epochs: int) -> None:
+    settings, variants = BASES[base]
+    values = {**settings, **variants.get(variant, {}), "train.seed": seed, "train.epochs": epochs}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     where = ("--data", folder / "train", "--val", folder / "val", "--out", run_folder(folder, variant, seed))
     xec("train", "--tasks", "angle,energy,timing,uvwFI", *where, *sets, threads=1)
@@ -137,22 +176,27 @@ def table(folder: Path, variants: list[str], seeds: range) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("build/ablations"))
+    parser.add_argument("--base", choices=BASES, default="focus")
+    parser.add_argument("--folder", type=Path, default=None, help="default: build/ablations-BASE")
     parser.add_argument("--events", type=int, default=3000, help="training events")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="options to try")
+    parser.add_argument("--only", nargs="*", help="options to try (default: all)")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    make_data(options.folder, options.events)
-    seeds, variants = range(options.seeds), ["base", *options.only]
+    known = BASES[options.base][1]
+    if unknown := set(options.only or ()) - set(known):
+        parser.error(f"no {', '.join(sorted(unknown))} for {options.base}; there is {'; '.join(known)}")
+    folder = options.folder or Path("build") / f"ablations-{options.base}"
+    folder.mkdir(parents=True, exist_ok=True)
+    make_data(folder, options.events)
+    seeds, variants = range(options.seeds), ["base", *(options.only or known)]
     with ThreadPoolExecutor(options.processes) as pool:
-        jobs = [pool.submit(train, options.folder, v, seed, options.epochs) for v in variants for seed in seeds]
+        jobs = [pool.submit(train, folder, options.base, v, s, options.epochs) for v in variants for s in seeds]
         for job in jobs:
             job.result()
-    text = table(options.folder, variants, seeds)
-    (options.folder / "table.md").write_text(text)
+    text = table(folder, variants, seeds)
+    (folder / "table.md").write_text(text)
     print(text)
 
 

@@ -86,6 +86,13 @@ def compile_in_place(module: nn.Module, mode: str = "default") -> None:
     module.compile(mode=mode)
 
 
+def compiler_error() -> type[Exception]:
+    """What the first call of a compiled module raises where there is no C++ compiler, or the compiler fails."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415  takes seconds, and few runs compile
+
+    return TorchDynamoException
+
+
 def not_compiled(module: nn.Module) -> None:
     """Undo `compile_in_place`, for which torch has no function."""
     module._compiled_call_impl = None

@@ -21,7 +21,7 @@ import torch
 from pipelines import Batch
 from shards.base import CorruptError, InputError, OutputError, free_cores, package_version, publish_json
 from shards.base.documents import json_digest, read_document
-from xectrain.compute import Compute, compile_in_place, computes_bf16, not_compiled
+from xectrain.compute import Compute, compile_in_place, compiler_error, computes_bf16, not_compiled
 from xectrain.config.tree import Config
 from xectrain.training.batches import Batches
 from xectrain.training.state import TrainingState
@@ -39,6 +39,9 @@ GAIN = 1.05
 COMPILING_PAYS_S = 5400.0
 """Length of a run [s] from which compiling is tried: it takes up to three minutes, and gains nothing on some processors
 and half of the speed on others (`benchmarks/model.py`)."""
+
+NEVER_S = 1e9
+"""Seconds of a step that cannot be computed."""
 
 
 @dataclass(frozen=True)
@@ -157,19 +160,29 @@ class _Trial:
             return known, REMEMBERED
         steps, compiling_s = dict[str, float](), 0.0
         for compute in candidates:
-            if compute.compile_mode:
-                logger.info("compiling, to see whether it is faster; this takes minutes")
-                compile_in_place(self.state.mode.model, compute.compile_mode)
-            warming_s = self._step_s(compute, events)
-            steps[compute.name] = min(self._step_s(compute, events) for _ in range(STEPS))
-            if compute.compile_mode:
+            if not compute.compile_mode:
+                self._step_s(compute, events)
+                steps[compute.name] = self._fastest_step_s(compute, events)
+                continue
+            logger.info("compiling, to see whether it is faster; this takes minutes")
+            compile_in_place(self.state.mode.model, compute.compile_mode)
+            try:
+                warming_s = self._step_s(compute, events)
+                steps[compute.name] = self._fastest_step_s(compute, events)
                 compiling_s = max(0.0, warming_s - steps[compute.name])
+            except compiler_error() as error:
+                self.state.optimizer.zero_grad(set_to_none=True)
+                logger.warning("cannot compile here, computing without: %s", str(error).partition("\n")[0])
+                steps[compute.name] = NEVER_S
         of_all = self.batches.ranks.sums([*steps.values(), compiling_s])
         *means, compiling_s = (total / self.batches.ranks.world for total in of_all)
         times = replace(empty, step_s=dict(zip(steps, means, strict=True)), compiling_s=compiling_s)
-        if self.batches.ranks.is_main:
+        if self.batches.ranks.is_main and sum(times.step_s.values()) * self.batches.ranks.world < NEVER_S:
             _remember(times)
         return times, "measured now"
+
+    def _fastest_step_s(self, compute: Compute, events: int) -> float:
+        return min(self._step_s(compute, events) for _ in range(STEPS))
 
     def _step_s(self, compute: Compute, events: int) -> float:
         """Seconds of forward and backward of one micro-batch."""

@@ -115,6 +115,25 @@ def test_timing_changes_no_weight_and_a_run_goes_on_as_it_began(
     assert begin(dataset, tmp_path / "auto", 4)["precision"] == precision
 
 
+@pytest.mark.slow
+def test_a_long_run_tries_the_compiler_and_does_without_where_there_is_none(
+    dataset: Dataset,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level("INFO"):
+        begin(dataset, tmp_path / "run", train__compile="auto", train__minutes=10000, train__precision="fp32")
+    assert "compiling, to see whether it is faster" in caplog.text
+    assert "cannot compile here, computing without: InvalidCxxCompiler: No working C++ compiler" in caplog.text
+    assert "computing in float32; events/s in steps of 4: float32" in caplog.text
+    assert not cache.exists()  # tried again when there is one
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
