@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from shards.dataset import Dataset
     from xectrain.inference.regressor import Predictor
-    from xectrain.inference.sensors import Filler
+    from xectrain.inference.sensors import SensorPredictor
 
 __version__ = "0.1.0"
 __all__ = ["app", "display", "load", "main", "open"]
@@ -98,7 +98,7 @@ def open(path: Path | str) -> Dataset:
     return open_dataset(path)
 
 
-def load(model: Path | str, **options: Any) -> Predictor | Filler:
+def load(model: Path | str, **options: Any) -> Predictor | SensorPredictor:
     """Load a trained model: a regressor for `.predict(npho, time, dead=None)` in physical units, an inpainter for
     `.fill(npho, time, dead=None)`.
 

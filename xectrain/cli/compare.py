@@ -60,7 +60,7 @@ app.command("runs", epilog=RUNS_EPILOG)(runs)
 
 @app.command(epilog=EPILOG)
 def inpainters(
-    models: Annotated[list[Path], Argument(help="Run folders or checkpoints.")],
+    models: Annotated[list[Path], Argument(help="Run folders, checkpoints or ONNX files.")],
     data: Annotated[list[Path], Option("--data", help="Shard dataset or ROOT file; repeatable.")],
     out: o.Out,
     select: o.Select = None,
@@ -78,7 +78,7 @@ def inpainters(
     loaded = {label: _sensor_model(path, device) for label, path in zip(_labels(models), models, strict=True)}
     first = next(iter(loaded.values()))
     if masks is not None:
-        first.mode.masker = chosen_masks(masks, first.facts.normalization)
+        first.masker = chosen_masks(masks, first.facts.normalization)
     results = evaluate_sensors(loaded, open_parts(data, schema), out, ReadOptions(select), max_events)
     print_sensors(results)
     typer.echo(f"Wrote report.html, tables, plots and metrics.json of {counted(len(loaded), 'model')} to {out}.")

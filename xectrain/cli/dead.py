@@ -50,6 +50,7 @@ def dead(
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
+    normalization: o.InputNormalization = None,
     backend: o.Backend = "auto",
 ) -> None:
     """Measure what dead channels cost a regressor, and what filling them recovers."""
@@ -69,7 +70,7 @@ def dead(
         )
     wanted = [name.strip() for name in strategy.split(",") if name.strip() and name.strip() != RAW]
     o.refuse_inputs(out, [model], data)
-    predictor = load(model, device=device, precision=precision, batch_size=batch_size)
+    predictor = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
     if not isinstance(predictor, Predictor):
         raise ConfigError(
             "is not a regressor", file=model, found=predictor.facts.mode, remedy="name it as --strategy inpaint:RUN"

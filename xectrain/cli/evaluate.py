@@ -114,18 +114,17 @@ def evaluate(
     _evaluate(predictor, open_parts(data, schema), out, options, max_events)
 
 
-def _suited(model: Model, context: typer.Context) -> Predictor | SensorPredictor:
+def _suited(model: Predictor | SensorPredictor, context: typer.Context) -> Predictor | SensorPredictor:
     """The model, if it can be evaluated with the options that were given."""
-    from xectrain.inference.regressor import Predictor
-    from xectrain.inference.sensors import SensorPredictor
+    from xectrain.inference.regressor import Predictor, TorchPredictor
 
     if isinstance(model, Predictor):
         o.refuse(context, SENSORS, "to a regressor, for which no sensors are hidden")
-    elif isinstance(model, SensorPredictor):
-        o.refuse(context, REGRESSION, "to a model that predicts sensors")
+        if not model.facts.tasks and not isinstance(model, TorchPredictor):
+            problem = "was exported from a mode that learns no task and has metrics of its own"
+            raise ConfigError(problem, file=model.facts.file, remedy="give the run folder")
     else:
-        problem = "is an exported inpainter, which cannot be evaluated"
-        raise ConfigError(problem, file=model.facts.file, remedy="give the run folder")
+        o.refuse(context, REGRESSION, "to a model that predicts sensors")
     return model
 
 
@@ -190,7 +189,7 @@ def _hide(model: SensorPredictor, masks: str) -> None:
     """Make a model hide other sensors than in its validation."""
     from xectrain.modes.chosen_masks import chosen_masks
 
-    model.mode.masker = chosen_masks(masks, model.facts.normalization)
+    model.masker = chosen_masks(masks, model.facts.normalization)
 
 
 def _samples(given: list[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shards.dead import DeadList
     from xectrain.inference.regressor import Predictor
     from xectrain.inference.request import Request, Result
-    from xectrain.inference.sensors import Filler
+    from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import Part
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _check_options(per_file: bool, skip_bad_files: bool, task_count: int | None,
 
 
 def _each(
-    model: Predictor | Filler, parts: list[Part], folder: Path, request: Request, skipped: list[Skipped] | None
+    model: Predictor | SensorPredictor, parts: list[Part], folder: Path, request: Request, skipped: list[Skipped] | None
 ) -> None:
     """Predict each part into a file of its own; bad ones are added to `skipped`, if it is given."""
     from ingest.reading.rootio import Skipped
@@ -164,18 +164,16 @@ def _each(
             skipped.append(Skipped(Path(str(error.file)), str(error)))
 
 
-def _hide(model: Predictor | Filler, masks: str, hide: bool) -> None:
+def _hide(model: Predictor | SensorPredictor, masks: str, hide: bool) -> None:
     """Make a model hide other sensors than in its validation."""
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.modes.chosen_masks import chosen_masks
 
     if not isinstance(model, SensorPredictor):
-        raise ConfigError(
-            "needs a run or checkpoint of an inpainter or autoencoder", item="--masks", found=model.facts.mode
-        )
-    if model.mode.fills and not hide:
+        raise ConfigError("needs an inpainter or autoencoder", item="--masks", found=model.facts.mode)
+    if model.fills and not hide:
         raise ConfigError("needs --hide; without it, dead sensors are filled", item="--masks")
-    model.mode.masker = chosen_masks(masks, model.facts.normalization)
+    model.masker = chosen_masks(masks, model.facts.normalization)
 
 
 def _say_extent(parts: list[Part]) -> None:

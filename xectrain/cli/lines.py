@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from xectrain.inference.model import Model
     from xectrain.inference.regressor import Predictor
-    from xectrain.inference.sensors import Filler
+    from xectrain.inference.sensors import SensorPredictor
 
 app = typer.Typer(add_completion=False)
 
@@ -48,6 +48,7 @@ def lines(
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
+    normalization: o.InputNormalization = None,
     backend: o.Backend = "auto",
 ) -> None:
     """Fit peak and width of a line of known energy, per group of events, for the network and its rivals."""
@@ -61,7 +62,8 @@ def lines(
     if not baselines:
         o.refuse(context, ("baseline_data", "baseline_events"), "with --no-baselines")
     o.refuse_inputs(out, [model], data)
-    predictor = energy_predictor(load(model, device=device, precision=precision, batch_size=batch_size), model)
+    loaded = load(model, device=device, precision=precision, batch_size=batch_size, normalization=normalization)
+    predictor = energy_predictor(loaded, model)
     parts = open_parts(data, schema)
     filler = None if inpainter is None else load_filler(inpainter, predictor.device)
     calibrated = calibrated_baselines(predictor.facts, baseline_data, baseline_events) if baselines else None
@@ -90,16 +92,16 @@ def energy_predictor(model: Model, path: Path) -> Predictor:
     return model
 
 
-def load_filler(path: Path, device: str) -> Filler:
+def load_filler(path: Path, device: str) -> SensorPredictor:
     """A model that fills dead sensors.
 
     Raises:
         ConfigError: it does not.
     """
     from xectrain.inference.load import load
-    from xectrain.inference.sensors import Filler
+    from xectrain.inference.sensors import SensorPredictor
 
     filler = load(path, device=device)
-    if not isinstance(filler, Filler):
+    if not isinstance(filler, SensorPredictor):
         raise ConfigError("does not fill sensors", file=path, found=filler.facts.mode, expected="inpaint")
     return filler

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from shards.base import ConfigError
 from xectrain.data import located, open_training_data
 from xectrain.evaluation.card import write_card
 from xectrain.evaluation.evaluate import evaluate, holds_another_evaluation
@@ -21,7 +20,7 @@ from xectrain.inference.model import Model, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor, TorchPredictor
 from xectrain.inference.request import Request, holds_other_predictions
 from xectrain.inference.rows import truth_columns
-from xectrain.inference.sensors import Filler, SensorPredictor
+from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, ShardPart, Wanted
 from xectrain.modes.regress import Regress
 
@@ -33,7 +32,7 @@ LAST_PAGE = "attention.pdf"
 
 
 def write_artifacts(
-    model: Predictor | Filler,
+    model: Predictor | SensorPredictor,
     parts: Sequence[Part] | None = None,
     folder: Path | None = None,
     options: EvaluationOptions | None = None,
@@ -50,9 +49,6 @@ def write_artifacts(
 
     Returns:
         The folder.
-
-    Raises:
-        ConfigError: the model is an ONNX file of an inpainter, which cannot be evaluated.
     """
     run, chosen = model.facts.file.parent, options or EvaluationOptions()
     place = folder or run / FOLDER
@@ -68,13 +64,9 @@ def write_artifacts(
             write_card(model, found, place / "card.html")
         if found is not None or not (place / LAST_PAGE).exists():  # killed on the way: the evaluation exists already
             _look_inside(model, data, place, chosen.settings)
-    elif isinstance(model, SensorPredictor):
+    else:
         evaluate_sensors({"network": model}, data, place, chosen.settings, max_events)
         write_card(model, None, place / "card.html")
-    else:
-        raise ConfigError(
-            "is an exported inpainter, which cannot be evaluated", file=model.facts.file, remedy="give the run folder"
-        )
     infer(model, data, place / PREDICTIONS_FILE, Request(chosen.settings))
     return place
 

@@ -25,7 +25,7 @@ PLACES = {"low": 0.001, "middle": 0.5, "high": 0.999}
 
 
 def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
-    """Publish the card of a checkpoint's model.
+    """Publish the card of a model; an exported one does not know how many parameters it has, nor their ranges.
 
     Args:
         evaluation: whose numbers to show; None: none.
@@ -38,7 +38,7 @@ def write_card(model: Model, evaluation: Evaluation | None, path: Path) -> None:
         mode=facts.mode,
         tasks=facts.tasks,
         channels=facts.channels,
-        parameters=f"{sum(p.numel() for p in network.parameters()):,}",
+        parameters="" if network is None else f"{sum(p.numel() for p in network.parameters()):,}",
         version=facts.code_version,
         datasets=datasets,
         fingerprint=facts.fingerprint,

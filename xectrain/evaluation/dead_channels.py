@@ -30,7 +30,7 @@ from xectrain.evaluation.wording import digits, finite, headline_label, model_na
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
-from xectrain.inference.sensors import Filler
+from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.metrics import percentile_68
 from xectrain.modes.masking import event_key, uniform
@@ -79,7 +79,7 @@ class DeadOptions:
         return np.asarray(chance.numpy() < self.fraction)
 
 
-def strategy(name: str, fillers: Mapping[str, Filler]) -> Strategy:
+def strategy(name: str, fillers: Mapping[str, SensorPredictor]) -> Strategy:
     """The strategy of this name: one of `CLASSICAL`, or `inpaint:RUN`.
 
     Args:

@@ -28,7 +28,7 @@ from xectrain.evaluation.wording import finite, method_label, model_name, plus_m
 from xectrain.inference.events import Events
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.sensors import Filler
+from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def study_line(
     folder: Path,
     settings: ReadOptions,
     baselines: Baselines | None = None,
-    inpainter: Filler | None = None,
+    inpainter: SensorPredictor | None = None,
 ) -> LineStudy:
     """Predict, fit per group, and write tables, plots, `line.json` and `report.html` into `folder`.
 
@@ -86,7 +86,7 @@ def _events(
     line: Line,
     settings: ReadOptions,
     baselines: Baselines | None,
-    inpainter: Filler | None,
+    inpainter: SensorPredictor | None,
 ) -> dict[str, Array]:
     """A row per event: `run`, `event` where known, `group`, and the energy [MeV] of every estimator."""
     wanted = Wanted.of(predictor)
@@ -112,7 +112,7 @@ def _events(
 
 
 def _estimates(
-    predictor: Predictor, events: Events, baselines: Baselines | None, inpainter: Filler | None
+    predictor: Predictor, events: Events, baselines: Baselines | None, inpainter: SensorPredictor | None
 ) -> dict[str, NDArray[Any]]:
     """Energies [GeV] by estimator."""
     raw = events.photons(predictor.facts.normalization)

@@ -20,7 +20,7 @@ from xectrain.inference.request import Request, Result, existing, output_metadat
 from xectrain.inference.root_output import RootOutput, read_metadata, read_rows, root_output
 from xectrain.inference.rows import Carried, EventRows, RowMaker, predicts_relative_times
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
-from xectrain.inference.sensors import Filler, SensorPredictor
+from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, RootPart, Wanted, check_selection, share
 from xectrain.workers import in_order
 
@@ -173,12 +173,8 @@ def row_maker(model: Model, parts: Sequence[Part], request: Request) -> RowMaker
         if request.hide:
             raise ConfigError("only an inpainter can hide sensors", found=model.facts.mode)
         return EventRows.of(model, carried, parts)
-    assert isinstance(model, Filler)
-    if not isinstance(model, SensorPredictor):  # an exported inpainter
-        if request.hide:
-            raise ConfigError("hiding sensors needs the checkpoint", file=model.facts.file)
-        return FilledRows.of(model, carried)
-    if not model.mode.fills:
+    assert isinstance(model, SensorPredictor)
+    if not model.fills:
         return HiddenEventRows.of(model, carried)
     return HiddenSensorRows.of(model) if request.hide else FilledRows.of(model, carried)
 

@@ -14,7 +14,7 @@ from xectrain.inference.calibration import read_calibration
 from xectrain.inference.model import CPU_BATCH, GPU_BATCH, ModelFacts, checked_config, chosen_weights, facts_of
 from xectrain.inference.onnx import load_onnx
 from xectrain.inference.regressor import Predictor, TorchPredictor
-from xectrain.inference.sensors import Filler, SensorPredictor
+from xectrain.inference.sensors import SensorPredictor, TorchSensorPredictor
 from xectrain.modes import find_mode
 from xectrain.modes.base import EventMode, Mode, SensorMode
 
@@ -31,7 +31,7 @@ def load(
     normalization: str | None = None,
     allow_cpu: bool = False,
     calibrated: bool = True,
-) -> Predictor | Filler:
+) -> Predictor | SensorPredictor:
     """Load a model.
 
     Args:
@@ -58,7 +58,7 @@ def load(
     size = batch_size or (GPU_BATCH if compute.device.type == "cuda" else CPU_BATCH)
     logger.info("%s: %s of %s", path, facts.mode, ", ".join(facts.tasks or facts.channels or facts.columns))
     if isinstance(mode, SensorMode):
-        return SensorPredictor(mode, facts, compute, size)
+        return TorchSensorPredictor(mode, facts, compute, size)
     assert isinstance(mode, EventMode)
     return TorchPredictor(mode, facts, compute, size)
 
@@ -88,7 +88,7 @@ def load_mode(
 
 def _load_onnx(
     path: Path, device: str, precision: str, batch_size: int | None, normalization: str | None, allow_cpu: bool
-) -> Predictor | Filler:
+) -> Predictor | SensorPredictor:
     if not path.is_file():
         raise InputError("there is no such ONNX file", file=path)
     if precision == "bf16":

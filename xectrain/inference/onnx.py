@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
+from torch import Tensor
 
-from shards.base import ConfigError, CorruptError, InputError
+from shards.base import ConfigError, CorruptError
 from shards.normalization import NPHO_THRESHOLD, preset
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.metadata import FACTS_KEY, RUN, facts_from_metadata
-from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts
+from xectrain.inference.model import CPU_BATCH, GPU_BATCH, IN_RANGE, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor
-from xectrain.inference.sensors import Filled, Filler, filled
+from xectrain.inference.sensors import Floats, SensorPredictor
+from xectrain.modes import find_mode
+from xectrain.modes.base import SensorMode
+from xectrain.modes.masking import Masker
 from xectrain.targets import TargetOptions
 from xectrain.tasks import ALIASES, TASKS
 from xectrain.workers import workers_for
@@ -77,28 +82,27 @@ class OnnxPredictor(Predictor):
         return {**ordered, IN_RANGE: inside.astype(bool)}
 
 
-class OnnxFiller(Filler):
-    """An exported inpainter: fills dead sensors; hiding sensors for validation needs the checkpoint."""
+class OnnxSensorPredictor(SensorPredictor):
+    """An exported inpainter or autoencoder. To it hidden sensors are dead ones."""
 
     def __init__(self, session: Any, facts: ModelFacts, batch_size: int) -> None:
-        if "filled" not in {output.name for output in session.get_outputs()}:
-            raise ConfigError("does not fill sensors", file=facts.file, found=facts.mode, remedy="use the checkpoint")
         self.session, self.facts, self.batch_size, self.device = session, facts, batch_size, "cpu"
         self.workers = _workers(session)
+        self.fills = "filled" in {output.name for output in session.get_outputs()}
 
-    def fill_events(self, events: Events) -> Filled:
-        parts = self.side_by_side(self._fill, events.batches(self.batch_size))
-        if not parts:
-            raise InputError("there are no events to predict")
-        return Filled(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("npho", "time", "filled")))
+    @cached_property
+    def masker(self) -> Masker:  # type: ignore[override]
+        """That of the run. Made when it is needed: lists of dead channels are not in the file."""
+        config, mode = config_of(self.facts), find_mode(self.facts.mode).load()
+        assert issubclass(mode, SensorMode)
+        return mode.masks(config.masking, self.facts.normalization, config.train.seed)
 
-    def _fill(self, events: Events) -> Filled:
+    def _predicted(self, events: Events, x_BN2: Tensor, mask_BN: Tensor, hidden_BN: Tensor) -> dict[str, Floats]:
         given = events.raw()
         npho, time = (np.ascontiguousarray(a, dtype=np.float32) for a in (given.npho, given.time))
-        names = [f"filled_{channel}" for channel in self.facts.channels]
-        feed = {"npho": npho, "time": time, "dead": np.ascontiguousarray(given.dead)}
-        *values, dead = self.session.run([*names, "filled"], feed)
-        return filled(events, dead, dict(zip(self.facts.channels, values, strict=True)), self.facts.normalization)
+        feed = {"npho": npho, "time": time, "dead": np.ascontiguousarray(given.dead | hidden_BN.numpy())}
+        names = [f"{'filled' if self.fills else 'pred'}_{channel}" for channel in self.facts.channels]
+        return dict(zip(self.facts.channels, self.session.run(names, feed), strict=True))
 
 
 def load_onnx(
@@ -108,7 +112,7 @@ def load_onnx(
     normalization: str | None = None,
     allow_cpu: bool = False,
     threads: int | None = None,
-) -> OnnxPredictor | OnnxFiller:
+) -> OnnxPredictor | OnnxSensorPredictor:
     """Load an ONNX file.
 
     Args:
@@ -128,7 +132,7 @@ def load_onnx(
             raise ConfigError("has its own normalization", file=path, item="normalization", found=normalization)
         facts, kind = facts_from_metadata(path, properties, digest)
         if facts.channels:
-            return OnnxFiller(session, facts, batch_size or CPU_BATCH)
+            return OnnxSensorPredictor(session, facts, batch_size or CPU_BATCH)
         outputs: dict[str, tuple[str, ...]] = {name: (name,) for name in (*facts.columns, IN_RANGE)}
         raw = kind == "raw"
     else:

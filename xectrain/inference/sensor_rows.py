@@ -13,7 +13,7 @@ from xectrain.baselines.inpainting import FILLS, fill_columns
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.root_output import OutputBranch
 from xectrain.inference.rows import IDENTITY, Carried, RowMaker
-from xectrain.inference.sensors import Filler, Hidden, SensorPredictor
+from xectrain.inference.sensors import Hidden, SensorPredictor
 
 SENSORS = OutputBranch("float32", geo.N_SENSORS)
 FLAGS = OutputBranch("bool", geo.N_SENSORS)
@@ -54,14 +54,14 @@ class HiddenEventRows(RowMaker):
 class FilledRows(RowMaker):
     """Inpainter on real data: one row per event with the dead sensors filled."""
 
-    predictor: Filler
+    predictor: SensorPredictor
     carried: Carried
     branches: dict[str, OutputBranch]
     time: str
     """Name of the branch of times: it says what they are relative to."""
 
     @classmethod
-    def of(cls, predictor: Filler, carried: Carried) -> FilledRows:
+    def of(cls, predictor: SensorPredictor, carried: Carried) -> FilledRows:
         """npho and time of every sensor, whichever of them the model predicts; the schema `filled` reads them back."""
         time = "relative_time" if predictor.facts.targets.relative_time else "time"
         return cls(predictor, carried, carried.around({"npho": SENSORS, time: SENSORS, "filled": FLAGS}), time)

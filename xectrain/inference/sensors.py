@@ -23,7 +23,7 @@ from xectrain.inference.events import Events
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.models.sensors import hide
 from xectrain.modes.base import SensorMode
-from xectrain.modes.masking import MASK_KINDS, MaskInput
+from xectrain.modes.masking import MASK_KINDS, Masker, MaskInput
 
 Floats = NDArray[np.float32]
 
@@ -52,8 +52,13 @@ class Hidden:
     """By channel, every sensor."""
 
 
-class Filler(Model, ABC):
-    """A model that fills dead sensors."""
+class SensorPredictor(Model, ABC):
+    """A model that predicts sensors from the others."""
+
+    masker: Masker
+    """What hides sensors that are alive, for validation; may be replaced (`chosen_masks`)."""
+    fills: bool
+    """Whether it is for filling dead sensors; else its predictions matter where sensors were hidden."""
 
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None) -> Filled:
         """Fill the dead sensors of raw events; all others leave exactly as they came.
@@ -65,46 +70,25 @@ class Filler(Model, ABC):
         """
         return self.fill_events(Events.of_raw(npho, time, dead))
 
-    @abstractmethod
     def fill_events(self, events: Events) -> Filled:
         """As `fill`, for a chunk from shards or ROOT; stored sensors come out in photons and seconds."""
-
-
-def filled(
-    events: Events, dead: NDArray[np.bool_], predicted: Mapping[str, NDArray[Any]], judge: Normalization
-) -> Filled:
-    """Events with `dead` (n, 4760) sensors filled. A channel that the model does not predict is filled classically: no
-    regressor has ever seen a bright sensor without a time.
-
-    Args:
-        predicted: (n, 4760) by channel, photons or s.
-        judge: normalization that decides what counts as bad in raw sensors.
-    """
-    given = events.raw()
-    npho, time = given.npho.copy(), given.time.copy()
-    classical = None if {"npho", "time"} <= predicted.keys() else fill(events.photons(judge), missing=dead)
-    for name, values in (("npho", npho), ("time", time)):
-        source = predicted[name] if name in predicted else getattr(classical, name)
-        values[dead] = source[dead]
-    return Filled(npho, time, dead)
-
-
-class SensorPredictor(Filler):
-    """A model that predicts sensors from the others."""
-
-    def __init__(self, mode: SensorMode, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
-        self.mode, self.facts, self.compute, self.batch_size = mode, facts, compute, batch_size
-        self.device, self.workers = str(compute.device), compute.workers
-
-    def fill_events(self, events: Events) -> Filled:
         parts = self.side_by_side(self._fill, self._batches(events))
         return Filled(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("npho", "time", "filled")))
 
     def _fill(self, events: Events) -> Filled:
         x_BN2, mask_BN = self._input(events)
-        predicted = self._predicted(x_BN2, mask_BN)
-        dead = mask_BN.cpu().numpy()
-        return filled(events, dead, predicted, self.facts.normalization)
+        predicted = self._predicted(events, x_BN2, mask_BN, torch.zeros_like(mask_BN))
+        return filled(events, mask_BN.cpu().numpy(), predicted, self.facts.normalization)
+
+    @abstractmethod
+    def _predicted(self, events: Events, x_BN2: Tensor, mask_BN: Tensor, hidden_BN: Tensor) -> dict[str, Floats]:
+        """Sensors by channel, (B, N) each, in physical units: predicted at least where they are dead or hidden.
+
+        Args:
+            events: a batch.
+            x_BN2, mask_BN: what a network reads of it.
+            hidden_BN: bool: sensors that are not to be seen, dead ones left out.
+        """
 
     def hide_and_predict(self, events: Events, hidden: NDArray[np.bool_] | None = None) -> Hidden:
         """Hide sensors as in validation (the same for every model and epoch) and predict them.
@@ -133,13 +117,12 @@ class SensorPredictor(Filler):
         _, time_valid_BN = valid(x_BN2, self.facts.normalization)
         with torch.inference_mode():
             if given is None:
-                drawn = self.mode.masker.draw(self._mask_input(events, x_BN2, ~mask_BN, time_valid_BN), None)
+                drawn = self.masker.draw(self._mask_input(events, x_BN2, ~mask_BN, time_valid_BN), None)
                 hidden_BN, kind_B = drawn.hidden_BN, drawn.kind_B
             else:
                 hidden_BN = torch.from_numpy(np.require(given, bool, ["C", "W"])).to(mask_BN.device) & ~mask_BN
                 kind_B = torch.full((len(given),), MASK_KINDS.index("pattern"))
-            seen_BN2, seen_mask_BN = hide(x_BN2, hidden_BN, self.facts.normalization)
-        predicted = self._predicted(seen_BN2, seen_mask_BN)
+        predicted = self._predicted(events, x_BN2, mask_BN, hidden_BN)
         npho, time = denormalize(x_BN2.cpu().numpy(), self.facts.normalization)
         truth = {"npho": npho.astype(np.float32), "time": time.astype(np.float32)}
         return Hidden(hidden_BN.cpu().numpy(), kind_B.cpu().numpy(), {c: truth[c] for c in predicted}, predicted)
@@ -162,16 +145,43 @@ class SensorPredictor(Filler):
         """Model input and mask of a batch."""
         return events.model_input(self.facts.normalization, self.facts.npho_threshold, self.device)
 
-    def _predicted(self, x_BN2: Tensor, mask_BN: Tensor) -> dict[str, Floats]:
-        """Every sensor's prediction by channel, physical units."""
-        norm = self.facts.normalization
-        with torch.inference_mode(), self.compute.autocast():
-            value_BNX = self.mode.model(x_BN2, mask_BN).float()
-        inverse = {"npho": norm.inverse_npho, "time": norm.inverse_time}
-        return {c: inverse[c](value_BNX[..., i]).cpu().numpy() for i, c in enumerate(self.facts.channels)}
-
     def _batches(self, events: Events) -> list[Events]:
         """Pieces of at most `batch_size` events."""
         if not len(events):
             raise InputError("there are no events to predict")
         return events.batches(self.batch_size)
+
+
+def filled(
+    events: Events, dead: NDArray[np.bool_], predicted: Mapping[str, NDArray[Any]], judge: Normalization
+) -> Filled:
+    """Events with `dead` (n, 4760) sensors filled. A channel that the model does not predict is filled classically: no
+    regressor has ever seen a bright sensor without a time.
+
+    Args:
+        predicted: (n, 4760) by channel, photons or s.
+        judge: normalization that decides what counts as bad in raw sensors.
+    """
+    given = events.raw()
+    npho, time = given.npho.copy(), given.time.copy()
+    classical = None if {"npho", "time"} <= predicted.keys() else fill(events.photons(judge), missing=dead)
+    for name, values in (("npho", npho), ("time", time)):
+        source = predicted[name] if name in predicted else getattr(classical, name)
+        values[dead] = source[dead]
+    return Filled(npho, time, dead)
+
+
+class TorchSensorPredictor(SensorPredictor):
+    """A checkpoint's network."""
+
+    def __init__(self, mode: SensorMode, facts: ModelFacts, compute: Compute, batch_size: int) -> None:
+        self.mode, self.facts, self.compute, self.batch_size = mode, facts, compute, batch_size
+        self.device, self.workers = str(compute.device), compute.workers
+        self.masker, self.fills = mode.masker, mode.fills
+
+    def _predicted(self, events: Events, x_BN2: Tensor, mask_BN: Tensor, hidden_BN: Tensor) -> dict[str, Floats]:
+        norm = self.facts.normalization
+        with torch.inference_mode(), self.compute.autocast():
+            value_BNX = self.mode.model(*hide(x_BN2, hidden_BN, norm)).float()
+        inverse = {"npho": norm.inverse_npho, "time": norm.inverse_time}
+        return {c: inverse[c](value_BNX[..., i]).cpu().numpy() for i, c in enumerate(self.facts.channels)}

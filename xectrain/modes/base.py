@@ -20,6 +20,7 @@ from shards.normalization import Normalization
 
 if TYPE_CHECKING:
     from xectrain.config.networks import Channel
+    from xectrain.config.sensors import MaskingConfig
     from xectrain.config.tree import Config
     from xectrain.data import TrainingData
     from xectrain.model_input import InputRules
@@ -144,3 +145,17 @@ class SensorMode(Mode):
     masker: Masker
     fills: bool
     """Whether it is for filling dead sensors of real events; else its predictions matter where sensors were hidden."""
+
+    @classmethod
+    @abstractmethod
+    def masks(
+        cls, masking: MaskingConfig, normalization: Normalization, seed: int, patterns: Tensor | None = None
+    ) -> Masker:
+        """What hides sensors in training and validation.
+
+        Args:
+            patterns: dead-channel patterns, bool (patterns, 4760); None: those of the files that the options name.
+
+        Raises:
+            InputError: such a file cannot be read.
+        """

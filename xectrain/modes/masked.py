@@ -62,9 +62,7 @@ class MaskedSensors(SensorMode):
         self.channels = masking.channels(self.default_channels)
         self.model = self.kind(config, self.channels, normalization)
         self.balance = Balance(channel_weights(masking, self.channels), learned=masking.auto_channel_weight)
-        ratio = masking.ratios(self.default_ratio)
-        by_face = {str(face): value for face, value in ratio.items()} if isinstance(ratio, dict) else ratio
-        self.masker = Masker(masking, by_face, normalization, seed, patterns)
+        self.masker = self.masks(masking, normalization, seed, patterns)
         self.truth_columns = columns
         self.register_buffer("face_N", torch.from_numpy(geo.nominal().face.astype(np.int64)), persistent=False)
         self.register_buffer("patterns", patterns)
@@ -73,6 +71,22 @@ class MaskedSensors(SensorMode):
     @classmethod
     def network(cls, config: Config, normalization: Normalization) -> MaskedAutoencoder | Inpainter:
         return cls.kind(config.model, config.masking.channels(cls.default_channels), normalization)
+
+    @classmethod
+    def masks(
+        cls, masking: MaskingConfig, normalization: Normalization, seed: int, patterns: Tensor | None = None
+    ) -> Masker:
+        """What hides sensors in training and validation.
+
+        Args:
+            patterns: bool (patterns, 4760); None: those of the files that the options name.
+
+        Raises:
+            InputError: a pattern file that cannot be read.
+        """
+        ratio = masking.ratios(cls.default_ratio)
+        by_face = {str(face): value for face, value in ratio.items()} if isinstance(ratio, dict) else ratio
+        return Masker(masking, by_face, normalization, seed, _patterns(masking) if patterns is None else patterns)
 
     @classmethod
     def build(
@@ -179,7 +193,7 @@ class Inpaint(MaskedSensors):
     fills = True
 
 
-def _patterns(masking: MaskingConfig, before: Mapping[str, Any] | None) -> Tensor | None:
+def _patterns(masking: MaskingConfig, before: Mapping[str, Any] | None = None) -> Tensor | None:
     """Dead-channel patterns, bool (patterns, 4760): those of a checkpoint made with the same list of files, else the
     files' own (checkpoints of earlier versions keep none)."""
     if not masking.patterns:

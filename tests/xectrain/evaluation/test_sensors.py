@@ -221,11 +221,11 @@ def test_masks_can_be_chosen(place, inpainter, tmp_path, masks, share):
     (tmp_path / "list.txt").write_text("5\n4200\n4700\n")
     masker = chosen_masks(masks.replace("LIST", str(tmp_path / "list.txt")), inpainter.facts.normalization)
     batch = next(open_parts([place / "data"])[0].read(Wanted(5, "cpu", inpainter.facts.normalization), ReadOptions()))
-    usual, inpainter.mode.masker = inpainter.mode.masker, masker
+    usual, inpainter.masker = inpainter.masker, masker
     try:
         hidden = inpainter.hide_and_predict(batch).hidden
     finally:
-        inpainter.mode.masker = usual
+        inpainter.masker = usual
     assert hidden.mean() == pytest.approx(share, rel=0.02 if "pattern" not in masks else 0.5)
 
 
