@@ -22,6 +22,7 @@ from xectrain.inference.model import IN_RANGE, ModelFacts, config_of
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sources import Part, ReadOptions, Wanted
+from xectrain.inference.unlike import Watch
 from xectrain.targets import absolute_time, required_columns, targets
 from xectrain.tasks import TASKS
 from xectrain.workers import in_order
@@ -125,9 +126,9 @@ def predict_part(
     inputs: list[Columns] = []
     facts = predictor.facts
     part.check(facts.normalization)
-    comparable = _times_compare(facts, part)
+    comparable, watch = _times_compare(facts, part), Watch(predictor)
 
-    def predict(chunk: Events) -> tuple[Columns, Columns]:
+    def predict(chunk: Events) -> tuple[Columns, Events]:
         truth = truth_columns(facts, chunk.columns)
         if not comparable:
             truth["timing"] = np.full(len(chunk), np.nan)
@@ -137,13 +138,15 @@ def predict_part(
         table.update(predictor.predict_events(chunk))
         if baselines is not None:
             table.update(_classical(facts, baselines, chunk))
-        return table, dict(chunk.columns)
+        return table, chunk
 
     with progress(part.name, part.events) as bar:
-        for table, columns in in_order(predict, part.read(Wanted.of(predictor), settings), predictor.workers):
+        for table, chunk in in_order(predict, part.read(Wanted.of(predictor), settings), predictor.workers):
             tables.append(table)
-            inputs.append(columns)
-            bar.advance(len(table[IN_RANGE]))
+            inputs.append(dict(chunk.columns))
+            first = slice(predictor.batch_size)
+            watch.look(part, chunk[first], int(np.count_nonzero(~table[IN_RANGE][first])))
+            bar.advance(len(chunk))
     if not tables:
         raise InputError("no events are left to evaluate", file=part.name, found=settings.select)
     return _joined(tables), _joined(inputs)

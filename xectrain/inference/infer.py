@@ -22,6 +22,7 @@ from xectrain.inference.rows import Carried, EventRows, RowMaker, predicts_relat
 from xectrain.inference.sensor_rows import FilledRows, HiddenEventRows, HiddenSensorRows
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, RootPart, Wanted, check_selection, share
+from xectrain.inference.unlike import Watch
 from xectrain.workers import in_order
 
 logger = logging.getLogger(__name__)
@@ -184,16 +185,19 @@ def _stream(
 ) -> tuple[int, int]:
     """Predict all (number, part); the numbers of events, and of those outside the training range."""
     done = outside = 0
+    watch, by_number = Watch(model), dict(parts)
 
-    def make(batch: _Batch) -> tuple[int, Columns]:
-        return len(batch.events), maker.make(batch.events, batch.part, batch.first)
+    def make(batch: _Batch) -> tuple[_Batch, Columns]:
+        return batch, maker.make(batch.events, batch.part, batch.first)
 
     with progress(out.path.name, sum(part.events for _, part in parts)) as bar:
-        for count, rows in in_order(make, _batches(model, parts, settings), model.workers):
+        for batch, rows in in_order(make, _batches(model, parts, settings), model.workers):
             out.extend(rows)
-            outside += maker.outside(rows)
-            done += count
-            bar.advance(count)
+            strange = maker.outside(rows)
+            watch.look(by_number[batch.part], batch.events, strange)
+            outside += strange
+            done += len(batch.events)
+            bar.advance(len(batch.events))
     return done, outside
 
 

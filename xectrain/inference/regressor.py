@@ -21,6 +21,7 @@ from xectrain.compute import Compute
 from xectrain.inference.calibration import CalibratedEnergy
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import IN_RANGE, Model, ModelFacts
+from xectrain.models.ranges import Stray
 from xectrain.modes.base import EventMode
 from xectrain.targets import absolute_time
 
@@ -72,6 +73,11 @@ class Predictor(Model, ABC):
         """Predict a chunk from shards or ROOT."""
         return self._with_time(events, events.earliest)
 
+    def strays(self, events: Events) -> list[Stray]:
+        """What puts most of at most `batch_size` events outside the training range; nothing where that is unknown."""
+        del events
+        return []
+
     @abstractmethod
     def _run(self, events: Events) -> Columns:
         """Predictions of at most `batch_size` events; times as the sensors have them."""
@@ -103,12 +109,20 @@ class TorchPredictor(Predictor):
         """(x_BN2, mask_BN) of some events, on the model's device."""
         return events.model_input(self.facts.normalization, self.facts.npho_threshold, self.device)
 
+    def _predicted(self, x_BN2: Tensor, mask_BN: Tensor) -> dict[str, Tensor]:
+        with self.compute.autocast():
+            found = self.mode.predict(x_BN2, mask_BN)
+        return {name: values.float() for name, values in found.items()}
+
+    @torch.inference_mode()
+    def strays(self, events: Events) -> list[Stray]:
+        x_BN2, mask_BN = self.model_input(events)
+        return self.mode.strays(x_BN2, mask_BN, self._predicted(x_BN2, mask_BN))
+
     @torch.inference_mode()
     def _run(self, events: Events) -> Columns:
         x_BN2, mask_BN = self.model_input(events)
-        with self.compute.autocast():
-            found = self.mode.predict(x_BN2, mask_BN)
-        found = {name: values.float() for name, values in found.items()}
+        found = self._predicted(x_BN2, mask_BN)
         inside = self.mode.in_training_range(x_BN2, mask_BN, found)
         if self.calibrated is not None:
             run = events.columns.get("run")

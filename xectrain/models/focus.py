@@ -133,3 +133,13 @@ def gathered(values_BN: Tensor, channels_BS: Tensor) -> Tensor:
     """Values of the window's sensors, (B, S); 0 outside the face."""
     padded_BN: Tensor = F.pad(values_BN, (0, 1))
     return padded_BN.gather(1, channels_BS)
+
+
+def visible_median(values_BX: Tensor, keep_BX: Tensor) -> Tensor:
+    """Median over the visible ones (`keep_BX`: 1), (B, 1); 0 if there are none."""
+    count_B1 = keep_BX.sum(dim=1, keepdim=True).long()
+    rising_BX = torch.where(keep_BX > 0, values_BX, torch.full_like(values_BX, 1e30)).sort(dim=1).values
+    upper = torch.div(count_B1, 2, rounding_mode="floor").clamp(max=values_BX.shape[1] - 1)
+    lower = torch.div(count_B1 - 1, 2, rounding_mode="floor").clamp(min=0)
+    middle_B1 = 0.5 * (rising_BX.gather(1, lower) + rising_BX.gather(1, upper))
+    return torch.where(count_B1 > 0, middle_B1, torch.zeros_like(middle_B1))

@@ -5,7 +5,8 @@ Shape suffixes: see `xectrain.models.blocks`; here S summaries and X quantiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
 from xectrain.config.networks import TaskConfig
+from xectrain.models.focus import visible_median
 from xectrain.targets import RANGE_QUANTILES, TargetStatistics
 from xectrain.tasks import TASKS
 
 SUMMARIES = (
     *("log10_photons", "log10_brightest", "inner_fraction", "valid_sensors", "timed_sensors"),
     *(f"{face}_fraction" for face in geo.FACE_NAMES[1:]),
-    *("timed_fraction", "mean_time_ns", "spread_time_ns"),
+    *("timed_fraction", "mean_time_ns", "spread_time_ns", "log10_grain"),
 )
 """Of the sensors with a valid npho: log₁₀ of the photon sum, of the brightest sensor; the inner face's share of the
 sum; how many there are; how many have a valid time; the other faces' shares; the share of the light that has a time;
-mean and RMS spread of the times, weighted with the light. New ones are added at the end: checkpoints hold the first."""
+mean and RMS spread of the times, weighted with the light; log₁₀ of how grainy the light is (`grain`). New ones are
+added at the end: checkpoints hold the first."""
 MARGIN = 0.1
 """The range is that of the training set, widened on both sides by this fraction of the span of its central 99.8 %."""
 DEAD_MARGIN = 48
@@ -63,9 +66,49 @@ def input_summaries(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normal
     square_B = (weight_BN * (ns_BN - mean_B[:, None]).square()).sum(dim=1) / weight_B.clamp(min=1)
     summaries = (
         *(total_B.log10(), brightest_B.log10(), shares[0], keep_BN.float().sum(dim=1), timed_BN.float().sum(dim=1)),
-        *(*shares[1:], weight_B / total_B, mean_B, square_B.sqrt()),
+        *(*shares[1:], weight_B / total_B, mean_B, square_B.sqrt(), grain(photons_BN, keep_BN).log10()),
     )
     return torch.stack(summaries, dim=1)
+
+
+def grain(photons_BN: Tensor, keep_BN: Tensor) -> Tensor:
+    """How much neighbours on the inner face differ beside how much light they have: (B,), photons, at least 10⁻³.
+
+    Of a square of four neighbours a b / c d it is (a − b − c + d)² / (a + b + c + d + 4), of an event the median over
+    all squares that are seen. The light varies slowly from sensor to sensor, so the difference is that of counted
+    photoelectrons, and the ratio is about the number of photons that one of them stands for, whatever the energy is.
+    Photons in another unit change it by just that factor: a tenth of the light of a photon of 52.8 MeV is as smooth as
+    no photon of 5 MeV is, though it has as much light. Without squares it is 10⁻³.
+
+    Args:
+        photons_BN: (B, 4760), 0 where masked.
+        keep_BN: bool (B, 4760), visible sensors.
+    """
+
+    def corners(values_BN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        inner_BHW = values_BN[:, : geo.N_SIPM].unflatten(1, geo.face_grid("inner").shape)
+        above_BHW, below_BHW = inner_BHW[:, :-1], inner_BHW[:, 1:]
+        return above_BHW[..., :-1], above_BHW[..., 1:], below_BHW[..., :-1], below_BHW[..., 1:]
+
+    a, b, c, d = corners(photons_BN)
+    seen_BX = torch.stack(corners(keep_BN)).all(dim=0).flatten(1)
+    ratio_BX = ((a - b - c + d).square() / ((a + b + c + d).clamp(min=0) + 4)).flatten(1)
+    return visible_median(ratio_BX, seen_BX.float())[:, 0].clamp(min=1e-3)
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A quantity of which most of some events are outside the training range."""
+
+    name: str
+    """One of `SUMMARIES`, or the column of a prediction."""
+    median: float
+    low: float
+    high: float
+    """The smallest and largest value that count as inside."""
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.median:.3g} (expected {self.low:.3g} to {self.high:.3g})"
 
 
 class TrainingRange(nn.Module):
@@ -111,18 +154,34 @@ class TrainingRange(nn.Module):
             predictions: physical predictions (B,) by column, relative times as predicted. Quantities never filled in
                 are not judged.
         """
+        judged = self._judged(summaries_BS, predictions)
+        return ~torch.cat([_outside(values_BK, low_K, high_K) for _, values_BK, low_K, high_K in judged], 1).any(dim=1)
+
+    def strays(self, summaries_BS: Tensor, predictions: Mapping[str, Tensor]) -> list[Stray]:
+        """The quantities that put more than half of some events outside, as of `inside`."""
+        found = []
+        for names, values_BK, low_K, high_K in self._judged(summaries_BS, predictions):
+            most_K = _outside(values_BK, low_K, high_K).float().mean(dim=0) > 0.5
+            medians = values_BK.nanmedian(dim=0).values.tolist()
+            limits = zip(names, medians, low_K.tolist(), high_K.tolist(), strict=True)
+            found += [Stray(*row) for row, most in zip(limits, most_K.tolist(), strict=True) if most]
+        return found
+
+    def _judged(
+        self, summaries_BS: Tensor, predictions: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Sequence[str], Tensor, Tensor, Tensor]]:
+        """Names of quantities, their values (B, K), and the smallest and largest that are inside, (K,) each."""
         quantiles_SX = self.summaries_SX.to(summaries_BS.device)
         low_S, high_S = _limits(quantiles_SX, _least_margins(summaries_BS))
         counts_S = torch.tensor([name == "valid_sensors" for name in SUMMARIES]).to(summaries_BS.device)
         low_S = torch.where(counts_S, quantiles_SX[:, 0] - DEAD_MARGIN, low_S)
-        high_S = torch.where(counts_S, torch.full_like(high_S, geo.N_SENSORS), high_S)
-        inside_B = _within(summaries_BS, low_S, high_S)
+        yield SUMMARIES, summaries_BS, low_S, torch.where(counts_S, torch.full_like(high_S, geo.N_SENSORS), high_S)
         for name in self.tasks:
             if TASKS[name].kind == "classes":
                 continue
-            values_BK = torch.stack([predictions[f"pred_{column}"] for column in TASKS[name].columns], dim=1)
-            inside_B = inside_B & _within(values_BK, *_limits(self.get_buffer(f"{name}_KX").to(values_BK.device)))
-        return inside_B
+            names = [f"pred_{column}" for column in TASKS[name].columns]
+            values_BK = torch.stack([predictions[column] for column in names], dim=1)
+            yield names, values_BK, *_limits(self.get_buffer(f"{name}_KX").to(values_BK.device))
 
 
 def _least_margins(like_BS: Tensor) -> Tensor:
@@ -140,7 +199,6 @@ def _limits(quantiles_KX: Tensor, least_K: Tensor | None = None) -> tuple[Tensor
     return quantiles_KX[:, 0] - margin_K, quantiles_KX[:, -1] + margin_K
 
 
-def _within(value_BK: Tensor, low_K: Tensor, high_K: Tensor) -> Tensor:
-    """Whether all K values are inside, (B,); a value that is NaN is not, and a limit that is NaN does not count."""
-    outside = (value_BK < low_K) | (value_BK > high_K) | value_BK.isnan()
-    return ~outside.any(dim=1)
+def _outside(value_BK: Tensor, low_K: Tensor, high_K: Tensor) -> Tensor:
+    """Which values are outside, bool (B, K); a value that is NaN is, and a limit that is NaN does not count."""
+    return (value_BK < low_K) | (value_BK > high_K) | value_BK.isnan()

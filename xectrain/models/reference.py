@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from shards import geometry as geo
 from xectrain.localfit import Patch, PointFit, fit_point, sensor_frames, solid_angle, variance, xyz
-from xectrain.models.focus import Light, Spot, Spotter, gathered
+from xectrain.models.focus import Light, Spot, Spotter, gathered, visible_median
 
 CENTRE_SIDE = 9
 """Sensors along a side of the square over which light is weighted, as in `baselines.light`."""
@@ -131,7 +131,7 @@ class LightReference(nn.Module):
     def _centre(self, spot: Spot, photons_BS: Tensor, keep_BS: Tensor) -> Tensor:
         """Light-weighted u, v [cm] of the photons above the median of the rim; the middle sensor if there are none."""
         rim_BX, seen_BX = photons_BS[:, self.rim_X], keep_BS[:, self.rim_X]
-        background_B1 = _median(rim_BX, seen_BX)
+        background_B1 = visible_median(rim_BX, seen_BX)
         weight_BX = (photons_BS - background_B1)[:, self.centre_X].clamp(min=0) * keep_BS[:, self.centre_X]
         place_BX2 = self.uvw_N3[spot.channels_BS[:, self.centre_X]][..., :2]
         middle_B2 = self.uvw_N3[spot.centre_B][:, :2]
@@ -263,16 +263,6 @@ def _depth(inner_BP: Tensor, area: float) -> Tensor:
     """
     ratio_B = inner_BP.sum(dim=1).square() / inner_BP.square().sum(dim=1).clamp(min=1)
     return (ratio_B * (area / (8 * math.pi))).clamp(min=0.05).sqrt()
-
-
-def _median(values_BX: Tensor, keep_BX: Tensor) -> Tensor:
-    """Median over the visible ones, (B, 1); 0 if there are none."""
-    count_B1 = keep_BX.sum(dim=1, keepdim=True).long()
-    rising_BX = torch.where(keep_BX > 0, values_BX, torch.full_like(values_BX, 1e9)).sort(dim=1).values
-    upper = torch.div(count_B1, 2, rounding_mode="floor").clamp(max=values_BX.shape[1] - 1)
-    lower = torch.div(count_B1 - 1, 2, rounding_mode="floor").clamp(min=0)
-    middle_B1 = 0.5 * (rising_BX.gather(1, lower) + rising_BX.gather(1, upper))
-    return torch.where(count_B1 > 0, middle_B1, torch.zeros_like(middle_B1))
 
 
 def _weighted(values_BK: Tensor, weight_BK: Tensor) -> Tensor:

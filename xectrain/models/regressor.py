@@ -21,7 +21,7 @@ from xectrain.models.blocks import EPSILON, full_precision, init_linear
 from xectrain.models.calibration import ReferenceCorrection
 from xectrain.models.differences import MULTIPLIED, LearnedMean, reference_values, referenced
 from xectrain.models.encoder import Encoder
-from xectrain.models.ranges import TrainingRange, input_summaries
+from xectrain.models.ranges import Stray, TrainingRange, input_summaries
 from xectrain.models.reference import Scene, facts
 from xectrain.targets import TargetStatistics
 from xectrain.tasks import TASKS, Task, output_columns, parameters_per_value, resolve_tasks
@@ -281,3 +281,7 @@ class Regressor(nn.Module):
     def in_training_range(self, x_BN2: Tensor, mask_BN: Tensor | None, predictions: Mapping[str, Tensor]) -> Tensor:
         """Whether each event's input and predictions lie within what the model was trained on: bool (B,)."""
         return self.ranges.inside(input_summaries(x_BN2, mask_BN, self.normalization), predictions)
+
+    def strays(self, x_BN2: Tensor, mask_BN: Tensor | None, predictions: Mapping[str, Tensor]) -> list[Stray]:
+        """What puts most of some events outside of it."""
+        return self.ranges.strays(input_summaries(x_BN2, mask_BN, self.normalization), predictions)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xectrain.config.tree import Config
     from xectrain.data import TrainingData
     from xectrain.model_input import InputRules
+    from xectrain.models.ranges import Stray
     from xectrain.modes.masking import Masker
 
 
@@ -120,6 +121,10 @@ class EventMode(Mode):
         """Whether input and predictions lie within what the mode was trained on, bool (B,); true in a mode
         that does not judge."""
         return torch.ones_like(x_BN2[:, 0, 0], dtype=torch.bool)
+
+    def strays(self, x_BN2: Tensor, mask_BN: Tensor, predictions: Mapping[str, Tensor]) -> list[Stray]:
+        """What puts most of some events outside of that range."""
+        return []
 
     def means(self) -> dict[str, float]:
         """Mean of each target over the training set, by truth column."""

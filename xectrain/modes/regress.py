@@ -19,7 +19,7 @@ from xectrain.metrics import task_metrics
 from xectrain.metrics.statistics import FRACTION_1SIGMA
 from xectrain.models.calibration import ReferenceCorrection
 from xectrain.models.differences import is_corrected
-from xectrain.models.ranges import input_summaries
+from xectrain.models.ranges import Stray, input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.modes.base import EventBatch, EventMode, StepResult
 from xectrain.modes.losses import Balance, task_loss
@@ -129,6 +129,9 @@ class Regress(EventMode):
 
     def in_training_range(self, x_BN2: Tensor, mask_BN: Tensor, predictions: Mapping[str, Tensor]) -> Tensor:
         return self.model.in_training_range(x_BN2, mask_BN, predictions)
+
+    def strays(self, x_BN2: Tensor, mask_BN: Tensor, predictions: Mapping[str, Tensor]) -> list[Stray]:
+        return self.model.strays(x_BN2, mask_BN, predictions)
 
     def means(self) -> dict[str, float]:
         return {

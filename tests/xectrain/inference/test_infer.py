@@ -111,6 +111,29 @@ def test_the_time_is_absolute_and_its_truth_is_the_conversion_time(place, predic
     np.testing.assert_allclose(table["pred_timing"], relative + 1e9 * truth["time_min_used"], rtol=1e-12, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("branch", "factor", "hint"),
+    [
+        ("npho", 1e4, "correct npho's in the schema's sensors.npho.unit"),
+        ("relative_time", 1e9, "correct relative_time's in the schema's sensors.time.unit"),
+    ],
+)
+def test_a_file_in_another_unit_is_named_once_with_the_key_that_corrects_it(
+    place, predictor, tmp_path, caplog, branch, factor, hint
+):
+    with uproot.open(place / "b.root") as file:
+        arrays = dict(file["tree"].arrays(library="np"))
+    arrays[branch] = np.where(arrays[branch] < 9e9, factor * arrays[branch], arrays[branch])
+    with uproot.recreate(tmp_path / "other.root") as file:
+        types = {n: np.dtype((a.dtype, a.shape[1:])) if a.ndim > 1 else a.dtype for n, a in arrays.items()}
+        file.mktree("tree", types).extend(arrays)
+    predictor = load(predictor.facts.file, device="cpu", precision="fp32", batch_size=5)
+    infer(predictor, open_parts([place / "a.root", tmp_path / "other.root"]), tmp_path / "p.root", Request())
+    (line,) = [line for line in caplog.messages if "unlike those that the model was trained on" in line]
+    assert line.startswith("other.root: most events are unlike")
+    assert line.endswith(f"; if the unit is not the one stated, {hint}")
+
+
 def test_a_time_without_reference_is_not_called_an_absolute_one(place, predictor, tmp_path, caplog):
     """`pred_timing` beside `true_timing` has one meaning in every row, whichever files are read together."""
     with uproot.open(place / "b.root") as file:

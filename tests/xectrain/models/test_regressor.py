@@ -1,5 +1,7 @@
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -177,6 +179,8 @@ def _revived(npho: NDArray[Any], time: NDArray[Any]) -> None:
 
 GOOD = {"untouched": lambda npho, time: None, "fewer dead": _revived, "a few more dead": _dead(0.004)}
 BROKEN = {
+    "twice the light": lambda npho, time: npho.__imul__(2),
+    "half the light": lambda npho, time: npho.__imul__(0.5),
     "ten times the light": lambda npho, time: npho.__imul__(10),
     "a tenth of the light": lambda npho, time: npho.__imul__(0.1),
     "no light": lambda npho, time: npho.__imul__(0),
@@ -213,6 +217,47 @@ def test_a_model_without_ranges_judges_nothing() -> None:
     assert model.in_training_range(events(2), None, {"pred_energy": torch.tensor([1e9, -1e9])}).all()
 
 
+def grain_by_hand(photons: NDArray[Any], keep: NDArray[Any]) -> float:
+    grid, found = geo.face_grid("inner"), []
+    for row, column in np.ndindex(92, 43):
+        square = grid[row : row + 2, column : column + 2].ravel()
+        if keep[square].all():
+            a, b, c, d = photons[square]
+            found.append((a - b - c + d) ** 2 / (max(a + b + c + d, 0) + 4))
+    return float(np.median(found))
+
+
+def test_pile_up_miscalibration_and_dead_channels_leave_the_grain_as_it_was() -> None:
+    """It tells in which unit photons are, so nothing else that differs between simulation and data may move it."""
+    plain = ToyOptions(energy="flat")
+    hard = replace(plain, pileup=1.0, calibration_spread=0.1, dead_fraction=0.05, first_run=7)
+    grains = []
+    for options in (plain, hard):
+        toy = generate(100, options)
+        x_BN2 = torch.from_numpy(normalize(toy.npho, toy.relative_time, STANDARD, toy.dead).sensors)
+        grains.append(input_summaries(x_BN2, None, STANDARD)[:, SUMMARIES.index("log10_grain")])
+    assert abs(float(grains[1].median() - grains[0].median())) < 0.05
+    assert float((grains[1] - grains[0].median()).abs().max()) < 0.3
+
+
+def test_what_puts_most_events_outside_is_named(toy: ToyEvents) -> None:
+    model = regressor(["energy"])
+    good, tenth = (
+        input_summaries(
+            torch.from_numpy(normalize(scale * toy.npho, toy.relative_time, STANDARD).sensors), None, STANDARD
+        )
+        for scale in (1, 0.1)
+    )
+    truth = fit_statistics(TASKS["energy"], np.linspace(0.015, 0.065, 500)[:, None])
+    model.ranges.load({"energy": truth}, good.numpy())
+    inside = {"pred_energy": torch.full((len(good),), 0.04)}
+    assert model.ranges.strays(good, inside) == []
+    grain = {stray.name: stray for stray in model.ranges.strays(tenth, inside)}["log10_grain"]
+    assert re.fullmatch(r"log10_grain is -0\.4\d* \(expected 0\.8\d* to 1\.\d+\)", str(grain))
+    (energy,) = model.ranges.strays(good, {"pred_energy": torch.full((len(good),), 0.2)})
+    assert str(energy) == "pred_energy is 0.2 (expected 0.01 to 0.07)"
+
+
 def test_summaries_are_what_their_names_say() -> None:
     x = events(3, dead=0.1)
     faces = torch.from_numpy(geo.nominal_faces().copy())
@@ -233,6 +278,7 @@ def test_summaries_are_what_their_names_say() -> None:
             float(photons[timed].sum() / photons.sum()),
             mean,
             math.sqrt(((photons * (ns - mean) ** 2)[timed]).sum() / photons[timed].sum()),
+            math.log10(grain_by_hand(photons.numpy(), keep.numpy())),
         )
         assert values == pytest.approx(expected, rel=1e-4)
         assert len(values) == len(SUMMARIES)
