@@ -179,6 +179,11 @@ def quantile_suffix(quantile: float) -> str:
     return f"q{100 * quantile:g}".replace(".", "p")
 
 
+def quantile_of(suffix: str) -> float:
+    """The quantile of a column suffix: "q2p5" → 0.025."""
+    return round(float(suffix.removeprefix("q").replace("p", ".")) / 100, 12)
+
+
 def parameters_per_value(task: Task, config: TaskConfig) -> int:
     """Outputs per value: 2 with `gaussian_nll`, one per quantile with `quantile`, else 1."""
     if task.kind == "classes":

@@ -1,8 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shards.base import ConfigError
 from xectrain.config.networks import TaskConfig
-from xectrain.tasks import TASKS, find_task, output_columns, quantile_suffix, resolve_tasks
+from xectrain.tasks import TASKS, find_task, output_columns, quantile_of, quantile_suffix, resolve_tasks
 
 
 def test_names() -> None:
@@ -15,6 +17,11 @@ def test_names() -> None:
         resolve_tasks([])
     assert resolve_tasks(["n_gamma"])["n_gamma"].loss == "cross_entropy"
     assert [quantile_suffix(q) for q in (0.16, 0.025, 0.5)] == ["q16", "q2p5", "q50"]
+
+
+@given(st.integers(1, 9999))
+def test_a_quantile_is_known_by_its_column(ten_thousandths: int) -> None:
+    assert quantile_of(quantile_suffix(ten_thousandths / 1e4)) == ten_thousandths / 1e4
 
 
 @pytest.mark.parametrize(

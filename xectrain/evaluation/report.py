@@ -98,11 +98,20 @@ def _task(data: DataResult, task: str) -> dict[str, Any]:
     }
 
 
+NO_CELL = {"value": "", "error": ""}
+
+
 def _uncertainty(network: TaskMetrics) -> list[dict[str, Any]]:
     """Are the predicted uncertainties right? One row per column that has one."""
     names = ("pull_mean", "pull_width", "calibration", "coverage_68", "coverage_95")
-    prefixes = [m.name.removesuffix("_pull_width") for m in network.metrics if m.name.endswith("_pull_width")]
-    return [{"name": p, "cells": [_cell(network[f"{p}_{name}"]) for name in names]} for p in prefixes]
+    prefixes = dict.fromkeys(m.name.partition("_coverage_")[0] for m in network.metrics if "_coverage_" in m.name)
+    return [
+        {
+            "name": p,
+            "cells": [_cell(network[n]) if n in network else NO_CELL for n in (f"{p}_{name}" for name in names)],
+        }
+        for p in prefixes
+    ]
 
 
 def _sample(sample: SampleResult, task: str, names: list[str]) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def _sample(sample: SampleResult, task: str, names: list[str]) -> dict[str, Any]
             }
         )
     if any(name in sample.limits for name in names):
-        cells = [{"value": digits(sample.limits[n]) if n in sample.limits else "", "error": ""} for n in names]
+        cells = [{**NO_CELL, "value": digits(sample.limits[n])} if n in sample.limits else NO_CELL for n in names]
         words = "what the best linear estimator attains on the toy's showers, at each event's depth and energy"
         rows.append({"label": "best linear (toy)", "kind": "mean", "description": words, "cells": cells})
     events = next(iter(sample.metrics[task].values())).events

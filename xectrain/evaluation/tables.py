@@ -7,6 +7,7 @@ Values are in canonical units (degree, GeV, ns, cm).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from numpy.typing import NDArray
 from shards.base import CorruptError, InputError, published
 from shards.expressions import evaluate
 from xectrain.metrics import TaskMetrics, residual, task_metrics
-from xectrain.tasks import QUANTITIES, find_task
+from xectrain.metrics.statistics import FRACTION_1SIGMA
+from xectrain.metrics.tasks import Intervals
+from xectrain.metrics.uncertainty import FRACTION_2SIGMA
+from xectrain.tasks import QUANTITIES, find_task, quantile_of
 
 NETWORK = "network"
 BASELINE = "base_"
@@ -77,6 +81,27 @@ class TaskTable:
         """The network's uncertainties, of the columns that have one."""
         return {c: self.columns[f"sigma_{c}"] for c in self.names if f"sigma_{c}" in self.columns}
 
+    def quantile_intervals(self) -> dict[str, Intervals]:
+        """The intervals between pairs of predicted quantiles, of the columns that have some."""
+        found: dict[str, Intervals] = {}
+        for c in self.names:
+            prefix = f"pred_{c}_q"
+            by_q = {quantile_of(n[len(prefix) - 1 :]): v for n, v in self.columns.items() if n.startswith(prefix)}
+            for q in sorted(by_q):
+                other = next((p for p in by_q if q < 0.5 and math.isclose(p, 1 - q)), None)
+                if other is not None:
+                    found.setdefault(c, {})[round(1 - 2 * q, 12)] = (by_q[q], by_q[other])
+        return found
+
+    def intervals(self) -> dict[str, Intervals]:
+        """The predicted intervals of every column that has some, of quantiles or of one and two σ."""
+        found = self.quantile_intervals()
+        for c, sigma in self.sigma().items():
+            middle = self.prediction()[c]
+            widths = {FRACTION_1SIGMA: sigma, 0.95: FRACTION_2SIGMA * sigma}
+            found[c] = {nominal: (middle - width, middle + width) for nominal, width in widths.items()}
+        return found
+
     def limit(self, column: str) -> NDArray[np.float64] | None:
         """What the toy allows for a column, (n,) standard deviations in the unit people use; None where not asked."""
         found = self.columns.get(f"{LIMIT}{column}")
@@ -101,8 +126,9 @@ class TaskTable:
 
     def metrics(self, method: str = NETWORK, **options: Any) -> TaskMetrics:
         """`metrics.task_metrics` of a method."""
-        sigma = self.sigma() if method == NETWORK else None
-        return task_metrics(self.task, self.prediction(method), self.truth(), sigma, **options)
+        if method == NETWORK:
+            options |= {"sigma": self.sigma(), "intervals": self.quantile_intervals()}
+        return task_metrics(self.task, self.prediction(method), self.truth(), **options)
 
     def write(self, folder: Path) -> list[Path]:
         """Publish `predictions_<task>.csv` and `.parquet` in `folder`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from xectrain.metrics.binned import Profile, profile
 from xectrain.metrics.energy import EnergyFit, fit_energy_resolution
@@ -28,10 +28,12 @@ from xectrain.metrics.statistics import (
     spread,
     upper_half_width,
 )
-from xectrain.metrics.uncertainty import uncertainty_metrics
+from xectrain.metrics.uncertainty import fraction, uncertainty_metrics
 from xectrain.tasks import QUANTITIES, TASKS, find_task
 
 Columns = Mapping[str, ArrayLike]
+Intervals = dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""The fraction of true values that an interval should hold → its ends, (n,) each."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def task_metrics(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    intervals: Mapping[str, Intervals] | None = None,
 ) -> TaskMetrics:
     """Every metric of one regression task.
 
@@ -109,6 +112,7 @@ def task_metrics(
         sigma: canonical column → (n,) predicted uncertainty, for the columns that have one.
         resamples: bootstrap repetitions (below 2: no uncertainties, for use inside a training loop).
         seed: of the bootstrap.
+        intervals: canonical column → predicted intervals, for the columns that have some.
     """
     columns, task = find_task(task).columns, find_task(task).name
     has_truth = np.all([np.isfinite(np.asarray(truth[c], dtype=np.float64)) for c in columns], axis=0)
@@ -124,6 +128,11 @@ def task_metrics(
         for column in columns:
             spread_sigma = None if sigma is None or column not in sigma else np.asarray(sigma[column])[used]
             metrics += _scalar(column, residual(column, p[column], t[column]), spread_sigma, how)
+            for nominal, (low, high) in (intervals or {}).get(column, {}).items():
+                inside = within(column, t[column], np.asarray(low)[used], np.asarray(high)[used])
+                covered = fraction(inside)
+                name = f"{QUANTITIES[column].prefix}_coverage_{100 * nominal:.4g}".replace(".", "p")
+                metrics.append(Metric(name, covered.value, covered.error, ""))
     metrics += _joint(task, p, t, how)
     energy_profile, fit = _energy_resolution(p["energy"], t["energy"], how) if task == "energy" else (None, None)
     if fit is not None:
@@ -140,6 +149,11 @@ def task_metrics(
         energy_profile,
         fit,
     )
+
+
+def within(column: str, truth: Array, low: Array, high: Array) -> NDArray[np.bool_]:
+    """Whether a column's truth lies in its predicted interval, (n,)."""
+    return (residual(column, low, truth) <= 0) & (residual(column, high, truth) >= 0)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Are predicted uncertainties right? Pulls, calibration and coverage of `sigma_*` columns."""
+"""Are predicted uncertainties right? Pulls, calibration and coverage of σ, coverage of intervals."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from xectrain.metrics.statistics import RESAMPLES, Estimate, estimate, mean, spread
 
@@ -36,9 +36,16 @@ def uncertainty_metrics(
     relative = math.hypot(0.5 * _ratio(squares), _ratio(mean_sigma))
     result["calibration"] = Estimate(ratio, ratio * relative)
     for name, width in (("coverage_68", 1.0), ("coverage_95", FRACTION_2SIGMA)):
-        inside = float(np.mean(np.abs(r) <= width * s)) if r.size else math.nan
-        result[name] = Estimate(inside, math.sqrt(inside * (1 - inside) / r.size) if r.size else math.nan)
+        result[name] = fraction(np.abs(r) <= width * s)
     return result
+
+
+def fraction(inside: NDArray[np.bool_]) -> Estimate:
+    """The fraction of true values, with its binomial uncertainty; NaN without any."""
+    if not inside.size:
+        return Estimate(math.nan, math.nan)
+    p = float(np.mean(inside))
+    return Estimate(p, math.sqrt(p * (1 - p) / inside.size))
 
 
 def _ratio(quantity: Estimate) -> float:

@@ -71,6 +71,9 @@ class Standardization(nn.Module):
             self.register_buffer(f"{name}_spread", torch.ones(size, dtype=torch.float64))
             if tasks[name].loss == "gaussian_nll":
                 self.register_buffer(f"{name}_sigma_scale", torch.ones(size, dtype=torch.float64))
+            if tasks[name].loss == "quantile":
+                ones_RK = torch.ones(len(tasks[name].quantiles), size, dtype=torch.float64)
+                self.register_buffer(f"{name}_quantile_scale", ones_RK)
             if name in references:
                 self.register_buffer(f"{name}_target_mean", torch.zeros(size, dtype=torch.float64))
                 self.register_buffer(f"{name}_target_spread", torch.ones(size, dtype=torch.float64))
@@ -91,12 +94,15 @@ class Standardization(nn.Module):
         """What predicted standard deviations are multiplied by (`Regress.calibrate`): float64 (K,)."""
         return self.get_buffer(f"{name}_sigma_scale")
 
+    def quantile_scale(self, name: str) -> Tensor:
+        """What the distances of predicted quantiles from the median are multiplied by: float64 (R, K)."""
+        return self.get_buffer(f"{name}_quantile_scale")
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """As usual; what was stored before uncertainties were calibrated takes the scale 1."""
-        for name, task in self.tasks.items():
-            if task.loss == "gaussian_nll":
-                key = f"{prefix}{name}_sigma_scale"
-                state_dict.setdefault(key, torch.ones_like(self.sigma_scale(name)))
+        for name, scale in self.named_buffers(recurse=False):
+            if name.endswith(("_sigma_scale", "_quantile_scale")):
+                state_dict.setdefault(f"{prefix}{name}", torch.ones_like(scale))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def target_mean(self, name: str) -> Tensor:
@@ -270,8 +276,10 @@ class Regressor(nn.Module):
 
     def _physical_quantiles(self, task: Task, config: TaskConfig, out_BRK: Tensor) -> Tensor:
         """The median, then the others; put in rising order, since nothing keeps a network from crossing them."""
-        rising_BRK = self.standardization.physical(task.name, out_BRK.sort(dim=1).values)
         median = config.quantiles.index(0.5)
+        middle_B1K = out_BRK[:, median : median + 1]
+        scaled_BRK = middle_B1K + (out_BRK - middle_B1K) * self.standardization.quantile_scale(task.name).float()
+        rising_BRK = self.standardization.physical(task.name, scaled_BRK.sort(dim=1).values)
         value_BK = rising_BRK[:, median]
         if task.kind == "unit_vector":
             value_BK = F.normalize(value_BK, dim=1)

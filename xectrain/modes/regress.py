@@ -34,7 +34,7 @@ from xectrain.targets import (
     required_columns,
     targets,
 )
-from xectrain.tasks import TASKS, find_task, output_columns
+from xectrain.tasks import TASKS, find_task, output_columns, quantile_suffix
 from xectrain.workers import in_order, workers_for
 
 if TYPE_CHECKING:
@@ -222,10 +222,8 @@ class Regress(EventMode):
                 losses[name] = losses[name] * self.reweight[name](target_BK).float()
             if not self.training:
                 predicted_BK = self.model.physical(name, out[name])
-                for k, column in enumerate(TASKS[name].columns):
-                    outputs[f"pred_{column}"], outputs[f"true_{column}"] = predicted_BK[:, k], target_BK[:, k]
-                    if config.loss == "gaussian_nll":
-                        outputs[f"sigma_{column}"] = predicted_BK[:, TASKS[name].size + k]
+                outputs |= dict(zip(output_columns(TASKS[name], config), predicted_BK.unbind(dim=1), strict=True))
+                outputs |= {f"true_{column}": target_BK[:, k] for k, column in enumerate(TASKS[name].columns)}
         if self.training:
             loss_B = self.balance(losses)
         else:  # comparable between epochs: the learned weights change
@@ -250,19 +248,24 @@ class Regress(EventMode):
         return terms
 
     def calibrate(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
-        """Scale the predicted uncertainties so that 68.27 % of the validation events lie within them.
+        """Scale the predicted uncertainties by the validation events.
 
-        A likelihood fitted to the training set is overconfident elsewhere, and non-Gaussian tails widen it.
+        68.27 % of them then lie within σ, and the fraction below every quantile is its own. What is fitted to the
+        training set is overconfident elsewhere, and non-Gaussian tails widen σ. For quantiles this is a conformalized
+        regression with multiplied instead of added margins (Romano, Patterson, Candès, arXiv:1905.03222).
         """
+        scales = self.model.standardization
         for name, task in self.model.tasks.items():
-            if task.loss != "gaussian_nll":
-                continue
             for k, column in enumerate(TASKS[name].columns):
-                residual = outputs[f"pred_{column}"] - outputs[f"true_{column}"]
-                pull = np.abs(residual) / outputs[f"sigma_{column}"]
-                pull = pull[np.isfinite(pull)]
-                if len(pull) >= ENOUGH_PULLS:
-                    self.model.standardization.sigma_scale(name)[k] *= float(np.quantile(pull, FRACTION_1SIGMA))
+                predicted, true = outputs[f"pred_{column}"], outputs[f"true_{column}"]
+                if task.loss == "gaussian_nll":
+                    pull = np.abs(predicted - true) / outputs[f"sigma_{column}"]
+                    scales.sigma_scale(name)[k] *= _quantile(pull, FRACTION_1SIGMA)
+                elif task.loss == "quantile":
+                    for q, scale_K in zip(task.quantiles, scales.quantile_scale(name), strict=True):
+                        if q != 0.5:
+                            edge = outputs[f"pred_{column}_{quantile_suffix(q)}"]
+                            scale_K[k] *= _margin(predicted, edge, true, q, name in scales.logarithmic)
 
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -272,6 +275,27 @@ class Regress(EventMode):
             true = {c: outputs[f"true_{c}"] for c in columns}
             metrics |= task_metrics(name, predicted, true, resamples=0).values()
         return metrics
+
+
+def _margin(
+    median: npt.NDArray[np.float64],
+    edge: npt.NDArray[np.float64],
+    true: npt.NDArray[np.float64],
+    quantile: float,
+    logarithmic: bool,
+) -> float:
+    """By what the distance of a predicted quantile from the median is multiplied for the right fraction below it."""
+    if logarithmic:
+        median, edge, true = (np.log(values) for values in (median, edge, true))
+    distance = edge - median
+    apart = distance * (quantile - 0.5) > 0
+    return max(0.0, _quantile((true - median)[apart] / distance[apart], max(quantile, 1 - quantile)))
+
+
+def _quantile(values: npt.NDArray[np.float64], fraction: float) -> float:
+    """A quantile of the finite values; 1 where they are too few."""
+    values = values[np.isfinite(values)]
+    return float(np.quantile(values, fraction)) if len(values) >= ENOUGH_PULLS else 1.0
 
 
 def training_targets(data: TrainingData, task: str, options: TargetOptions) -> npt.NDArray[np.float64]:

@@ -66,6 +66,28 @@ def test_too_few_events_give_no_page():
     assert resolution_pages(missing) == []
 
 
+@pytest.mark.parametrize("kind", ["sigma", "quantiles"])
+def test_predicted_intervals_have_a_page(tmp_path, kind):
+    events = table("timing")
+    predicted = events.columns["pred_timing"]
+    if kind == "sigma":
+        columns = {"sigma_timing": np.full(N, 0.08)}
+    else:
+        edges = {"q2p5": -0.157, "q16": -0.08, "q84": 0.08, "q97p5": 0.157}
+        columns = {f"pred_timing_{suffix}": predicted + edge for suffix, edge in edges.items()}
+    with_intervals = task_table("timing", {**events.columns, **columns})
+    assert [round(k, 2) for k in with_intervals.intervals()["timing"]] in ([0.68, 0.95], [0.95, 0.68])
+    metrics = with_intervals.metrics(resamples=0)
+    assert metrics["timing_coverage_68"].value == pytest.approx(0.68, abs=0.05)
+    assert metrics["timing_coverage_95"].value == pytest.approx(0.95, abs=0.03)
+    page = resolution_pages(with_intervals, "toy")[-1]
+    assert [axes.get_xlabel() for axes in page.axes] == ["true w [cm]", "true E [MeV]"]
+    (drawn, _) = page.axes
+    assert sum(len(c.lines[0].get_xdata()) for c in drawn.containers) == 2 * 6
+    save_pages([page], tmp_path / "p.pdf")
+    assert len(resolution_pages(events)) == len(resolution_pages(with_intervals)) - (2 if kind == "sigma" else 1)
+
+
 def test_a_perfect_prediction_can_be_drawn(tmp_path):
     perfect = table("energy", "line")
     perfect.columns["pred_energy"][:] = perfect.columns["true_energy"]

@@ -225,6 +225,15 @@ def test_predicted_uncertainties_are_judged():
     assert "phi_pull_width" not in judged
 
 
+def test_predicted_intervals_are_judged():
+    r = gaussian_quantiles()
+    zeros, ends = np.zeros(r.size), {0.68: (r - 0.9945, r + 0.9945), 0.95: (r - 1.96, r + 10.0)}
+    judged = metrics.task_metrics("timing", {"timing": r}, {"timing": zeros}, resamples=0, intervals={"timing": ends})
+    assert judged["timing_coverage_68"].value == pytest.approx(0.68, abs=2e-3)
+    assert judged["timing_coverage_95"].value == pytest.approx(0.975, abs=2e-3)
+    assert judged["timing_coverage_95"].error == pytest.approx(math.sqrt(0.975 * 0.025 / r.size), rel=0.05)
+
+
 def test_number_of_gammas_is_judged_by_accuracy():
     result = metrics.task_metrics("n_gamma", {"n_gamma": [1, 2, 0, 1]}, {"n_gamma": [1, 1, 0, 1]})
     assert result["n_gamma_accuracy"].value == 0.75

@@ -119,6 +119,22 @@ def test_a_crossed_quantile_is_put_in_order() -> None:
     assert crossed[0, 1] < crossed[0, 0] < crossed[0, 2]  # the median first, then q16 and q84
 
 
+def test_the_distances_of_quantiles_from_the_median_are_scaled() -> None:
+    model = fitted({"uvwFI": TaskConfig(loss="quantile")})
+    weights = model.state_dict()
+    out = torch.arange(9.0)[None] - 4
+    before = model.physical("uvwFI", out)
+    scale = model.standardization.quantile_scale("uvwFI")
+    scale[0], scale[2] = 2, 0.5
+    after = model.physical("uvwFI", out)
+    middle, low, high = before.unflatten(1, (3, 3))[0]
+    wanted = torch.stack([middle, middle + 2 * (low - middle), middle + 0.5 * (high - middle)])
+    torch.testing.assert_close(after.unflatten(1, (3, 3))[0], wanted, rtol=1e-5, atol=1e-5)
+    del weights["standardization.uvwFI_quantile_scale"]
+    model.load_state_dict(weights)  # written before there were scales
+    assert (scale == 1).all()
+
+
 def test_only_enabled_tasks_have_heads_and_one_head_does_not_move_another() -> None:
     model = regressor(["energy", "uvwFI"])
     assert set(model.heads) == {"energy", "uvwFI"}

@@ -162,6 +162,29 @@ def test_uncertainties_are_calibrated_on_the_validation_set() -> None:
     assert mode.model.standardization.sigma_scale("uvwFI").tolist() == pytest.approx(before.tolist(), rel=0.05)
 
 
+def test_quantiles_are_calibrated_on_the_validation_set() -> None:
+    settings = TasksConfig(
+        angle=TaskConfig(),
+        timing=TaskConfig(enabled=True, loss="quantile", quantiles=(0.025, 0.16, 0.5, 0.84, 0.975)),
+        energy=TaskConfig(enabled=True, loss="quantile", log_transform=True),
+    )
+    mode = Regress(tiny(), settings, STANDARD, ["timing", "energy"], TargetOptions())
+    draw = np.random.default_rng(0)
+    width, noise = draw.uniform(0.5, 2, 20000), draw.normal(size=20000)
+    outputs = {"pred_timing": draw.normal(size=20000), "pred_energy": draw.uniform(0.01, 0.05, 20000)}
+    outputs["true_timing"] = outputs["pred_timing"] + width * noise
+    outputs["true_energy"] = outputs["pred_energy"] * np.exp(width * noise)
+    outputs["true_energy"][:100] = np.nan  # without truth
+    for suffix, edge in (("q2p5", -1.0), ("q16", -1.0), ("q84", 0.5), ("q97p5", 1.0)):
+        outputs[f"pred_timing_{suffix}"] = outputs["pred_timing"] + edge * width
+        outputs[f"pred_energy_{suffix}"] = outputs["pred_energy"] * np.exp(edge * width)
+    mode.calibrate(outputs)
+    scales = mode.model.standardization
+    timing, energy = (scales.quantile_scale(name)[:, 0].tolist() for name in ("timing", "energy"))
+    assert timing == pytest.approx([1.960, 0.9945, 1, 1.989, 1.960], rel=0.03)
+    assert energy == pytest.approx([0.9945, 1, 1.989], rel=0.03)
+
+
 def test_the_ring_mean_is_that_of_the_neighbours_that_are_seen():
     neighbours = [n for n in neighbour_table("ring")[2000].tolist() if n >= 0]
     photons = torch.rand(2, 4760, dtype=torch.float64)

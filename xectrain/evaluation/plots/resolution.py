@@ -28,6 +28,8 @@ from xectrain.metrics import (
     percentile_68,
     profile,
 )
+from xectrain.metrics.tasks import within
+from xectrain.metrics.uncertainty import fraction
 from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
@@ -35,6 +37,7 @@ Array = NDArray[np.float64]
 SIGNAL_WINDOW = (0.050, 0.055)
 """GeV: the range of the page that shows the energy more closely."""
 MIN_EVENTS = 30
+COVERAGE_BINS = 6
 MAX_QUANTITIES = 5
 """Quantities to bin in on one page, not counting those asked for."""
 
@@ -63,6 +66,8 @@ def resolution_pages(table: TaskTable, title: str = "", by: Sequence[str] = ()) 
             pages += _energy_pages(events, title, by)
         if events.sigma():
             pages.append(_uncertainty_page(events, title))
+        if events.intervals():
+            pages.append(_coverage_page(events, title))
     return pages
 
 
@@ -171,7 +176,10 @@ def _uncertainty_page(table: TaskTable, title: str) -> Figure:
     for wide, pulls, column in zip(upper, lower, columns, strict=True):
         show = QUANTITIES[column]
         sigma, r = show.scale * table.sigma()[column], table.residuals(column)
-        found = profile(sigma, r, np.unique(np.quantile(sigma[np.isfinite(sigma)], np.linspace(0, 1, 9))), resamples=40)
+        edges = np.unique(np.quantile(sigma[np.isfinite(sigma)], np.linspace(0, 1, 9)))
+        if len(edges) == 1:  # one σ for all events
+            edges = edges * np.array([0.99, 1.01])
+        found = profile(sigma, r, edges, resamples=40)
         points(wide, found, found.sigma, found.sigma_error, NETWORK_COLOUR, "network")
         top = 1.1 * float(np.nanmax(np.concatenate([found.centre, found.sigma])))
         wide.plot((0, top), (0, top), color="black", linewidth=0.8, linestyle="--")
@@ -184,6 +192,35 @@ def _uncertainty_page(table: TaskTable, title: str) -> Figure:
         pulls.plot(edges, normal, color="black", linewidth=0.9, linestyle="--")
         pulls.set(xlabel="residual / predicted σ", ylabel="events", title="Pulls (dashed: right)")
     return figure
+
+
+def _coverage_page(table: TaskTable, title: str) -> Figure:
+    """How many true values lie in the predicted intervals, in bins of depth and energy; dashed: as many as should."""
+    by = [name for name in ("w", "energy") if _spread_out(table, name)]
+    figure = new_figure(max(6.4, 5.2 * len(by)), 4.2)
+    _heading(figure, table, "predicted intervals", title)
+    for axes, name in zip(figure.subplots(1, max(1, len(by)), squeeze=False)[0], by, strict=False):
+        show = QUANTITIES[name]
+        x = show.scale * table.columns[f"true_{name}"]
+        edges = np.unique(np.quantile(x, np.linspace(0, 1, COVERAGE_BINS + 1)))
+        bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
+        for k, (column, intervals) in enumerate(table.intervals().items()):
+            for nominal, (low, high) in intervals.items():
+                inside = within(column, table.truth()[column], low, high)
+                found = [fraction(inside[bins == i]) for i in range(len(edges) - 1)]
+                value, error = (np.array([getattr(e, what) for e in found]) for what in ("value", "error"))
+                centre = np.array([np.mean(x[bins == i]) for i in range(len(edges) - 1)])
+                label = symbol_of(column) if nominal == max(intervals) else None
+                axes.errorbar(centre, value, error, fmt="o", markersize=3.5, color=f"C{k}", linewidth=0.9, label=label)
+                axes.axhline(nominal, color="black", linewidth=0.8, linestyle="--")
+        axes.set(xlabel=f"true {symbol_of(name)} [{show.unit}]", ylabel="fraction inside", ylim=(0.4, 1.02))
+        axes.legend(loc="lower right", ncols=3)
+    return figure
+
+
+def _spread_out(table: TaskTable, name: str) -> bool:
+    values = table.columns.get(f"true_{name}")
+    return values is not None and bool(np.all(np.isfinite(values))) and float(np.ptp(values)) > 0
 
 
 def _relative_page(table: TaskTable, title: str, metrics: Mapping[str, TaskMetrics]) -> Figure:
