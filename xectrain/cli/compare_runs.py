@@ -13,6 +13,9 @@ from shards.base import counted, output_folder
 if TYPE_CHECKING:
     from xectrain.evaluation.results import Comparison
 
+MOST_KEYS = 5
+"""Keys that are named; of more only the number is told."""
+
 EPILOG = """
 Examples:
 
@@ -67,5 +70,21 @@ def print_runs(comparison: Comparison) -> None:
         table.add_row(str(rank), s.name, str(len(s.runs)), number(s.value, s.error), behind + paired, epochs)
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(table)
+    if comparison.differ:
+        typer.echo(_warning(comparison))
     if all(s.error is None for s in comparison.settings):
         typer.echo("There are no uncertainties with one seed each: train several, or use a metric of an evaluation.")
+
+
+def _warning(comparison: Comparison) -> str:
+    """That the metric is not the same thing in all runs, why, and what to do."""
+    keys = comparison.differ
+    shown = ", ".join(keys[:MOST_KEYS]) + (f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else "")
+    said = f"{comparison.metric} is not the same thing in all of these runs, which differ in {shown}: "
+    one_loss = "loss" in comparison.metric and not any(key.startswith("data.") for key in keys)
+    if one_loss and comparison.shared:
+        usual = [name for name in comparison.shared if name.endswith(("68pct", "mae_all"))]
+        return f"{said}rank them by what they share, such as --metric {(usual or comparison.shared)[0]}."
+    return (
+        f"{said}evaluate each on the same data (xec evaluate RUN DATA --out REPORTS/RUN) and rank by --reports REPORTS."
+    )

@@ -248,6 +248,10 @@ class Run:
     """(step, metric) of each validation; validation loss for metrics of an evaluation."""
     training: tuple[tuple[float, float], ...]
     """(step, training loss)."""
+    meaning: Mapping[str, str] = field(default_factory=dict)
+    """What the metric depends on apart from how good the run is: events, and for a loss its kind and weights."""
+    metrics: frozenset[str] = frozenset()
+    """All validation metrics of the run."""
 
 
 @dataclass(frozen=True)
@@ -275,3 +279,7 @@ class Comparison:
 
     metric: str
     settings: tuple[Setting, ...]
+    differ: tuple[str, ...] = ()
+    """Keys in which the runs differ so that the metric is not the same thing in all of them."""
+    shared: tuple[str, ...] = ()
+    """Validation metrics of all runs that are no losses."""

@@ -23,6 +23,12 @@ from xectrain.training.runfolder import RunFolder, read_metrics
 
 NOT_A_SETTING = ("train.seed", "tracking.", "checkpoint.", "data.device", "data.num_threads", "data.prefetch")
 """Keys of the configuration that do not make a different setting."""
+EVENTS = ("data.val", "data.select")
+"""Beginnings of the keys that say what a run is validated on."""
+HIDING = tuple(f"masking.{name}" for name in ("kind", "ratio", "counts", "patterns", "mixture", "maskable"))
+"""Keys that say which sensors are hidden, and thereby how hard they are to predict."""
+LOSS = ("tasks.", "masking.", "reweight.", "data.normalization")
+"""Beginnings of the keys that say what a loss is, beside the mode."""
 
 
 def compare_runs(
@@ -52,7 +58,10 @@ def compare_runs(
     ordered = sorted(groups.values(), key=lambda group: sign * _mean(group))
     names = _differences(ordered)
     settings = [_setting(name, group, ordered[0]) for name, group in zip(names, ordered, strict=True)]
-    return Comparison(metric, tuple(settings))
+    keys = sorted({key for run in runs for key in run.meaning})
+    differ = [key for key in keys if len({run.meaning[key] for run in runs if key in run.meaning}) > 1]
+    shared = frozenset.intersection(*(run.metrics for run in runs))
+    return Comparison(metric, tuple(settings), tuple(differ), tuple(sorted(shared)))
 
 
 def _read(path: Path, metric: str, reports: Path | None) -> Run:
@@ -70,9 +79,9 @@ def _read(path: Path, metric: str, reports: Path | None) -> Run:
         if best.get(metric) is None:
             known = [name for name in best if "/" in name]
             raise ConfigError(f"has no metric {metric!r} in its records", file=path, remedy=nearest(metric, known))
-        value = float(best[metric])
+        value, meaning = float(best[metric]), _meaning(config, metric)
     else:
-        value, error = _evaluated(path if reports is None else reports / path.name, metric, reports is None)
+        value, error, meaning = _evaluated(path if reports is None else reports / path.name, metric, reports is None)
         key = "val/loss"
     return Run(
         path=path,
@@ -84,11 +93,27 @@ def _read(path: Path, metric: str, reports: Path | None) -> Run:
         epochs=len(epochs),
         curve=tuple((float(r["step"]), float(r[key])) for r in epochs if r.get(key) is not None),
         training=tuple((float(r["step"]), float(r["train/loss"])) for r in records if r.get("train/loss") is not None),
+        meaning=meaning,
+        metrics=frozenset(k for k, v in best.items() if k.startswith("val/") and "loss" not in k and v is not None),
     )
 
 
-def _evaluated(folder: Path, metric: str, own: bool) -> tuple[float, float | None]:
-    """A metric and its error in the `metrics.json` of an evaluation: the network's, on the first dataset and sample."""
+def _meaning(config: Mapping[str, Any], metric: str) -> dict[str, str]:
+    """The keys of a run's flat configuration that say what a validation metric is; tasks that are off do not count."""
+    keys = [*EVENTS, *HIDING]
+    if not config.get("data.val"):
+        keys.append("data.train")  # a part of them is set apart
+    if "loss" in metric:
+        keys += LOSS
+    off = tuple(key.removesuffix("enabled") for key, on in config.items() if key.endswith(".enabled") and on is False)
+    wanted = tuple(keys)
+    chosen = {k: str(v) for k, v in config.items() if k.startswith(wanted) or (k == "mode" and "loss" in metric)}
+    return {key: value for key, value in chosen.items() if not key.startswith(off) or key.endswith(".enabled")}
+
+
+def _evaluated(folder: Path, metric: str, own: bool) -> tuple[float, float | None, dict[str, str]]:
+    """A metric of an evaluation's `metrics.json` (the network's, on the first dataset and sample), its error, and on
+    what it was made."""
     file = folder / "artifacts" / "metrics.json" if own else folder / "metrics.json"
     if not file.exists():
         raise InputError(
@@ -108,7 +133,9 @@ def _evaluated(folder: Path, metric: str, own: bool) -> tuple[float, float | Non
     if metric not in known or known[metric][0] is None:
         raise ConfigError(f"has no metric {metric!r}", file=file, remedy=nearest(metric, known))
     value, error, _ = known[metric]
-    return float(value), None if error is None else float(error)
+    request = report.get("request", {})
+    events = {key: str(request.get(key)) for key in ("data", "select", "dead")}
+    return float(value), None if error is None else float(error), events
 
 
 def _mean(group: Sequence[Run]) -> float:
@@ -168,6 +195,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     """Every number, the best setting first; null for what is not known."""
     return {
         "metric": comparison.metric,
+        "differ": list(comparison.differ),
         "settings": [
             {
                 "name": setting.name,

@@ -27,10 +27,11 @@ def write_run(path: Path, lr: float, seed: int, losses: list[float], **config: o
     return path
 
 
-def write_report(folder: Path, value: float, error: float) -> None:
+def write_report(folder: Path, value: float, error: float, select: str | None = None) -> None:
     folder.mkdir(parents=True)
     metrics = {"energy": {"network": {"events": 9, "res_68pct": [value, error, "MeV"]}}}
-    (folder / "metrics.json").write_text(json.dumps({"data": {"val": {"samples": {"all": {"metrics": metrics}}}}}))
+    found = {"request": {"select": select}, "data": {"val": {"samples": {"all": {"metrics": metrics}}}}}
+    (folder / "metrics.json").write_text(json.dumps(found))
 
 
 def test_seeds_are_one_setting_and_shared_seeds_cancel(tmp_path: Path) -> None:
@@ -66,6 +67,35 @@ def test_an_evaluation_brings_its_own_error(tmp_path: Path) -> None:
         assert (other.difference, other.difference_error) == (1.0, pytest.approx(0.5))
     with pytest.raises(InputError, match=r"a/artifacts/metrics\.json: there is no such evaluation; run `xec evaluate`"):
         compare_runs(runs, "res_68pct")
+
+
+def test_what_a_metric_does_not_mean_in_all_runs_is_said(tmp_path: Path, run_command: Callable[..., str]) -> None:
+    def energy(weight: float, on: bool = True) -> dict[str, object]:
+        return {"tasks": {"energy": {"enabled": True, "weight": weight}, "timing": {"enabled": on, "weight": weight}}}
+
+    def said(*runs: Path, metric: str = "val/loss") -> str:
+        words = run_command(
+            "xectrain.cli.compare:app", "runs", *runs, "--metric", metric, "--out", tmp_path / f"c{len(runs)}"
+        )
+        return " ".join(words.split())
+
+    heavy = write_run(tmp_path / "a", 1.0, 0, [1.0], **energy(1.0), data={"val": "one"})
+    light = write_run(tmp_path / "b", 2.0, 0, [2.0], **energy(0.5, on=False), data={"val": "one"})
+    assert (
+        "val/loss is not the same thing in all of these runs, which differ in tasks.energy.weight, tasks.timing.enabled"
+        in said(heavy, light)
+    )
+    assert "rank them by what they share, such as --metric val/energy_res_68pct." in said(heavy, light)
+    assert "not the same thing" not in said(heavy, light, metric="val/energy_res_68pct")
+    other = write_run(tmp_path / "c", 3.0, 0, [3.0], **energy(1.0), data={"val": "two"})
+    words = said(heavy, other, light, metric="val/energy_res_68pct")
+    assert "which differ in data.val: evaluate each on the same data (xec evaluate RUN DATA --out REPORTS/RUN)" in words
+    assert json.loads((tmp_path / "c3" / "comparison.json").read_text())["differ"] == ["data.val"]
+    same = write_run(tmp_path / "d", 9.0, 0, [3.0], **energy(1.0), data={"val": "one"})  # another learning rate only
+    assert compare_runs([heavy, same]).differ == ()
+    write_report(tmp_path / "reports" / "a", 2.0, 0.3)
+    write_report(tmp_path / "reports" / "d", 1.0, 0.4, select="w > 10")
+    assert compare_runs([heavy, same], "res_68pct", reports=tmp_path / "reports").differ == ("select",)
 
 
 def test_what_is_no_run_or_no_metric_is_said(tmp_path: Path) -> None:
