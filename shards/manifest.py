@@ -307,10 +307,31 @@ def json_text(value: Any, indent: int = 0) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+RUN_FILES = {"state.json", "config.yaml", "checkpoint_last.pt"}
+RESULT_FILES = {"metrics.json", "metrics.jsonl", "report.html", "comparison.json", "channels.json", "campaign.json"}
+"""What tells the folder of a run, and that of other results."""
+
+
+def takes_dataset(path: Path) -> bool:
+    """Whether a dataset may be written into an existing folder: one is there, or was begun, or nothing visible is."""
+    visible = {item.name for item in path.iterdir() if not item.name.startswith(".")}
+    return MANIFEST in visible or visible <= {"shards"}
+
+
+def takes_folders(path: Path) -> bool:
+    """Whether an existing folder may get further ones: it is not itself a dataset, a run or another result."""
+    return not {item.name for item in path.iterdir()} & {MANIFEST, *RUN_FILES, *RESULT_FILES}
+
+
+def takes_report(path: Path) -> bool:
+    """Whether a report may be written into an existing folder: it is neither a dataset nor a run."""
+    return not {item.name for item in path.iterdir()} & {MANIFEST, *RUN_FILES}
+
+
 def folder_of_others(path: Path) -> InputError | None:
     """The error for a folder given as data that is a run folder or the parent of datasets; None for any other."""
     inside = sorted(item.name for item in path.iterdir())
-    if "state.json" in inside or "config.yaml" in inside or "checkpoint_last.pt" in inside:
+    if RUN_FILES & set(inside):
         return InputError("is a run folder, not data", file=path, remedy="give the data to read")
     parts = [name for name in inside if (path / name / MANIFEST).is_file()]
     if parts:

@@ -39,7 +39,7 @@ from shards.base import (
     output_folder,
     size_text,
 )
-from shards.manifest import MANIFEST, Manifest
+from shards.manifest import MANIFEST, Manifest, takes_dataset, takes_folders
 
 logger = logging.getLogger(__name__)
 
@@ -209,8 +209,10 @@ def finalize_folder(out: Path) -> Conversion:
 def output_place(plan: Plan, out: Path | str) -> Path:
     """`out` as a folder, after making sure that datasets can be written there, and not among their own inputs."""
     folder, inputs = local_path(out), [source.path for source in plan.sources]
+    if plan.options.split is not None:
+        output_folder(folder, "folder of datasets", takes_folders)
     for split in plan.options.splits:
-        output_folder(split_folder(folder, split), "dataset", lambda path: True, inputs)
+        output_folder(split_folder(folder, split), "dataset", takes_dataset, inputs)
     return folder
 
 
@@ -228,8 +230,6 @@ def _storage_errors(out: Path) -> Iterator[None]:
 
 
 def _result_if_finished(plan: Plan, out: Path) -> Conversion | None:
-    if plan.options.split is not None and (out / MANIFEST).exists():
-        raise OutputError("is itself a dataset, so splits cannot go into it", file=out, remedy="choose another --out")
     manifests = finished(plan, out)
     if manifests is None:
         return None

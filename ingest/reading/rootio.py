@@ -156,7 +156,7 @@ class SourceReader:
                 file=self.source.path,
                 item=f"{self.source.tree}/{bound.branch}",
                 found=f"{raw[entry - start].max():.0f}" if raw.dtype.kind == "f" else int(raw[entry - start].max()),
-                remedy=f"leave it out of the schema's {'carry' if bound.carried else 'columns'}",
+                remedy=_without(bound),
             )
         return raw
 
@@ -199,6 +199,17 @@ def _check_unchanged(source: Source) -> None:
             expected=f"{source.size} bytes and an older date",
             remedy="start again when it is complete",
         )
+
+
+def _without(bound: BoundColumn) -> str:
+    """What to do about a column whose integers cannot be kept."""
+    if bound.name not in ("run", "event"):
+        return f"leave it out of the schema's {'carry' if bound.carried else 'columns'}"
+    instead = "number events by entry" if bound.name == "event" else "give runs by a list file (or all are run 0)"
+    return (
+        f"with a schema, {instead} and carry this branch, which keeps it exactly: columns: [{{names: [{bound.name}], "
+        f"branches: [none]}}], carry: [{{names: [{bound.name}_id], branches: [{bound.branch}]}}]"
+    )
 
 
 def _filled(bound: BoundColumn, source: Source, start: int, stop: int) -> npt.NDArray[np.float64]:

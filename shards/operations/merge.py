@@ -16,7 +16,7 @@ import numpy.typing as npt
 from shards.base import InputError, OutputError, locked, output_folder, progress
 from shards.dataset import Dataset
 from shards.identity import known_hashes, repeated
-from shards.manifest import MANIFEST, Manifest, Settings, SourceInfo
+from shards.manifest import MANIFEST, Manifest, Settings, SourceInfo, takes_dataset
 from shards.opening import open_dataset
 from shards.operations.agreement import merged_counts, merged_settings, merged_sources
 from shards.order import event_keys, sort_events
@@ -45,7 +45,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, allow_duplicates: bool =
     """
     if len(parts) < 2:
         raise InputError("merging needs at least two datasets", found=len(parts))
-    target = output_folder(out, "dataset", lambda path: True, parts)
+    target = output_folder(out, "dataset", takes_dataset, parts)
     datasets = [open_dataset(part, check="full") for part in parts]  # never copy damage under a new digest
     settings = merged_settings(datasets)
     sources = merged_sources(datasets)

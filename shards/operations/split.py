@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from shards.base import InputError, locked, output_folder, progress
 from shards.dataset import Dataset
-from shards.manifest import Manifest, SourceInfo, Split
+from shards.manifest import Manifest, SourceInfo, Split, takes_dataset, takes_folders
 from shards.normalization import SensorCounts, valid
 from shards.opening import open_dataset
 from shards.operations.agreement import OTHER_SPLITS
@@ -86,7 +86,9 @@ def split(
         InputError: the dataset is part of a split itself, or a part would be empty.
         OutputError: something else is in the way.
     """
-    target = output_folder(out, "split", lambda place: True, [path])
+    target = output_folder(out, "folder of datasets", takes_folders, [path])
+    for name in fractions:
+        output_folder(target / name, "dataset", takes_dataset, [path])
     dataset = open_dataset(path, check="full")  # never copy damage under a new digest
     settings = dataset.manifest.settings
     if settings.split is not None:

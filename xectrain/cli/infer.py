@@ -87,6 +87,7 @@ def infer(
     check: o.Check = False,
 ) -> None:
     """Predict every event of shards or ROOT files, into a ROOT file, in constant memory."""
+    from shards.manifest import takes_folders
     from xectrain.inference.infer import check as check_request
     from xectrain.inference.infer import infer, share_name
     from xectrain.inference.infer import join as join_shares
@@ -96,7 +97,7 @@ def infer(
 
     _check_options(per_file, skip_bad_files, task_count, join)
     if per_file or (task_count is not None and join is None):
-        output_folder(output, "folder of predictions", lambda path: True)
+        output_folder(output, "folder of predictions", takes_folders)
     else:
         output_file(output, "file of predictions", lambda path: True, inputs=data)  # an existing file is examined later
     skipped: list[Skipped] | None = [] if skip_bad_files else None

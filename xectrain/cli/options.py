@@ -41,8 +41,11 @@ Inpainter = Annotated[Path | None, Option("--inpainter", help="Also fill dead se
 
 
 def refuse_inputs(out: Path, *inputs: Iterable[Path]) -> None:
-    """OutputError where a report would go into a model, a dataset or a folder of files that it is made of."""
-    output_folder(out, "report", lambda place: True, [path for some in inputs for path in some])
+    """OutputError where a report would go into a model, a dataset or a folder of files that it is made of,
+    or into another run or dataset."""
+    from shards.manifest import takes_report
+
+    output_folder(out, "report", takes_report, [path for some in inputs for path in some])
 
 
 def refuse(context: Context, names: Iterable[str], reason: str, remedy: str | None = None) -> None:

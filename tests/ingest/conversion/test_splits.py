@@ -51,5 +51,5 @@ def test_what_a_split_cannot_give_is_said_before_anything_is_read(
 
 def test_splits_do_not_go_into_a_dataset(files: list[Path], tmp_path: Path) -> None:
     run(files, tmp_path / "d")
-    with pytest.raises(OutputError, match="is itself a dataset, so splits cannot go into it"):
+    with pytest.raises(OutputError, match="d: exists, and is not a folder of datasets that this command wrote"):
         run(files, tmp_path / "d", split="train=0.5,val=0.5")

@@ -69,6 +69,21 @@ def test_they_are_exact_in_the_table_in_selections_and_in_all_that_is_made_of_a_
     assert sorted(number for part in parts for number in by_place(part, "stamp")) == sorted(both)
 
 
+def test_event_numbers_beyond_are_kept_as_the_refusal_says(tmp_path: Path) -> None:
+    large = 2**62 + 1 + np.arange(5)
+    write_tree(tmp_path / "a.root", {**events(5), "event": large})
+    with pytest.raises(InputError, match="tree/event: the integer of entry 0 is beyond 2⁵³"):
+        converted([tmp_path / "a.root"], tmp_path / "d", carry="")
+    columns = "columns: [{names: [event], branches: [none]}]\ncarry: [{names: [event_id], branches: [event]}]"
+    (tmp_path / "s.yaml").write_text(f"extends: mc\n{columns}\n")
+    schema = load_schema(str(tmp_path / "s.yaml"))
+    convert(open_sources([tmp_path / "a.root"], schema=schema), tmp_path / "e", options(schema=schema))
+    data = open_dataset(tmp_path / "e", check="full")
+    assert by_place(data, "event_id") == large.tolist()
+    assert by_place(data, "event") == list(range(5))
+    assert len(data.rows(f"event_id == {2**62 + 3}")) == 1
+
+
 def test_where_an_input_has_32_bits_and_another_64_the_column_has_64(tmp_path: Path) -> None:
     make(tmp_path / "a.root", 1, clock="i4")
     make(tmp_path / "b.root", 2, clock="u8")
