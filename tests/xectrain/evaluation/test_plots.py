@@ -52,6 +52,8 @@ def test_a_page_shows_what_it_should(tmp_path):
     assert against == [f"against true {s}" for s in ("t", "E", "u", "v", "w")] + ["against by_run"]
     assert sum(axes.get_xlabel().startswith("true w") for axes in page.axes) == 1
     assert "600 events" in page.get_suptitle()
+    (legend,) = page.legends  # in no panel, where it would cover points
+    assert [text.get_text() for text in legend.get_texts()] == ["network", "light path"]
     written = save_pages([page], tmp_path / "resolution_timing.pdf")
     assert [p.name for p in written] == ["resolution_timing.pdf", "resolution_timing.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resolution_timing.pdf", "resolution_timing.png"]

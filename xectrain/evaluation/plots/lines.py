@@ -61,5 +61,5 @@ def _groups(results: Sequence[LineResult], line: Line) -> Figure:
     lower.set(ylabel="σ [MeV]", xlabel=line.group or "")
     lower.set_ylim(bottom=0)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    upper.legend(loc="best", ncols=2)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

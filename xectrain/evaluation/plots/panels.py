@@ -157,7 +157,8 @@ def resolution_and_bias(
         lower.tick_params(labelleft=first)
     uppers[0].set(ylabel=f"σ_eff [{unit}]")
     lowers[0].set(ylabel=f"bias [{unit}]")
-    uppers[0].legend(loc="best")
+    handles, labels = uppers[0].get_legend_handles_labels()
+    uppers[0].figure.legend(handles, labels, loc="upper right", ncols=len(labels))  # beside the title, over no point
 
 
 def _limit(axes: Axes, table: TaskTable, column: str, x: Array, bins: Profile) -> None:

@@ -23,7 +23,8 @@ def runs_page(comparison: Comparison) -> Figure:
         _curves(left, comparison, "training", "train/loss")
         _curves(right, comparison, "curve", validated)
         if len(comparison.settings) > 1:
-            right.legend(loc="upper right")
+            handles, labels = right.get_legend_handles_labels()
+            figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)  # the best first
     return figure
 
 
