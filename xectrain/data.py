@@ -151,11 +151,21 @@ def located(config: DataConfig, run: Path) -> DataConfig:
 
     Args:
         run: the run folder.
+
+    Raises:
+        InputError: a dataset is in none of these places.
     """
     folders = [Path(), *run.absolute().joinpath("x").parents]
 
     def found(entry: DatasetConfig) -> DatasetConfig:
         here = next((f for f in folders if (f / entry.path / "manifest.json").is_file()), Path())
+        if not (here / entry.path).exists():
+            raise InputError(
+                "the data of this run are neither where they were nor beside it",
+                file=run,
+                found=entry.path,
+                remedy="give data that are there: `xec evaluate RUN DATA --baseline-data DATA`",
+            )
         return entry.model_copy(update={"path": str(here / entry.path)})
 
     both = {"train": tuple(map(found, config.train)), "val": tuple(map(found, config.val))}

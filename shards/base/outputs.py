@@ -18,8 +18,8 @@ from pathlib import Path
 
 from shards.base.errors import InputError, OutputError, XecError
 
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/{1,2}")
-"""`Path` makes one slash of two."""
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/{1,2}")
+"""`Path` makes one slash of two; messages show two."""
 
 
 def local_path(name: Path | str, error: type[XecError] = OutputError) -> Path:
@@ -31,7 +31,7 @@ def local_path(name: Path | str, error: type[XecError] = OutputError) -> Path:
     if _URL.match(str(name)):
         remote = "outputs are local files" if issubclass(error, OutputError) else "inputs are local files"
         remedy = "write it here, then copy it" if issubclass(error, OutputError) else "copy it here first (xrdcp, curl)"
-        raise error(f"is a URL, {remote}", file=str(name), remedy=remedy)
+        raise error(f"is a URL, {remote}", file=_URL.sub(r"\1://", str(name)), remedy=remedy)
     return Path(name)
 
 

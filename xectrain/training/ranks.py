@@ -120,7 +120,7 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
         yield ranks
         return
     if not ranks.is_main:
-        for name in OURS:
+        for name in (*OURS, "py.warnings"):
             logging.getLogger(name).setLevel(logging.ERROR)
     if torch.cuda.is_available():
         if ranks.local_rank >= (devices := torch.cuda.device_count()):

@@ -57,7 +57,7 @@ def test_urls_are_no_paths(name: str) -> None:
     for given in (name, Path(name)):
         with pytest.raises(OutputError, match="is a URL, outputs are local files; write it here, then copy it"):
             output_file(given, "view file", is_view)
-        with pytest.raises(InputError, match=r"is a URL, inputs are local files; copy it here first"):
+        with pytest.raises(InputError, match=r"://.*: is a URL, inputs are local files; copy it here first"):
             local_path(given, InputError)
 
 

@@ -195,6 +195,12 @@ def test_without_training_data_only_the_mean_is_compared(trained, tmp_path, capl
     assert found.position is None
     assert found.means == dict(facts.means)
     assert "only compared with their mean" in caplog.text
+    with pytest.raises(
+        InputError,
+        match=r"run: the data of this run are neither where they were nor beside it \(found .*gone\); "
+        r"give data that are there: `xec evaluate RUN DATA --baseline-data DATA`",
+    ):
+        training_views(facts)
     with pytest.raises(InputError):
         calibrated_baselines(facts, tmp_path / "gone")
     assert calibrated_baselines(facts, trained.train).position is not None
