@@ -400,5 +400,5 @@ def test_the_sensors_to_hide_are_chosen(trained, run_command, tmp_path):
         run_command(*line, "--hide", "--masks", "fixed:3")
     with pytest.raises(ConfigError, match="--masks: needs --hide; without it, dead sensors are filled"):
         run_command(*line, "--masks", "fixed:2")
-    with pytest.raises(ConfigError, match="--masks: needs a run or checkpoint of an inpainter"):
+    with pytest.raises(ConfigError, match="--masks: needs an inpainter or autoencoder"):
         run_command("xectrain.cli.infer:app", trained.regress, *line[2:], "--masks", "fixed:2")
