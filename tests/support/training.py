@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,3 +117,10 @@ def launch(settings: Path, run: Path, ranks: int = 0, **options: Any) -> subproc
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options},
     )
+
+
+def begun(run: Path, running: subprocess.Popen[str]) -> None:
+    """Wait until a launched training has written a checkpoint."""
+    while not (run / LAST).exists():
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.training import at_step, config, launch, signalled, write_config
+from support.training import at_step, begun, config, launch, signalled, write_config
 
 from shards.dataset import Dataset
 from xectrain.checkpoint import LAST, read_checkpoint
@@ -69,12 +68,6 @@ def test_nohup_is_respected() -> None:
         assert stop.requested is None
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def begun(run: Path, running: subprocess.Popen[str]) -> None:
-    while not (run / LAST).exists():
-        assert running.poll() is None, running.communicate()[0]
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.training import assert_same_run, at_step, config, signalled
+from support.training import assert_same_run, at_step, begun, config, launch, signalled, write_config
 
 from shards.base import ConfigError
 from shards.dataset import Dataset
@@ -117,20 +117,22 @@ def test_timing_changes_no_weight_and_a_run_goes_on_as_it_began(
 
 @pytest.mark.slow
 def test_a_long_run_tries_the_compiler_and_does_without_where_there_is_none(
-    dataset: Dataset,
-    tmp_path: Path,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    dataset: Dataset, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.compiler.reset()
+    """In a process of its own: torch remembers which compiler it found."""
+    long = {"train__minutes": 10000, "train__epochs": 10**6, "train__deterministic": "false"}
+    settings = config(dataset, **long, train__precision="fp32", train__compile="auto")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with caplog.at_level("INFO"):
-        begin(dataset, tmp_path / "run", train__compile="auto", train__minutes=10000, train__precision="fp32")
-    assert "compiling, to see whether it is faster" in caplog.text
-    assert "cannot compile here, computing without: InvalidCxxCompiler: No working C++ compiler" in caplog.text
-    assert "computing in float32; events/s in steps of 4: float32" in caplog.text
+    running = launch(write_config(settings, tmp_path / "c.yaml"), tmp_path / "run")
+    begun(tmp_path / "run", running)
+    running.terminate()
+    output, _ = running.communicate(timeout=120)
+    assert "compiling, to see whether it is faster" in output
+    assert "cannot compile here, computing without: InvalidCxxCompiler: No working C++ compiler" in output
+    assert "computing in float32; events/s in steps of 4: float32" in output
+    assert "Traceback" not in output
+    assert running.returncode == 143
     assert not cache.exists()  # tried again when there is one
 
 
