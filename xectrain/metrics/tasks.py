@@ -129,10 +129,9 @@ def task_metrics(
             spread_sigma = None if sigma is None or column not in sigma else np.asarray(sigma[column])[used]
             metrics += _scalar(column, residual(column, p[column], t[column]), spread_sigma, how)
             for nominal, (low, high) in (intervals or {}).get(column, {}).items():
-                inside = within(column, t[column], np.asarray(low)[used], np.asarray(high)[used])
-                covered = fraction(inside)
+                share = fraction(covered(column, t[column], np.asarray(low)[used], np.asarray(high)[used]))
                 name = f"{QUANTITIES[column].prefix}_coverage_{100 * nominal:.4g}".replace(".", "p")
-                metrics.append(Metric(name, covered.value, covered.error, ""))
+                metrics.append(Metric(name, share.value, share.error, ""))
     metrics += _joint(task, p, t, how)
     energy_profile, fit = _energy_resolution(p["energy"], t["energy"], how) if task == "energy" else (None, None)
     if fit is not None:
@@ -151,7 +150,7 @@ def task_metrics(
     )
 
 
-def within(column: str, truth: Array, low: Array, high: Array) -> NDArray[np.bool_]:
+def covered(column: str, truth: Array, low: Array, high: Array) -> NDArray[np.bool_]:
     """Whether a column's truth lies in its predicted interval, (n,)."""
     return (residual(column, low, truth) <= 0) & (residual(column, high, truth) >= 0)
 

@@ -76,14 +76,6 @@ class MaskedSensors(SensorMode):
     def masks(
         cls, masking: MaskingConfig, normalization: Normalization, seed: int, patterns: Tensor | None = None
     ) -> Masker:
-        """What hides sensors in training and validation.
-
-        Args:
-            patterns: bool (patterns, 4760); None: those of the files that the options name.
-
-        Raises:
-            InputError: a pattern file that cannot be read.
-        """
         ratio = masking.ratios(cls.default_ratio)
         by_face = {str(face): value for face, value in ratio.items()} if isinstance(ratio, dict) else ratio
         return Masker(masking, by_face, normalization, seed, _patterns(masking) if patterns is None else patterns)

@@ -8,6 +8,7 @@ network, `~/.cache/xec/steps/*.json` (below `$XDG_CACHE_HOME` where that is set)
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import time
@@ -40,9 +41,6 @@ COMPILING_PAYS_S = 5400.0
 """Length of a run [s] from which compiling is tried: it takes up to three minutes, and gains nothing on some processors
 and half of the speed on others (`benchmarks/model.py`)."""
 
-NEVER_S = 1e9
-"""Seconds of a step that cannot be computed."""
-
 
 @dataclass(frozen=True)
 class Times:
@@ -53,7 +51,7 @@ class Times:
     events: int
     """Events of a step."""
     step_s: dict[str, float]
-    """Seconds of forward and backward, by the name of the computation."""
+    """Seconds of forward and backward, by the name of the computation; infinite where it cannot be compiled."""
     compiling_s: float = 0.0
 
     def fastest(self, candidates: list[Compute], run_s: float) -> Compute:
@@ -160,29 +158,24 @@ class _Trial:
             return known, REMEMBERED
         steps, compiling_s = dict[str, float](), 0.0
         for compute in candidates:
-            if not compute.compile_mode:
-                self._step_s(compute, events)
-                steps[compute.name] = self._fastest_step_s(compute, events)
-                continue
-            logger.info("compiling, to see whether it is faster; this takes minutes")
-            compile_in_place(self.state.mode.model, compute.compile_mode)
+            if compute.compile_mode:
+                logger.info("compiling, to see whether it is faster; this takes minutes")
+                compile_in_place(self.state.mode.model, compute.compile_mode)
             try:
                 warming_s = self._step_s(compute, events)
-                steps[compute.name] = self._fastest_step_s(compute, events)
-                compiling_s = max(0.0, warming_s - steps[compute.name])
+                steps[compute.name] = min(self._step_s(compute, events) for _ in range(STEPS))
             except compiler_error() as error:
                 self.state.optimizer.zero_grad(set_to_none=True)
                 logger.warning("cannot compile here, computing without: %s", str(error).partition("\n")[0])
-                steps[compute.name] = NEVER_S
+                warming_s = steps[compute.name] = math.inf
+            if compute.compile_mode and math.isfinite(warming_s):
+                compiling_s = max(0.0, warming_s - steps[compute.name])
         of_all = self.batches.ranks.sums([*steps.values(), compiling_s])
         *means, compiling_s = (total / self.batches.ranks.world for total in of_all)
         times = replace(empty, step_s=dict(zip(steps, means, strict=True)), compiling_s=compiling_s)
-        if self.batches.ranks.is_main and sum(times.step_s.values()) * self.batches.ranks.world < NEVER_S:
+        if self.batches.ranks.is_main and math.isfinite(sum(means)):
             _remember(times)
         return times, "measured now"
-
-    def _fastest_step_s(self, compute: Compute, events: int) -> float:
-        return min(self._step_s(compute, events) for _ in range(STEPS))
 
     def _step_s(self, compute: Compute, events: int) -> float:
         """Seconds of forward and backward of one micro-batch."""

@@ -28,8 +28,7 @@ from xectrain.metrics import (
     percentile_68,
     profile,
 )
-from xectrain.metrics.tasks import within
-from xectrain.metrics.uncertainty import fraction
+from xectrain.metrics.tasks import covered
 from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
@@ -66,8 +65,9 @@ def resolution_pages(table: TaskTable, title: str = "", by: Sequence[str] = ()) 
             pages += _energy_pages(events, title, by)
         if events.sigma():
             pages.append(_uncertainty_page(events, title))
-        if events.intervals():
-            pages.append(_coverage_page(events, title))
+        known = [name for name in ("w", "energy") if np.ptp(_finite(events, name)) > 0]
+        if events.intervals() and known:
+            pages.append(_coverage_page(events, known, title))
     return pages
 
 
@@ -194,33 +194,29 @@ def _uncertainty_page(table: TaskTable, title: str) -> Figure:
     return figure
 
 
-def _coverage_page(table: TaskTable, title: str) -> Figure:
-    """How many true values lie in the predicted intervals, in bins of depth and energy; dashed: as many as should."""
-    by = [name for name in ("w", "energy") if _spread_out(table, name)]
+def _coverage_page(table: TaskTable, by: Sequence[str], title: str) -> Figure:
+    """How many true values lie in the predicted intervals, in bins of some truth; dashed: as many as should."""
     figure = new_figure(max(6.4, 5.2 * len(by)), 4.2)
     _heading(figure, table, "predicted intervals", title)
-    for axes, name in zip(figure.subplots(1, max(1, len(by)), squeeze=False)[0], by, strict=False):
+    for axes, name in zip(figure.subplots(1, len(by), squeeze=False)[0], by, strict=True):
         show = QUANTITIES[name]
         x = show.scale * table.columns[f"true_{name}"]
-        edges = np.unique(np.quantile(x, np.linspace(0, 1, COVERAGE_BINS + 1)))
-        bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
+        edges = np.unique(np.quantile(show.scale * _finite(table, name), np.linspace(0, 1, COVERAGE_BINS + 1)))
         for k, (column, intervals) in enumerate(table.intervals().items()):
             for nominal, (low, high) in intervals.items():
-                inside = within(column, table.truth()[column], low, high)
-                found = [fraction(inside[bins == i]) for i in range(len(edges) - 1)]
-                value, error = (np.array([getattr(e, what) for e in found]) for what in ("value", "error"))
-                centre = np.array([np.mean(x[bins == i]) for i in range(len(edges) - 1)])
-                label = symbol_of(column) if nominal == max(intervals) else None
-                axes.errorbar(centre, value, error, fmt="o", markersize=3.5, color=f"C{k}", linewidth=0.9, label=label)
+                found = profile(x, covered(column, table.truth()[column], low, high), edges, resamples=40)
+                label = symbol_of(column) if nominal == max(intervals) else "_"  # one of the two in the legend
+                points(axes, found, found.bias, found.bias_error, f"C{k}", label)
                 axes.axhline(nominal, color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel=f"true {symbol_of(name)} [{show.unit}]", ylabel="fraction inside", ylim=(0.4, 1.02))
         axes.legend(loc="lower right", ncols=3)
     return figure
 
 
-def _spread_out(table: TaskTable, name: str) -> bool:
-    values = table.columns.get(f"true_{name}")
-    return values is not None and bool(np.all(np.isfinite(values))) and float(np.ptp(values)) > 0
+def _finite(table: TaskTable, name: str) -> Array:
+    """The known truth of a column; one zero where there is none."""
+    values = table.columns.get(f"true_{name}", np.zeros(1))
+    return values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
 
 
 def _relative_page(table: TaskTable, title: str, metrics: Mapping[str, TaskMetrics]) -> Figure:
