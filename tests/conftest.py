@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,22 @@ def log_handlers() -> Iterator[None]:
     for name, (handlers, level) in before.items():
         logging.getLogger(name).handlers[:] = handlers
         logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], tuple[object, list[str]]]:
+    """Runs `xec` as the command does, in this process: its exit status, and the lines that it wrote to stderr."""
+    import xec
+
+    def run(arguments: list[str]) -> tuple[object, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["xec", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            xec.main()
+        return ended.value.code, capsys.readouterr().err.splitlines()
+
+    return run
 
 
 @pytest.fixture(scope="session")

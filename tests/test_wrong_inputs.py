@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -230,7 +229,7 @@ def test_a_wrong_input_is_one_line(
     trained: Trained,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    ended: Callable[[list[str]], tuple[object, list[str]]],
 ) -> None:
     (tmp_path / "in").mkdir()
     wrong = GIVEN[kind][1](trained) if kind in GIVEN else tmp_path / "in" / kind
@@ -249,12 +248,10 @@ def test_a_wrong_input_is_one_line(
     }
     arguments = [word.format(**places) for word in COMMANDS[command].line.split()]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["xec", *arguments])
     before = {folder: below(folder) for folder in (tmp_path, trained.folder)}
-    with limited(SECONDS), pytest.raises(SystemExit) as ended:
-        xec.main()
-    said = capsys.readouterr().err.splitlines()
-    assert ended.value.code in (1, 2), said
+    with limited(SECONDS):
+        status, said = ended(arguments)
+    assert status in (1, 2), said
     errors = [line for line in said if not LOG_LINE.match(line)]
     assert len(errors) == 1, said
     assert errors[0].startswith("xec: error: ")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.trained import Trained
-
-import xec
 
 FOLDERS = {
     "a run": "config.yaml",
@@ -42,22 +40,14 @@ COMMANDS: dict[str, tuple[str, set[str]]] = {
     ("command", "kind"), [(command, kind) for command, (_, kinds) in COMMANDS.items() for kind in sorted(kinds)]
 )
 def test_a_folder_of_another_kind_is_refused(
-    command: str,
-    kind: str,
-    trained: Trained,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: str, kind: str, trained: Trained, tmp_path: Path, ended: Callable[[list[str]], tuple[object, list[str]]]
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / FOLDERS[kind]).write_text("{}\n")
     places = {"root": trained.roots[0], "dataset": trained.data, "run": trained.regress, "out": out}
-    monkeypatch.setattr(sys, "argv", ["xec", *(word.format(**places) for word in COMMANDS[command][0].split())])
-    with pytest.raises(SystemExit) as ended:
-        xec.main()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 1
+    status, (line,) = ended([word.format(**places) for word in COMMANDS[command][0].split()])
+    assert status == 1
     assert line.startswith(f"xec: error: {out}: exists, and is not a ")
     assert line.endswith(" that this command wrote; choose another output, or remove it")
     assert [item.name for item in tmp_path.rglob("*")] == ["out", FOLDERS[kind]]
