@@ -24,8 +24,8 @@ from shards.manifest import N_SENSORS
 
 KINDS = ("bad", "invalid")
 TABLE = ("run_first", "run_last", "sensor", "kind", "reason")
-LAST_RUN = 2**53
-"""Stands for "no last run"; every run number below is an exact float64."""
+LAST_RUN = 2**63 - 1
+"""Stands for "no last run"."""
 
 
 @dataclass(frozen=True, order=True)
@@ -80,10 +80,8 @@ class DeadList:
         """
         if not self.entries:
             return None
-        values, inverse = np.unique(
-            np.nan_to_num(np.asarray(runs, dtype=np.float64), nan=LAST_RUN), return_inverse=True
-        )
-        return np.stack([self.sensors(int(run)) for run in values])[inverse]
+        values, inverse = np.unique(runs, return_inverse=True)
+        return np.stack([self.sensors(LAST_RUN if run != run else int(run)) for run in values.tolist()])[inverse]
 
     def masked(self, runs: npt.NDArray[Any], flagged: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
         """`mask`, united with the channels `flagged` event by event, bool (n, 4760); None where there are neither."""
@@ -177,7 +175,7 @@ def _from_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> DeadList:
 
 def _whole(text: str) -> int | None:
     """A whole number, also as a table that has empty places writes it ("430001.0"); None for anything else."""
-    match = re.fullmatch(r"(\d{1,16})(?:\.0*)?", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,19})(?:\.0*)?", text, re.ASCII)
     return int(match[1]) if match else None
 
 

@@ -109,7 +109,7 @@ def _read_numbers(file: Path) -> list[int]:
     found: list[int] = []
     for number, line in enumerate(read_text(file, "list of numbers", ConfigError).splitlines(), 1):
         for word in line.partition("#")[0].replace(",", " ").split():
-            if not re.fullmatch(r"[-+]?\d{1,18}", word, re.ASCII):
+            if not re.fullmatch(r"[-+]?\d{1,19}", word, re.ASCII) or not -(2**63) <= int(word) < 2**63:
                 raise ConfigError("is not a whole number", file=file, item=f"line {number}", found=repr(word[:40]))
             found.append(int(word))
     if not found:
@@ -269,14 +269,14 @@ def _values(column: pl.Series) -> npt.NDArray[Any]:
 
 def _constant(node: ast.expr) -> int | float | None:
     """The number that a node writes out; None where it is something else."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _constant(node.operand) if isinstance(node.operand, ast.Constant) else None
-        return None if value is None else -value
-    if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float) or isinstance(node.value, bool):
+    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    inner = node.operand if isinstance(node, ast.UnaryOp) and negative else node
+    if not isinstance(inner, ast.Constant) or not isinstance(inner.value, int | float) or isinstance(inner.value, bool):
         return None
-    if isinstance(node.value, int) and not -(2**63) < node.value < 2**63:
-        return float(min(node.value, 2**1000))
-    return node.value
+    value = -inner.value if negative else inner.value
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(max(-(2**1000), min(value, 2**1000)))
+    return value
 
 
 def _dotted(node: ast.expr) -> str | None:

@@ -17,6 +17,7 @@ from ingest.reading.rootio import Skipped, Source
 from shards import geometry
 from shards.base import InputError
 from shards.columns import COLUMNS, Column, canonical_order
+from shards.identity import IDENTITY
 from shards.manifest import N_SENSORS, Settings, Split
 from shards.whole import rest_of
 
@@ -182,9 +183,9 @@ def _columns(sources: Sequence[Source]) -> tuple[Column, ...]:
 
 
 def _is_whole(name: str, sources: Sequence[Source]) -> bool:
-    """Whether a column holds 64-bit integers: every source must have it, as integers."""
+    """Whether a column holds 64-bit integers: every source must have it, as integers (run and event always are)."""
     bits = [max((bound.bits for bound in s.binding.columns if bound.name == name), default=0) for s in sources]
-    return min(bits) > 0 and max(bits) == 64
+    return (min(bits) > 0 or name in IDENTITY) and max(bits) == 64
 
 
 def split_folder(out: Path, split: Split | None) -> Path:

@@ -17,6 +17,7 @@ from ingest.reading.rootfile import find_tree, opened, tree_paths
 from ingest.reading.rootio import Source, SourceReader
 from shards.dead import DeadList
 from shards.geometry import FACE_NAMES, nominal_faces
+from shards.identity import IDENTITY
 from shards.manifest import N_SENSORS
 from shards.normalization import HUGE, Normalization, SensorCounts, normalize
 from shards.plausible import PLAUSIBLE, Outside, outside
@@ -161,8 +162,8 @@ def find_duplicates(sources: Sequence[Source], step: int = 1 << 18) -> Duplicate
     for source in sources:
         with SourceReader(source) as reader:
             for first in range(0, source.entries, step):
-                columns, _ = reader.read_columns(first, min(first + step, source.entries), ("run", "event"))
-                pairs.append(np.stack([columns["run"], columns["event"]], axis=1))
+                columns, _ = reader.read_columns(first, min(first + step, source.entries), IDENTITY)
+                pairs.append(np.stack([columns[name].astype(np.int64) for name in IDENTITY], axis=1))
     values, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
     repeated = values[counts > 1]
     examples = tuple((int(run), int(event)) for run, event in repeated[:5])

@@ -40,7 +40,8 @@ class BoundColumn:
     meaning: str = ""
     carried: bool = False
     bits: int = 0
-    """Bits of a carried integer, which is kept exactly; 0: a fraction, a code, a scaled or not a carried column."""
+    """Bits of a carried integer, which is kept exactly, and of run or event numbers that need all 64; 0: a fraction, a
+    code, a scaled or any other column."""
 
     @property
     def exact(self) -> bool:

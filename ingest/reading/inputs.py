@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".list", ".lst")
 LIKE_ROOT = re.compile(r"\.root(\.\d+)?$", re.IGNORECASE)
-LAST_RUN = 2**53
+LAST_RUN = 2**63 - 1
 """Run numbers up to here are kept exactly."""
 
 
@@ -155,6 +155,6 @@ def _read_list(path: Path, how: _Expansion) -> list[InputFile]:
 
 
 def _run(text: str) -> int:
-    if not re.fullmatch(r"\d{1,16}", text, re.ASCII) or int(text) > LAST_RUN:
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) > LAST_RUN:
         raise InputError("does not name a run", found=repr(text[:40]), expected="`path` or `run path`")
     return int(text)

@@ -206,16 +206,13 @@ def _without(bound: BoundColumn) -> str:
     if bound.name not in ("run", "event"):
         return f"leave it out of the schema's {'carry' if bound.carried else 'columns'}"
     instead = "number events by entry" if bound.name == "event" else "give runs by a list file (or all are run 0)"
-    return (
-        f"with a schema, {instead} and carry this branch, which keeps it exactly: columns: [{{names: [{bound.name}], "
-        f"branches: [none]}}], carry: [{{names: [{bound.name}_id], branches: [{bound.branch}]}}]"
-    )
+    return f"{instead}, with a schema: columns: [{{names: [{bound.name}], branches: [none]}}]"
 
 
-def _filled(bound: BoundColumn, source: Source, start: int, stop: int) -> npt.NDArray[np.float64]:
+def _filled(bound: BoundColumn, source: Source, start: int, stop: int) -> npt.NDArray[Any]:
     if bound.name == "event":
         return np.arange(start, stop, dtype=np.float64)
-    return np.full(stop - start, float(source.run or 0))
+    return np.full(stop - start, source.run or 0, np.int64 if bound.exact else np.float64)
 
 
 def _cleaned(raw: npt.NDArray[Any], bound: BoundColumn) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -254,9 +251,9 @@ def find_event(sources: Sequence[Source], run: int | None, event: int) -> Chunk:
         with SourceReader(source) as reader:
             for first in range(0, source.entries, 65536):
                 columns, _ = reader.read_columns(first, min(first + 65536, source.entries), ("run", "event"))
-                hits = columns["event"] == event
+                hits = columns["event"].astype(np.int64) == event  # a float64 would be equal to its neighbours
                 if run is not None:
-                    hits &= columns["run"] == run
+                    hits &= columns["run"].astype(np.int64) == run
                 if hits.any():
                     entry = first + int(np.flatnonzero(hits)[0])
                     return reader.read(entry, entry + 1)

@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingest.reading.binding import Binding, bind
+from ingest.reading.binding import Binding, BoundColumn, bind
 from ingest.reading.branches import InputBranch, Where, list_branches, open_reader
 from ingest.reading.inputs import InputFile, expand
 from ingest.reading.rootfile import COPY_AGAIN, TOY, file_uuid, find_tree, opened, tree_paths
 from ingest.reading.schema import PRESETS, Schema, load_schema
 from shards.base import CorruptError, InputError
 from shards.base.documents import file_digest
+from shards.identity import IDENTITY
 from shards.manifest import N_SENSORS
+from shards.whole import EXACT
 
 logger = logging.getLogger(__name__)
 
 CUT_DISTANCE = 512
 """Entries between two places at which the work on a file may be divided, at least."""
+NUMBERS = 1 << 18
+"""Run or event numbers looked at together."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,7 @@ def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None)
             raise InputError("has no entries", file=file.path, item=path)
         branches = list_branches(found)
         binding = bind(schema, branches, file.path, path, file.run is not None)
+        cuts = _checked_cuts(found, branches, binding, Where(file.path, path, ""), entries)
         cycle = "".join(wanted.partition(";")[1:])
         source = Source(
             path=file.path,
@@ -196,14 +201,39 @@ def open_source(file: InputFile | Path, schema: Schema, tree: str | None = None)
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
             run=file.run,
-            binding=binding,
-            cuts=_checked_cuts(found, branches, binding, Where(file.path, path, ""), entries),
+            binding=_with_large_numbers(binding, found, branches, file, path),
+            cuts=cuts,
             notes=(*_notes(path, cycles, cycle[1:]), *_filled_note(schema, binding)),
             toy=TOY in directory.keys(cycle=False, recursive=False),
         )
     for note in source.notes:
         logger.info("%s: %s", file.path, note)
     return _with_id(source, digest=not source.uuid)
+
+
+def _with_large_numbers(
+    binding: Binding, tree: Any, branches: Mapping[str, InputBranch], file: InputFile, path: str
+) -> Binding:
+    """The binding, with 64 bits for run and event numbers that float64 would not hold; few files have such."""
+
+    def beyond(bound: BoundColumn) -> bool:
+        if not bound.branch:
+            return bound.name == "run" and (file.run or 0) >= EXACT
+        kind = branches[bound.branch]
+        if not kind.whole or kind.dtype is None or kind.dtype.itemsize < 8 or bound.factor != 1 or bound.invalid:
+            return False
+        reader = open_reader(tree, kind, 1, Where(file.path, path, bound.branch))
+        numbers = np.empty((NUMBERS, 1), kind.dtype)
+        for start in range(0, int(tree.num_entries), NUMBERS):
+            part = numbers[: int(tree.num_entries) - start]
+            reader.read_into(part, start)
+            if part.max() >= EXACT or part.min() <= -EXACT:
+                return True
+        return False
+
+    large = {c.name for c in binding.columns if c.name in IDENTITY and c.width == 1 and beyond(c)}
+    columns = (replace(c, bits=64) if c.name in large else c for c in binding.columns)
+    return replace(binding, columns=tuple(columns)) if large else binding
 
 
 def _checked_cuts(

@@ -158,8 +158,7 @@ def _check_shared_runs(datasets: Sequence[Dataset], lists: Sequence[DeadList]) -
 def _runs(dataset: Dataset) -> set[int]:
     if "run" not in dataset.columns:
         return {0}
-    known = dataset.column("run")
-    return {int(run) for run in np.unique(known[np.isfinite(known)])}
+    return set(dataset.table(["run"])["run"].drop_nulls().unique().to_list())
 
 
 def _listed(entries: DeadList, run: int) -> set[DeadEntry]:

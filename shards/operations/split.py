@@ -50,10 +50,11 @@ def _groups(
     if by == "run":
         if "run" not in dataset.columns:
             raise InputError("has no run numbers to split by", file=dataset.path, remedy="split by source")
-        runs, counts = np.unique(dataset.column("run"), return_counts=True)
-        if not np.isfinite(runs).all():
+        known = dataset.table(["run"])["run"]
+        if known.null_count():
             raise InputError("has events without a run number", file=dataset.path, remedy="split by source")
-        sizes = dict(zip(runs.astype(np.int64).tolist(), counts.tolist(), strict=True))
+        runs, counts = np.unique(known.to_numpy(), return_counts=True)
+        sizes = dict(zip(runs.tolist(), counts.tolist(), strict=True))
         return {part: tuple(inside) for part, inside in balanced_split(sizes, fractions, by, seed).items()}
     if by == "source":
         used = {source.id: source.used for source in dataset.manifest.sources}
@@ -63,11 +64,12 @@ def _groups(
 
 def _divided(dataset: Dataset, division: Split) -> dict[str, npt.NDArray[np.int64]]:
     by_run = division.by == "run"
-    columns = {name: dataset.column(name) for name in [*PLACE_COLUMNS, *(["run"] if by_run else [])]}
+    table = dataset.table([*PLACE_COLUMNS, *(["run"] if by_run else [])])
+    columns = {name: table[name].to_numpy() for name in table.columns}
     part = np.empty(dataset.n_events, np.int8)
     for number, source in enumerate(dataset.manifest.sources):
         mine = columns["source"] == number
-        entries, run = columns["entry"][mine].astype(np.int64), columns["run"][mine] if by_run else None
+        entries, run = columns["entry"][mine], columns["run"][mine] if by_run else None
         part[mine] = assign_splits(
             division.fractions, division.by, source.id, entries, run, division.seed, division.groups
         )

@@ -15,6 +15,7 @@ from ingest.reading.rootfile import find_tree, opened
 from ingest.reading.rootio import Chunk, Source, SourceReader, find_event, open_sources
 from shards import geometry as geo
 from shards.base import ConfigError, InputError, counted, printable
+from shards.identity import IDENTITY
 from shards.normalization import HUGE, denormalize
 from shards.opening import open_dataset
 
@@ -99,7 +100,7 @@ def _from_root(
     dead = np.isnan(npho)
     if chunk.dead is not None:
         dead |= chunk.dead[0]
-    columns = {name: float(values[0]) for name, values in chunk.columns.items()}
+    columns = {name: values[0].item() for name, values in chunk.columns.items()}
     return Event(npho, _cleaned(chunk.time[0]), dead, columns, place)
 
 
@@ -128,6 +129,8 @@ def _from_dataset(path: Path, run: int | None, event: int | None, entry: int | N
     sensors, truth = dataset.read([row])
     npho, time = denormalize(sensors[0], dataset.normalization)
     columns = dict(zip(dataset.columns, truth[0].tolist(), strict=True))
+    numbers = dataset.table([name for name in IDENTITY if name in columns], [row]).row(0, named=True)
+    columns |= {name: number for name, number in numbers.items() if number is not None}  # exact beyond 2⁵³, too
     return Event(npho, time, np.isnan(npho), columns, f"{printable(path.name)}, row {row}")
 
 

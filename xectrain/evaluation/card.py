@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shards.base import XecError, publish_text
 from xectrain.baselines import STRONG
 from xectrain.evaluation.classical import training_views
@@ -59,7 +57,7 @@ def _datasets(facts: ModelFacts) -> list[dict[str, Any]]:
     entries = facts.config["data"]["train"]
     found = []
     for (dataset, rows), entry in zip(views, entries, strict=True):
-        runs = np.unique(dataset.column("run")[rows]).astype(int) if "run" in dataset.columns else np.array([])
+        runs = dataset.table(["run"], rows)["run"].drop_nulls().unique().sort() if "run" in dataset.columns else []
         dead = dataset.column("n_dead")[rows]
         found.append(
             {

@@ -83,7 +83,7 @@ def _displays(
         for row in own:
             assert raw is not None
             k = row - start
-            which = ", ".join(f"{c} {raw.columns[c][k]:.0f}" for c in ("run", "event") if c in raw.columns)
+            which = ", ".join(f"{c} {int(raw.columns[c][k])}" for c in ("run", "event") if c in raw.columns)
             told = ", ".join(
                 f"{c} {digits(predicted[c][row])} (conventional {digits(conventional[c][row])}) {QUANTITIES[c].unit}"
                 for c in predicted

@@ -64,7 +64,7 @@ class Carried:
     """Whether `source` and `entry` are written."""
     facts: ModelFacts
     exact: frozenset[str] = frozenset()
-    """Those of `others` that are 64-bit integers in every part."""
+    """Columns that are 64-bit integers in every part."""
 
     @classmethod
     def of(cls, facts: ModelFacts, parts: Sequence[Part], wanted: tuple[str, ...] | None) -> Carried:
@@ -104,7 +104,8 @@ class Carried:
         for name in (*self.truth, *self.others):
             if name in branches:
                 raise ConfigError(f"the data's column {name!r} has the name of a prediction", remedy="rename it")
-            branches[name] = OutputBranch("int64" if name in self.exact else "float64")
+            column = self.truth.get(name, name)
+            branches[name] = OutputBranch("int64" if column in (*self.exact, *IDENTITY) else "float64")
         return branches
 
     def make(self, events: Events, part: int) -> Columns:

@@ -134,7 +134,8 @@ class SensorPredictor(Model, ABC):
                 raise ConfigError(f"masks are drawn from {needed!r}, which the data do not have")
 
         def tensor(*names: str) -> Tensor:
-            return torch.from_numpy(np.stack([columns[n] for n in names], axis=1)).to(x_BN2.device)
+            together = [columns[n].astype(np.float64) for n in names]  # as in the truth vectors that training sees
+            return torch.from_numpy(np.stack(together, axis=1)).to(x_BN2.device)
 
         uvw_B3 = tensor("u", "v", "w") if all(c in columns for c in "uvw") else None
         run_B, event_B = tensor("run", "event").long().unbind(dim=1)

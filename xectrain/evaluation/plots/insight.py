@@ -62,9 +62,8 @@ def worst_page(event: WorstEvent, rank: int) -> Figure:
     """Event display of a badly predicted event, true and predicted values in the title."""
 
     values = event.values
-    lines = [
-        f"worst event {rank}: run {values.get('run', 0):.0f}, event {values.get('event', 0):.0f}, loss {event.loss:.3g}"
-    ]
+    run, number = (int(values.get(name, 0)) for name in ("run", "event"))
+    lines = [f"worst event {rank}: run {run}, event {number}, loss {event.loss:.3g}"]
     parts = []
     for column, show in QUANTITIES.items():
         true, predicted = values.get(f"true_{column}"), values.get(f"pred_{column}")
