@@ -57,7 +57,9 @@ def _datasets(facts: ModelFacts) -> list[dict[str, Any]]:
     entries = facts.config["data"]["train"]
     found = []
     for (dataset, rows), entry in zip(views, entries, strict=True):
-        runs = dataset.table(["run"], rows)["run"].drop_nulls().unique().sort() if "run" in dataset.columns else []
+        runs: list[int] = []
+        if "run" in dataset.columns:
+            runs = dataset.table(["run"], rows)["run"].drop_nulls().unique().sort().to_list()
         dead = dataset.column("n_dead")[rows]
         found.append(
             {
