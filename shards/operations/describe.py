@@ -72,6 +72,9 @@ def _overview(dataset: Dataset) -> Iterator[str]:
         yield f"  split          {split.name!r} of {dict(split.fractions)} by {split.by}"
     if settings.selection is not None:
         yield f"  selection      {settings.selection}"
+    gain = settings.conversion.get("channel_gain")
+    if gain is not None:
+        yield f"  channel gains  {gain['file']}, sha256 {gain['sha256'][:12]}"
     yield f"  written by     xec {manifest.version}"
 
 

@@ -19,8 +19,8 @@ Examples:
 
   xec channels 'data/run43*.root' --schema real --reference shards/simulation --max-events 50000 --out channels
 
-Writes channels.csv (run_first, run_last, sensor, response, error, state) and channels.json to the folder. No model is
-needed. A reference, simulated events with similar light, corrects for the bias of the filling.
+Writes report.html, channels.csv (run_first, run_last, sensor, response, error, state), channels.json and plots to the
+folder. No model is needed. A reference, simulated events with similar light, corrects for the bias of the filling.
 """
 
 
@@ -48,6 +48,7 @@ def channels(
 
     from shards.normalization import preset
     from xectrain.evaluation.channels import study_channels
+    from xectrain.evaluation.results import CHANNEL_STATES
     from xectrain.inference.sources import ReadOptions, open_parts
 
     o.refuse_inputs(out, data, reference or ())
@@ -55,8 +56,8 @@ def channels(
     right = open_parts(reference, reference_schema) if reference else []
     found = study_channels(parts, out, ReadOptions(select, None, backend), preset("standard"), right, max_events)
     for one in found:
-        told = {state: one.state.count(state) for state in ("dead", "weak", "hot", "drifting", "unknown")}
+        told = {state: one.state.count(state) for state in CHANNEL_STATES}
         words = ", ".join(f"{count} {state}" for state, count in told.items() if count) or "nothing remarkable"
         spread, error = 100 * np.nanstd(one.response), 100 * np.nanmedian(one.error)
         typer.echo(f"run {one.run}: {one.events} events, spread {spread:.2f} %, median error {error:.2f} %; {words}")
-    typer.echo(f"Wrote {out / 'channels.csv'} and channels.json.")
+    typer.echo(f"Wrote {out / 'report.html'} with channels.csv, channels.json and plots.")

@@ -3,7 +3,7 @@
 Every sensor of every event is left out once and filled from its ring, weighted by solid angles from the fitted light.
 The ratio of the sums, seen over filled, is the channel's response over its neighbours', and differs from 1 also by
 what the filling gets wrong there, which a reference (simulated events) takes out. A channel's response moves its
-neighbours' expectations, too: the linear system of the logarithms is solved for all channels together.
+neighbours' expectations, too, a dead one's most of all: all channels are solved for together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from shards.base import InputError, locked, progress, publish_json, published
 from shards.normalization import Normalization
 from xectrain.baselines import RawEvents
 from xectrain.baselines.inpainting import light_of, neighbour_table
+from xectrain.evaluation.channels_report import write_report
+from xectrain.evaluation.plots import save_pages
+from xectrain.evaluation.plots.channels import channel_pages
+from xectrain.evaluation.results import CHANNEL_STATES, ChannelResponse
 from xectrain.inference.sources import Part, ReadOptions, Wanted
 from xectrain.localfit import STATISTICS
 from xectrain.metrics import half_width_68
@@ -39,8 +43,10 @@ LEAST_PRIOR, NO_PRIOR = 0.02, 1.0
 """Smallest spread of the responses' logarithms that is assumed, and that of channels far beyond the usual."""
 DEAD, WEAK, HOT, DRIFT = 0.05, 0.7, 1.4, 0.03
 """Response below which a channel is dead or weak, above which it is hot; change between runs that is a drift."""
-SIGNIFICANT = 3.0
-"""Errors that a drift must exceed; half of an error is what all runs have in common."""
+SIGNIFICANT = 4.5
+"""Errors that a drift must exceed, so that none of some ten thousand channels and runs does by chance."""
+STEPS = 4
+"""Of Newton's method: neighbours add up, their logarithms do not."""
 DRAWS = 200
 """Noise that is drawn to see how it moves the solution: enough for its spread to 5 %."""
 REFERENCE = 3
@@ -60,7 +66,7 @@ class ChannelSums:
     squares: Array
     """(3, 4760): sums of seen², seen · expected and expected², from which the scatter about any ratio follows."""
     shares: Array
-    """How much of the expectation comes from each neighbour of the ring."""
+    """How much of the expectation would come from each neighbour of the ring, were all calibrated."""
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         return ChannelSums(
@@ -80,19 +86,6 @@ class ChannelSums:
         scatter = self.squares[0] - 2 * ratio * self.squares[1] + ratio**2 * self.squares[2]
         wide = np.full_like(self.seen, np.nan)
         return np.asarray(np.divide(np.sqrt(np.maximum(scatter, 0)), self.expected, out=wide, where=self.expected > 0))
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelResponse:
-    """One run's channels; arrays (4760,)."""
-
-    run: int
-    events: int
-    response: Array
-    """1 for a channel that is calibrated; NaN where the data say nothing."""
-    error: Array
-    state: tuple[str, ...]
-    """`dead`, `weak`, `hot`, `drifting`, `unknown`, or empty."""
 
 
 def sums_of(events: RawEvents) -> ChannelSums:
@@ -115,8 +108,9 @@ def sums_of(events: RawEvents) -> ChannelSums:
     use = good & (expected >= LEAST_PHOTONS)
     uneven = _unevenness(around, lit, squared, count)
     weight = np.where(use, 1.0 / (STATISTICS + (SHAPE**2 + STEEP * uneven) * np.maximum(expected, 0.0)), 0.0)
-    share, expected, seen = weight * share, weight * expected, weight * np.nan_to_num(npho)
-    shares = np.stack([(share * photons[:, table[:, k]]).sum(axis=0) for k in range(table.shape[1])], axis=1)
+    expected, seen = weight * expected, weight * np.nan_to_num(npho)
+    part = np.divide(expected, around, out=np.zeros_like(light), where=around > 0)
+    shares = np.stack([(part * omega[:, table[:, k]]).sum(axis=0) for k in range(table.shape[1])], axis=1)
     squares = np.stack([(seen**2).sum(axis=0), (seen * expected).sum(axis=0), (expected**2).sum(axis=0)])
     return ChannelSums(len(npho), seen.sum(axis=0), expected.sum(axis=0), squares, shares)
 
@@ -149,17 +143,25 @@ def solve(sums: ChannelSums, reference: ChannelSums | None = None) -> tuple[Arra
     if reference is not None:
         relative = np.hypot(relative, reference.error / np.where(usable, reference.ratio, 1.0))
     error = np.where(usable, relative, np.inf)
-    table = neighbour_table("ring")
-    rows, columns = np.nonzero((table >= 0) & (sums.shares > 0))
-    weight = sums.shares[rows, columns] / np.maximum(sums.expected[rows], 1e-300)
-    around = coo_matrix((weight, (rows, table[rows, columns])), shape=(geo.N_SENSORS, geo.N_SENSORS))
-    scale = diags_array(np.where(usable, 1 / np.where(usable, error, 1.0), 0.0))
     logarithm = np.log(np.where(usable, ratio, 1.0))
     prior = _prior(logarithm, error, usable)
-    design = csc_array(vstack([scale @ (identity(geo.N_SENSORS) - around), diags_array(1 / prior)]))
-    target = np.concatenate([scale @ logarithm, np.zeros(geo.N_SENSORS)])
-    normal = splu(csc_array(design.T @ design))
-    found = np.exp(normal.solve(np.asarray(design.T @ target)))
+    scale = diags_array(np.where(usable, 1 / np.where(usable, error, 1.0), 0.0))
+    fixed = np.where(np.isfinite(ratio), np.maximum(ratio, 0.0), 1.0)  # of channels that are not solved for: dead ones
+    table = neighbour_table("ring")
+    rows, columns = np.nonzero((table >= 0) & (sums.shares > 0))
+    neighbours, shape = table[rows, columns], (geo.N_SENSORS, geo.N_SENSORS)
+    share = coo_matrix((sums.shares[rows, columns], (rows, neighbours)), shape=shape).tocsr()
+    lit = np.maximum(np.ravel(share.sum(axis=1)), 1e-300)
+    x = np.zeros(geo.N_SENSORS)
+    for _ in range(STEPS):
+        response = np.where(usable, np.exp(x), fixed)
+        total: Array = np.maximum(np.asarray(share @ response), 1e-300)
+        around = diags_array(1 / total) @ share @ diags_array(np.where(usable, response, 0.0))
+        design = csc_array(vstack([scale @ (identity(geo.N_SENSORS) - around), diags_array(1 / prior)]))
+        target = np.concatenate([scale @ (logarithm - x + np.log(total / lit)), -x / prior])
+        normal = splu(csc_array(design.T @ design))
+        x = x + normal.solve(np.asarray(design.T @ target))
+    found = np.exp(x)
     noise = np.random.default_rng(0).normal(size=(len(target), DRAWS))
     spread = normal.solve(np.asarray(design.T @ noise)).std(axis=1)
     found = np.where(usable, found, np.where(np.isfinite(ratio), ratio, np.nan))
@@ -187,7 +189,7 @@ def study_channels(
     reference: Sequence[Part] = (),
     max_events: int = 10_000,
 ) -> list[ChannelResponse]:
-    """Write `channels.csv` (run, sensor, response, error, state) and `channels.json` into `folder`.
+    """Write `channels.csv` (run, sensor, response, error, state), its JSON, plots and `report.html` into `folder`.
 
     Args:
         norm: decides what counts as bad in raw sensors.
@@ -209,6 +211,9 @@ def study_channels(
         ]
         with published(folder / "channels.csv") as part:
             _table(found).write_csv(part)
+        pages = save_pages(channel_pages(found), folder / "channels.pdf")[1:]
+        data, right_data = ([part.name for part in some] for some in (parts, reference))
+        write_report(found, data, right_data, pages, folder / "report.html")
         publish_json(folder / "channels.json", as_json(found))
         return found
 
@@ -288,10 +293,7 @@ def as_json(found: Sequence[ChannelResponse]) -> dict[str, object]:
             "events": one.events,
             "spread": float(np.nanstd(one.response)),
             "median_error": float(np.nanmedian(one.error)),
-            **{
-                state: [s for s, told in enumerate(one.state) if told == state]
-                for state in ("dead", "weak", "hot", "drifting", "unknown")
-            },
+            **{state: [s for s, told in enumerate(one.state) if told == state] for state in CHANNEL_STATES},
         }
         for one in found
     }

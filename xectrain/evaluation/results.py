@@ -20,6 +20,7 @@ from xectrain.metrics import Metric, TaskMetrics
 Array = NDArray[np.float64]
 
 CALIBRATION_EVENTS = 20_000
+CHANNEL_STATES = ("dead", "weak", "hot", "drifting", "unknown")
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,19 @@ class LineStudy:
     passed: int
     """That pass the cut."""
     results: tuple[LineResult, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelResponse:
+    """One run's channels; arrays (4760,)."""
+
+    run: int
+    events: int
+    response: Array
+    """1 for a channel that is calibrated; NaN where the data say nothing."""
+    error: Array
+    state: tuple[str, ...]
+    """One of `CHANNEL_STATES`, or empty."""
 
 
 @dataclass(frozen=True)

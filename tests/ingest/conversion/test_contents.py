@@ -22,6 +22,7 @@ from shards.gains import GainFile
 from shards.geometry import nominal
 from shards.normalization import denormalize, normalize, preset, valid
 from shards.opening import open_dataset
+from shards.operations.describe import describe
 
 pytestmark = pytest.mark.usefixtures("small_units")
 
@@ -253,6 +254,7 @@ def test_photons_are_divided_by_the_gains_of_their_channels(files, reference, tm
     np.testing.assert_allclose(divided, npho / response, rtol=2e-4, atol=0.05)
     np.testing.assert_array_equal(time, same_time)
     assert after.manifest.settings.conversion["channel_gain"] == {"file": "gains.csv", "sha256": gain.sha256}
+    assert f"channel gains  gains.csv, sha256 {gain.sha256[:12]}" in describe(after, None)
     assert "channel_gain" not in before.manifest.settings.conversion
     (tmp_path / "few.csv").write_text("run_first,run_last,sensor,response\n100,100,5,1.1\n")
     with pytest.raises(InputError, match=r"few.csv: has no gains for a run in the data \(found run 101, expected 100"):

@@ -51,7 +51,7 @@ def test_a_perfect_detector_shows_nothing():
 
 
 def test_remarkable_channels_are_named(tmp_path: Path):
-    hot, weak = 2000, 1000
+    hot, weak, dying = 2000, 1000, 2500
     write(tmp_path / "reference.root", 150, ToyOptions(energy="signal", seed=3, calibration_spread=0.0))
     write(
         tmp_path / "data.root", 150, ToyOptions(energy="signal", seed=4, calibration_spread=0.0, dead_channels=(1500,))
@@ -62,6 +62,7 @@ def test_remarkable_channels_are_named(tmp_path: Path):
         arrays = file["tree"].arrays(library="np")
     arrays["npho"][:, hot] *= 2
     arrays["npho"][:, weak] *= 0.4
+    arrays["npho"][:, dying] *= 0.001
     with uproot.recreate(tmp_path / "changed.root") as file:
         kinds = {k: np.dtype((v.dtype, v.shape[1:])) if v.ndim > 1 else v.dtype for k, v in arrays.items()}
         file.mktree("tree", kinds).extend(arrays)
@@ -71,11 +72,17 @@ def test_remarkable_channels_are_named(tmp_path: Path):
     (run,) = json.loads((tmp_path / "out" / "channels.json").read_text()).values()
     assert hot in run["hot"]
     assert weak in run["weak"]
+    assert run["dead"] == [dying]
     table = pl.read_csv(tmp_path / "out" / "channels.csv")
     assert len(table) == geo.N_SENSORS
     assert table["response"][hot] == pytest.approx(2, rel=0.2)
     assert table["response"][weak] == pytest.approx(0.4, rel=0.2)
-    assert table["response"][hot + 1] == pytest.approx(1, abs=0.15), "a hot channel does not make its neighbours weak"
+    for channel, state in ((hot, "hot"), (weak, "weak"), (dying, "dead")):
+        beside = geo.ring().of(channel)
+        pulls = (table["response"].to_numpy() - 1)[beside] / table["error"].to_numpy()[beside]
+        assert abs(np.mean(pulls)) < 1, f"a {state} channel does not move its neighbours"
+    assert "channel" in (page := (tmp_path / "out" / "report.html").read_text())
+    assert page.count("<img") == 1
     with pytest.raises(InputError, match="no events are left to study"):
         arguments = [str(tmp_path / "changed.root"), "--select", "energy > 1", "--out", str(tmp_path / "no")]
         CliRunner().invoke(app, arguments, catch_exceptions=False)

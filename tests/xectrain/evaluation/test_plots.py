@@ -144,7 +144,7 @@ def test_loss_curves_of_hidden_sensors_show_them_beside_the_mean_of_their_neighb
             {**line, "val/mae_inner": own, "val/mae_ring_inner": 20.0, "val/mae_all": 1.0, "val/mae_ring_all": 1}
         )
     (page,) = loss_curves(write_log(tmp_path / "metrics.jsonl", lines))
-    assert [text.get_text() for text in page.axes[1].get_legend().get_texts()] == ["npho", "bottom_npho"]
+    assert [text.get_text() for text in page.axes[1].get_legend().get_texts()] == ["npho"]
     panel = page.axes[2]
     assert panel.get_title(loc="left").startswith("Validation MAE of photons")
     assert panel.lines[0].get_ydata().tolist() == [1.5, 0.75]

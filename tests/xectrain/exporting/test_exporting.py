@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import polars as pl
 import pytest
 import uproot
 from onnx import TensorProto, helper, numpy_helper
@@ -376,10 +377,15 @@ def check_hidden(run: Path, path: Path, data: Path) -> None:
         np.testing.assert_allclose(found, values[hidden.hidden], rtol=1e-3, atol=tolerance)
 
 
-def numbers(command: str, model: Path, data: Path, out: Path) -> np.ndarray:
-    """Every value that a study writes into its JSON file, in order."""
+def numbers(command: str, model: Path, data: Path, out: Path, energy: float) -> np.ndarray:
+    """Every value that a study writes into its JSON file, in order.
+
+    Args:
+        energy: of the line that is fitted [MeV].
+    """
     app = importlib.import_module(f"xectrain.cli.{command}").app
-    options = {"evaluate": (), "dead": ("--dead-fraction", "0.05"), "lines": ("--energy", "40", "--shape", "single")}
+    line = ("--energy", f"{energy:.2f}", "--shape", "single")
+    options = {"evaluate": (), "dead": ("--dead-fraction", "0.05"), "lines": line}
     arguments = [*map(str, (model, data)), "--out", str(out), "--device", "cpu", *options[command]]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
@@ -402,10 +408,20 @@ def leaves(tree: object) -> Iterator[float]:
 @pytest.mark.slow
 def test_studies_of_an_exported_file_give_the_numbers_of_its_run(trained, exported, tmp_path):
     """Among them the classical methods, calibrated on the training set that the file names."""
-    for command in ("evaluate", "dead", "lines"):
-        given = ((trained.regress, "run"), (exported, "file"))
-        run, file = (numbers(command, model, trained.data, tmp_path / f"{command}-{name}") for model, name in given)
-        np.testing.assert_allclose(file, run, rtol=5e-3, atol=1e-3, err_msg=command)
+    infer(load(exported, device="cpu"), open_parts([trained.train]), tmp_path / "p.root", Request(ReadOptions()))
+    with uproot.open(tmp_path / "p.root") as file:
+        peak = 1e3 * float(np.median(file["predictions"]["pred_energy"].array(library="np")))
+    for command, data in (("evaluate", trained.data), ("dead", trained.data), ("lines", trained.train)):
+        places = [tmp_path / f"{command}-{name}" for name in ("run", "file")]
+        given = zip((trained.regress, exported), places, strict=True)
+        run, found = (numbers(command, model, data, place, peak) for model, place in given)
+        np.testing.assert_allclose(found, run, rtol=5e-3, atol=1e-3, err_msg=command)
+    run, found = (pl.read_parquet(place / "line_events.parquet") for place in places)
+    assert len(run) == 240
+    for name in run.columns:
+        np.testing.assert_allclose(found[name], run[name], rtol=1e-4, err_msg=name)
+    fits = json.loads((places[0] / "line.json").read_text())["estimators"]
+    assert fits["network"]["together"] is not None, "there is a fit to compare"
     CliRunner().invoke(evaluate_app, [str(exported), "--out", str(tmp_path / "own")], catch_exceptions=False)
     assert {"report.html", "card.html", "predictions.root"} <= {path.name for path in (tmp_path / "own").iterdir()}
 

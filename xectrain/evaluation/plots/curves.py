@@ -16,8 +16,7 @@ from shards.geometry import FACE_NAMES
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, PALETTE, STRONG_COLOUR, new_figure, style
 from xectrain.training.runfolder import read_metrics
 
-HEADLINE_SUFFIXES = ("_res_68pct", "_dist_68pct", "_resolution_68pct", "_effective_sigma")
-MAX_CURVES = 6
+HEADLINE_SUFFIXES = ("_res_68pct", "_dist_68pct", "_resolution_68pct")
 
 
 def loss_curves(metrics: Path) -> list[Figure]:
@@ -73,15 +72,7 @@ def _total(axes: Axes, steps: list[dict[str, Any]], epochs: list[dict[str, Any]]
             lowest, highest = min(lowest, float(np.nanmin(y))), max(highest, float(np.nanmax(y)))
     x, y = _series(epochs, "val/loss")
     if x.size:
-        best = int(np.argmin(y))
-        axes.annotate(
-            f"best {y[best]:.4g}",
-            (x[best], y[best]),
-            xytext=(0, -14),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
+        axes.plot([], [], linestyle="none", label=f"best {np.nanmin(y):.4g}")
     if 0 < 5 * lowest < highest:
         axes.set_yscale("log")
     axes.set(title="Loss", ylabel="loss")
@@ -94,19 +85,17 @@ def _marker(x: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def _names(records: list[dict[str, Any]], prefix: str) -> list[str]:
-    """Keys with a prefix, the prefix taken off; parts of parts (`inner_npho` of `npho`) last."""
+    """Keys with a prefix, the prefix taken off; without parts of parts (`inner_npho` of `npho`)."""
     found = dict.fromkeys(key.removeprefix(prefix) for record in records for key in record if key.startswith(prefix))
-    return sorted(found, key=lambda name: "_" in name)[:MAX_CURVES]
+    return [name for name in found if not name.startswith(tuple(f"{face}_" for face in FACE_NAMES))][: len(PALETTE)]
 
 
 def _resolutions(epochs: list[dict[str, Any]]) -> list[str]:
-    """Keys of the resolutions that were logged, the most telling ones."""
+    """Keys of the resolutions that were logged; of angles the opening angle's alone."""
     keys = dict.fromkeys(key for record in epochs for key in record)
-    for suffix in HEADLINE_SUFFIXES:
-        found = [k for k in keys if k.startswith("val/") and k.endswith(suffix)]
-        if found:
-            return found[:MAX_CURVES]
-    return []
+    found = [k for k in keys if k.startswith("val/") and k.endswith(HEADLINE_SUFFIXES)]
+    parts = ("val/theta_", "val/phi_") if "val/angle_resolution_68pct" in found else ()
+    return [k for k in found if not k.startswith(parts)][: len(PALETTE)]
 
 
 def _faces(epochs: list[dict[str, Any]]) -> list[str]:
