@@ -217,11 +217,23 @@ class Dataset:
         """Events that this process has read and found to be as they were written, bool (events,)."""
         return np.zeros(self.n_events, dtype=bool)
 
+    @cached_property
+    def _sums(self) -> Int64:
+        """Sums of the events' samples, int64 (events,), as far as `_summed` says that they have been read."""
+        return np.empty(self.n_events, dtype=np.int64)
+
+    @cached_property
+    def _summed(self) -> npt.NDArray[np.bool_]:
+        """Shards whose sums are in `_sums`, bool (shards,)."""
+        return np.zeros(len(self.manifest.shards), dtype=bool)
+
+    @cached_property
+    def _keeps_sums(self) -> bool:
+        return read_sums(self.file(0, "parquet")) is not None
+
     def has_unseen(self, rows: npt.ArrayLike) -> bool:
         """Whether some of the global rows have sums that have not yet been compared."""
-        first = self.manifest.shards[0]
-        keeps = _read_sums(self.file(0, "parquet"), first.parquet.sha256) is not None
-        return keeps and not bool(self.seen[row_numbers(rows)].all())
+        return self._keeps_sums and not bool(self.seen[row_numbers(rows)].all())
 
     def require_sums(self, rows: npt.ArrayLike, found: Int64) -> None:
         """Compare samples that are read for the first time with the sums in the sidecars, if there are any.
@@ -233,24 +245,26 @@ class Dataset:
         Raises:
             CorruptError: a sample has changed.
         """
-        rows = row_numbers(rows)
-        if self.seen[rows].all():
+        if not self._keeps_sums:
             return
+        rows = row_numbers(rows)
         shard = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in set(shard.tolist()):
-            known = _read_sums(self.file(number, "parquet"), self.manifest.shards[number].parquet.sha256)
+        missing = shard[~self._summed[shard]]
+        for number in np.unique(missing).tolist() if missing.size else []:
+            known = read_sums(self.file(number, "parquet"))
             if known is None:
-                continue
-            mine = shard == number
-            row = rows[mine] - self.starts[number]
-            wrong = known[row] != found[mine]
-            if wrong.any():
-                raise CorruptError(
-                    "a sample has changed since it was written",
-                    file=self.file(number, "tar"),
-                    item=f"row {row[wrong.argmax()]}",
-                    remedy=f"restore the file; xec shards verify --full {self.path} lists everything that is damaged",
-                )
+                raise CorruptError("lacks the sums of samples", file=self.file(number, "parquet"))
+            self._sums[self.starts[number] : self.starts[number + 1]] = known
+            self._summed[number] = True
+        wrong = self._sums[rows] != found
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise CorruptError(
+                "a sample has changed since it was written",
+                file=self.file(int(shard[place]), "tar"),
+                item=f"row {rows[place] - self.starts[shard[place]]}",
+                remedy=f"restore the file; xec shards verify --full {self.path} lists everything that is damaged",
+            )
         self.seen[rows] = True
 
     def read(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
@@ -339,12 +353,6 @@ def _read_index(file: Path, digest: str, source_ids: tuple[str, ...]) -> MemberO
     table = read_sidecar(file, (*OFFSET_COLUMNS, *PLACE_COLUMNS))
     columns = {name: np.asarray(table[name].to_numpy(), np.int64) for name in (*OFFSET_COLUMNS, *PLACE_COLUMNS)}
     return MemberOffsets(**columns, source_ids=source_ids)
-
-
-@lru_cache(maxsize=CACHED_SHARDS)
-def _read_sums(file: Path, digest: str) -> Int64 | None:
-    """As `_read_index`."""
-    return read_sums(file)
 
 
 def _members(handle: int, path: Path, offsets: Int64, size: int) -> npt.NDArray[np.uint8]:
