@@ -21,24 +21,23 @@ class Watch:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.named = set[str]()
+        self._looked = set[str]()
 
     def look(self, part: Part, events: Events, outside: int) -> None:
-        """Warn if most of some events of a part are outside the training range; the first time for each part.
+        """Warn if most of some events of a part are outside the training range; the first time for each part, since to
+        say why they are predicted once more.
 
         Args:
             outside: how many of `events` are.
         """
-        if not isinstance(self.model, Predictor) or part.name in self.named or 2 * outside <= len(events):
+        if not isinstance(self.model, Predictor) or part.name in self._looked or 2 * outside <= len(events):
             return
+        self._looked.add(part.name)
         strays = self.model.strays(events)
-        if not strays:
-            return
-        self.named.add(part.name)
         names = {stray.name for stray in strays}
         units = [f"{branch}'s in the schema's {key}" for branch, key in _units(part, names)]
         hint = f"; if the unit is not the one stated, correct {' and '.join(units)}" if units else ""
-        found = ", ".join(str(stray) for stray in strays)
+        found = ", ".join(str(stray) for stray in strays) or "some in one quantity, some in another"
         logger.warning("%s: most events are unlike those that the model was trained on: %s%s", part.name, found, hint)
 
 

@@ -18,6 +18,7 @@ from ingest.reading.rootio import Skipped
 from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
 from shards.opening import open_dataset
+from xectrain.inference.events import Events
 from xectrain.inference.infer import infer
 from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE
@@ -26,6 +27,7 @@ from xectrain.inference.regressor import Predictor
 from xectrain.inference.request import Request
 from xectrain.inference.root_output import read_metadata
 from xectrain.inference.sources import ReadOptions, open_parts
+from xectrain.inference.unlike import Watch
 
 XEC = [sys.executable, "-m", "xec"]
 
@@ -132,6 +134,18 @@ def test_a_file_in_another_unit_is_named_once_with_the_key_that_corrects_it(
     (line,) = [line for line in caplog.messages if "unlike those that the model was trained on" in line]
     assert line.startswith("other.root: most events are unlike")
     assert line.endswith(f"; if the unit is not the one stated, {hint}")
+
+
+def test_what_is_outside_by_different_quantities_is_said_once_and_looked_at_once(place, predictor, caplog, monkeypatch):
+    npho, time, _ = make_events(9, 2, COLUMNS)
+    events, looks = Events.of_raw(npho, time), []
+    monkeypatch.setattr(predictor, "strays", lambda events: looks.append(len(events)) or [])
+    (part,), watch = open_parts([place / "a.root"]), Watch(predictor)
+    for _ in range(3):
+        watch.look(part, events, 9)
+    assert looks == [9]
+    said = "most events are unlike those that the model was trained on: some in one quantity, some in another"
+    assert caplog.messages == [f"a.root: {said}"]
 
 
 def test_a_time_without_reference_is_not_called_an_absolute_one(place, predictor, tmp_path, caplog):
