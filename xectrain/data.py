@@ -211,9 +211,14 @@ def _check_alike(views: Sequence[View]) -> None:
                     remedy=f"ingest both with the same {option}",
                 )
         if list(other.columns) != list(first.columns):
+            lacks = ", ".join(name for name in first.columns if name not in other.columns)
+            more = ", ".join(name for name in other.columns if name not in first.columns)
             raise InputError(
-                f"has different columns from {first.path}",
+                f"has other columns than {first.path}",
                 file=other.path,
-                found=", ".join(other.columns),
-                expected=", ".join(first.columns),
+                found="; ".join(
+                    said for said, names in ((f"lacks {lacks}", lacks), (f"also has {more}", more)) if names
+                )
+                or "another order",
+                remedy="convert both with one schema, from files that have the same branches",
             )

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from support.synthetic import make_dataset
 
-from shards.base import ConfigError
+from shards.base import ConfigError, InputError
 from xectrain.config.tree import DataConfig
 from xectrain.data import open_training_data
 
@@ -42,3 +42,16 @@ def test_validating_on_training_events_is_said(tmp_path: Path, caplog: pytest.Lo
     open_training_data(DataConfig.model_validate({"train": [{"path": data}], "val": [{"path": other}]}), seed=0)
     open_training_data(DataConfig.model_validate({"train": [{"path": data}]}), seed=0)
     assert "training events" not in caplog.text
+
+
+def test_training_sets_of_other_columns_are_refused_by_what_they_lack(tmp_path: Path) -> None:
+    columns = {"a": ("run", "event", "energy"), "b": ("run", "event"), "c": ("run", "event", "energy", "quality")}
+    paths = {
+        name: str(make_dataset(tmp_path / name, 20, columns=has, first_source=2 * i).path)
+        for i, (name, has) in enumerate(columns.items())
+    }
+    for other, found in (("b", "lacks energy"), ("c", "also has quality")):
+        with pytest.raises(
+            InputError, match=rf"/{other}: has other columns than .*/a \(found {found}\); convert both with"
+        ):
+            open_training_data(mixture(paths["a"], paths[other]), seed=0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.base import ConfigError, OutputError, locked
+from shards.base import ConfigError, LockedError, OutputError, locked
 from xectrain.config.merge import leaves
 from xectrain.config.tree import Config
 from xectrain.training.background import Background
@@ -253,6 +253,8 @@ def send_artifacts(run: RunFolder, config: Config, run_id: str | None, folders: 
     try:
         if not work.close(patience_s):
             logger.warning("MLflow did not accept everything within %g s: the files are in %s", patience_s, run.path)
+    except LockedError:  # by the thread that waits for MLflow since the training began
+        logger.warning("MLflow still does not answer: the files are in %s", run.path)
     except Exception as error:  # noqa: BLE001  MLflow raises its own, SQLAlchemy's and OS errors
         logger.warning("MLflow does not answer (%s): the files are in %s", _reason(error), run.path)
 

@@ -24,7 +24,7 @@ from xectrain.config.tree import Config
 from xectrain.modes import load_config
 from xectrain.training import session
 from xectrain.training.runfolder import RunFolder, read_metrics
-from xectrain.training.tracking import sync
+from xectrain.training.tracking import send_artifacts, sync
 from xectrain.training.trainer import Stopped
 
 
@@ -192,7 +192,9 @@ def test_a_server_that_is_gone_costs_no_more_than_was_agreed(
         asked = config(dataset, train__epochs=1, tracking__uri=uri, tracking__patience_s=0.5)
         session.train(asked, tmp_path / "run")
         assert RunFolder(tmp_path / "run").read_state().state == "done"
-    assert "MLflow did not accept everything within 0.5 s; metrics.jsonl has everything and" in caplog.text
+        assert "MLflow did not accept everything within 0.5 s; metrics.jsonl has everything and" in caplog.text
+        send_artifacts(RunFolder(tmp_path / "run"), asked, None, [])
+        assert caplog.messages[-1] == f"MLflow still does not answer: the files are in {tmp_path / 'run'}"
 
 
 def test_a_store_that_cannot_be_made_is_a_warning(
