@@ -4,7 +4,8 @@
 
 The script is what one writes first, and what the older project had: `uproot.iterate`, float32 onnxruntime with its own
 threads, normalization in numpy, predictions collected in lists and written at the end; it is in this file. Its network
-is the exported one. Both are whole commands in processes of their own, which take turns; `without start` is a second
+is equal to the run's but written plainly (as in `model.py`; both graphs' outputs are compared first); a second row gives
+the script the graph that `xec export` writes. Both are whole commands in processes of their own, which take turns; `without start` is a second
 measurement with a twentieth of the events subtracted. `model alone` is the rate of the network on events that are in
 memory. The network is an untrained one of the preset; making and exporting it takes minutes, and `--folder` keeps it.
 """
@@ -23,7 +24,17 @@ import numpy as np
 import onnxruntime
 import psutil
 import uproot
+import torch
 from conversion import COMPRESSIONS, write_file
+from model import PlainEncoder
+from torch import Tensor, nn
+
+from shards.normalization import valid
+from xectrain.checkpoint import find_checkpoint, read_checkpoint
+from xectrain.exporting.graph import onnx_bytes
+from xectrain.exporting.modules import NormalizedInput, module_for
+from xectrain.inference.load import load_mode
+from xectrain.modes.base import EventMode
 
 SMALLER = 20
 """How many times fewer events the second measurement has."""
@@ -57,8 +68,49 @@ def xec(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "xec", *map(str, arguments)]
 
 
+class Plainly(nn.Module):
+    """In the place of an encoder without a focus: the same, written plainly."""
+
+    def __init__(self, plain: PlainEncoder) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def look(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> None:
+        del x_BN2, mask_BN
+
+    def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None, scene: None = None) -> Tensor:
+        del scene
+        hidden_BN = ~valid(x_BN2, self.plain.normalization)[0] if mask_BN is None else mask_BN
+        tokens: Tensor = self.plain(x_BN2, hidden_BN)
+        return tokens
+
+
+def write_plain(run: Path, onnx: Path) -> None:
+    """The run's network with its encoder written plainly, as a bare ONNX graph."""
+    path = find_checkpoint(run)
+    mode, facts = load_mode(read_checkpoint(path), path)
+    assert isinstance(mode, EventMode)
+    module = module_for(mode, facts, normalized=True)
+    assert isinstance(module, NormalizedInput)
+    encoder = mode.model.encoder
+    mode.model.encoder = Plainly(PlainEncoder(encoder, facts.normalization))
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in ONNX
+    onnx.write_bytes(onnx_bytes(module))
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    """Of the outputs of two bare graphs, in units of the spread of the first's."""
+    x = np.random.default_rng(0).uniform(0, 5, (8, 4760, 2)).astype(np.float32)
+    found = []
+    for path in (one, other):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {session.get_inputs()[0].name: x}))
+    pairs = [(a, b) for a, b in zip(*found, strict=True) if a.dtype != bool]
+    return max(float(np.abs(a - b).max() / np.std(a)) for a, b in pairs)
+
+
 def make(folder: Path, preset: str) -> None:
-    """A run folder and its network as ONNX, from raw sensors and bare."""
+    """A run folder and its network as ONNX, from raw sensors, bare, and bare and plain."""
     toy, shards, run = folder / "toy.root", folder / "shards", folder / "run"
     steps = [
         (toy, xec("toymc", "--events", 64, "--energy", "flat", "--energy-range", 15, 65, "--out", toy)),
@@ -77,6 +129,9 @@ def make(folder: Path, preset: str) -> None:
     for made, command in steps:
         if not made.exists():
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not (folder / "plain.onnx").exists():
+        write_plain(run, folder / "plain.onnx")
+    print(f"Plain and exported graph differ by {largest_difference(folder / 'plain.onnx', folder / 'bare.onnx'):.0e}.\n")
 
 
 def seconds(command: list[str], out: Path) -> tuple[float, float]:
@@ -152,12 +207,17 @@ def main() -> None:
         return
     out, run = folder / "out.root", folder / "run"
 
-    def ours(model: Path, file: Path) -> list[str]:
-        return xec("infer", model, file, "--output", out, "--device", "cpu")
+    def ours(model: Path, file: Path, *more: str) -> list[str]:
+        return xec("infer", model, file, "--output", out, "--device", "cpu", *more)
+
+    def script(onnx: str, file: Path) -> list[str]:
+        return [sys.executable, "-c", SCRIPT, str(file), str(folder / onnx), str(out)]
 
     ways = {
-        "the plain script": lambda file: [sys.executable, "-c", SCRIPT, str(file), str(folder / "bare.onnx"), str(out)],
+        "the plain script": lambda file: script("plain.onnx", file),
+        "the same with our graph": lambda file: script("bare.onnx", file),
         "`xec infer run`": lambda file: ours(run, file),
+        "`xec infer run --precision bf16`": lambda file: ours(run, file, "--precision", "bf16"),
         "`xec infer raw.onnx`": lambda file: ours(folder / "raw.onnx", file),
     }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
