@@ -4,10 +4,11 @@
 
 The script is what one writes first, and what the older project had: `uproot.iterate`, float32 onnxruntime with its own
 threads, normalization in numpy, predictions collected in lists and written at the end; it is in this file. Its network
-is equal to the run's but written plainly (as in `model.py`; both graphs' outputs are compared first); a second row gives
-the script the graph that `xec export` writes. Both are whole commands in processes of their own, which take turns; `without start` is a second
-measurement with a twentieth of the events subtracted. `model alone` is the rate of the network on events that are in
-memory. The network is an untrained one of the preset; making and exporting it takes minutes, and `--folder` keeps it.
+is equal to the run's but written plainly (as in `model.py`; both graphs' outputs are compared first). A second row
+gives the script the graph that `xec export` writes. All are whole commands in processes of their own, which take
+turns; `without start` is a second measurement with a twentieth of the events subtracted. `model alone` is the rate of
+the network on events that are in memory. The network is an untrained one of the preset; making and exporting it takes
+minutes, and `--folder` keeps it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import psutil
-import uproot
 import torch
+import uproot
 from conversion import COMPRESSIONS, write_file
 from model import PlainEncoder
 from torch import Tensor, nn
@@ -131,7 +132,9 @@ def make(folder: Path, preset: str) -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     if not (folder / "plain.onnx").exists():
         write_plain(run, folder / "plain.onnx")
-    print(f"Plain and exported graph differ by {largest_difference(folder / 'plain.onnx', folder / 'bare.onnx'):.0e}.\n")
+    print(
+        f"Plain and exported graph differ by {largest_difference(folder / 'plain.onnx', folder / 'bare.onnx'):.0e}.\n"
+    )
 
 
 def seconds(command: list[str], out: Path) -> tuple[float, float]:

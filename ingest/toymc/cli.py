@@ -128,6 +128,10 @@ def limit(
     u: Annotated[float, typer.Option(help="cm.")] = 0.0,
     v: Annotated[float, typer.Option(help="cm.")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
+    distance: Annotated[
+        bool,
+        typer.Option("--distance", help="Instead: 68 % distance of the case unknown, signal at all depths (a minute)."),
+    ] = False,
 ) -> None:
     """Print the Cramér–Rao bounds for u, v, w, energy and time at given depths.
 
@@ -136,9 +140,12 @@ def limit(
     """
     from dataclasses import asdict
 
-    from ingest.toymc.study.limit import CASES, limits
+    from ingest.toymc.study.limit import CASES, limits, signal_distance
     from shards.base import publish_json
 
+    if distance:
+        typer.echo(f"68 % distance of the best linear estimator: {10 * signal_distance():.2f} mm")
+        return
     rows = [
         row
         for one in case or CASES

@@ -21,7 +21,7 @@ from ingest.toymc.scattered import TABLE
 from ingest.toymc.shower import draw_deposits
 from ingest.toymc.source import draw_gammas
 from ingest.toymc.study import checks, pictures
-from ingest.toymc.study.limit import CASES, Limit, limits
+from ingest.toymc.study.limit import CASES, Limit, limits, signal_distance
 from shards import geometry as geo
 from shards.base import publish_text
 
@@ -74,6 +74,7 @@ def write_report(folder: Path, events: int) -> tuple[Path, list[str]]:
         checks=rows,
         magnitudes=magnitudes,
         limits=_limit_rows(bounds),
+        distance=f"{10 * signal_distance():.2f}",
         rate=rate,
         events=events,
         folder=folder.name,

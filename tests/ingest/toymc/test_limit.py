@@ -8,7 +8,7 @@ import pytest
 from ingest.toymc import constants as c
 from ingest.toymc.likelihood import signals
 from ingest.toymc.response import Response, detect, per_kind
-from ingest.toymc.study.limit import STEP, bounds, fisher, limits
+from ingest.toymc.study.limit import STEP, bounds, fisher, kept_limits, limits, unknown_errors
 from shards import geometry as geo
 from shards.base import ConfigError
 
@@ -101,3 +101,25 @@ def test_unknown_showers_limit_more_than_photons(seed: int, monkeypatch: pytest.
 def test_unknown_case_is_named() -> None:
     with pytest.raises(ConfigError, match=r"case: is not known .*did you mean 'known'"):
         limits([1.0], case="knwon")
+
+
+def test_kept_places_are_known_worse_the_deeper_they_are() -> None:
+    """One shower in hundreds that ends next to a sensor must not decide what "unbiased" means."""
+    for gamma in (20.0, 52.83):
+        rows = [row for row in kept_limits() if row.gamma == gamma]
+        assert [row.depth for row in rows] == [1.0, 3.0, 8.0, 20.0]
+        for name in ("u", "v", "w"):
+            values = [getattr(row, name) for row in rows]
+            assert values == sorted(values), (gamma, name, values)
+
+
+@pytest.mark.slow
+def test_no_single_shower_decides_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.toymc.study.limit.UNKNOWN_SHOWERS", 1000)
+    place = np.array([0.0, 0.0, 8.0])
+    widths = []
+    for seed in (20, 21, 22):
+        errors = unknown_errors(np.random.default_rng(seed), place, 52.83)
+        low, high = np.quantile(errors[:, :3], [0.15865, 0.84135], axis=0)
+        widths.append((high - low) / 2)
+    assert np.max(np.std(widths, axis=0) / np.mean(widths, axis=0)) < 0.15
