@@ -123,7 +123,7 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     if content.startswith(b"root"):
         raise InputError("is a ROOT file, not a checkpoint", file=path, remedy=MODEL_FIRST)
-    signed = _verify(content, path)
+    signed, digest = _verify(content, path)
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -137,16 +137,19 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     if state["format"] == FORMAT and not signed:
         raise CorruptError("has lost its digest", file=path, remedy="use an earlier checkpoint")
     checked(_Content, state, file=path)
-    return {**state, DIGEST: hashlib.sha256(content).hexdigest()}
+    return {**state, DIGEST: digest}
 
 
-def _verify(content: bytes, path: Path) -> bool:
-    """Check a checkpoint's bytes; returns whether they carry a digest."""
-    body, comment = content[:-_COMMENT], content[-_COMMENT:]
+def _verify(content: bytes, path: Path) -> tuple[bool, str]:
+    """Check a checkpoint's bytes; returns whether they carry a digest, and the digest of the whole file."""
+    comment = content[-_COMMENT:]
+    of_body = hashlib.sha256(memoryview(content)[: -len(comment)])
+    of_file = of_body.copy()
+    of_file.update(comment)
     if comment.startswith(_MARK):
-        if comment[len(_MARK) :] != hashlib.sha256(body).hexdigest().encode():
+        if comment[len(_MARK) :] != of_body.hexdigest().encode():
             raise CorruptError("fails its checksum", file=path, remedy="use an earlier checkpoint")
-        return True
+        return True, of_file.hexdigest()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
@@ -154,7 +157,7 @@ def _verify(content: bytes, path: Path) -> bool:
         raise CorruptError(f"is not a complete checkpoint: {error}", file=path) from None
     if damaged is not None:
         raise CorruptError("fails its checksum", file=path, item=damaged, remedy="use an earlier checkpoint")
-    return False
+    return False, of_file.hexdigest()
 
 
 def newest_valid(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -186,4 +186,9 @@ class MovingAverage(Generic[M]):
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scale gradients so that their joint norm is at most `limit` (0: leave them); return the norm before."""
-    return float(nn.utils.clip_grad_norm_(list(parameters), limit if limit > 0 else math.inf))
+    clipped = list(parameters)
+    total = nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None])
+    norm = float(total)
+    if 0 < limit < norm:  # also a factor of one would read and write all gradients
+        nn.utils.clip_grads_with_norm_(clipped, limit, total)
+    return norm

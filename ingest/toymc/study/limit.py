@@ -193,7 +193,7 @@ def unknown_errors(rng: np.random.Generator, uvw: Floats, energy: float) -> Floa
     few = slice(0, SLOPE_SHOWERS)
     _, _, table = _around(uvw, energy, picks[few], turns[few], timed)
     plus, minus = table[:3], table[3:]
-    by_place = trim_mean(plus - minus, TRIMMED, axis=1)
+    by_place = np.asarray(trim_mean(plus - minus, TRIMMED, axis=1))
     slopes = derivatives(by_place, np.zeros_like(by_place), average, timed)
     mean_event = Signals(average[None], event.time[:half].mean(axis=0)[None])
     _, noise = measurements(mean_event, 0, timed)
