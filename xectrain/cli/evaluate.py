@@ -74,6 +74,7 @@ def evaluate(
     from xectrain.inference.load import load
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import ReadOptions, open_parts
+    from xectrain.modes.chosen_masks import chosen_masks
 
     if line is not None:
         remedy = f"xec lines {model} DATA --energy {line:g} --out DIR"
@@ -103,7 +104,7 @@ def evaluate(
         _say_checked(predictor, options, open_parts(data, schema) if data else None)
         return
     if masks is not None and isinstance(predictor, SensorPredictor):
-        _hide(predictor, masks)
+        predictor.masker = chosen_masks(masks, predictor.facts.normalization)
     if not data:
         from xectrain.evaluation.artifacts import write_artifacts  # with matplotlib, a third of the start
 
@@ -183,13 +184,6 @@ def _say_checked(model: Model, options: EvaluationOptions, given: Sequence[Part]
     if options.baseline_data is not None:
         open_dataset(options.baseline_data)
     typer.echo(f"{counted(sum(part.events for part in parts), 'event')} to evaluate {model.facts.file} on")
-
-
-def _hide(model: SensorPredictor, masks: str) -> None:
-    """Make a model hide other sensors than in its validation."""
-    from xectrain.modes.chosen_masks import chosen_masks
-
-    model.masker = chosen_masks(masks, model.facts.normalization)
 
 
 def _samples(given: list[str]) -> dict[str, str]:

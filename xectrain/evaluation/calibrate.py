@@ -43,6 +43,7 @@ from xectrain.inference.calibration import (
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted
+from xectrain.metrics import equal_count_edges
 
 Array = NDArray[np.float64]
 
@@ -251,7 +252,7 @@ def uniformity(events: LineEvents, after: Array) -> tuple[Uniformity, ...]:
         known = x[np.isfinite(x)]
         if len(np.unique(known)) < 2:
             continue
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)))
+        edges = equal_count_edges(known, BINS)
         if name == "run":
             runs = np.unique(known)
             edges = np.append(runs if len(runs) <= BINS else np.unique(np.round(edges[:-1])), runs[-1] + 1)

@@ -32,7 +32,7 @@ from xectrain.inference.regressor import Predictor
 from xectrain.inference.rows import truth_columns
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import Part, ReadOptions, Wanted
-from xectrain.metrics import percentile_68
+from xectrain.metrics import equal_count_edges, percentile_68
 from xectrain.modes.masking import event_key, uniform
 from xectrain.tasks import QUANTITIES, TASKS
 
@@ -256,7 +256,7 @@ def _summary(study: DeadStudy, task: str) -> Table:
 
 def _binned(table: TaskTable, methods: Sequence[str], lost: Array) -> list[Table]:
     """68 % of |residual| in bins of the light that was lost, one table per column."""
-    edges = lost_edges(lost)
+    edges = equal_count_edges(lost, 4)
     heads = tuple(f"{100 * low:.1f}–{100 * high:.1f} %" for low, high in itertools.pairwise(edges))
     found = []
     for column in table.names:
@@ -271,11 +271,6 @@ def _binned(table: TaskTable, methods: Sequence[str], lost: Array) -> list[Table
             rows.append(Row((strategy_label(method), *cells), {WHOLE: "network", RAW: "strong"}.get(method, "")))
         found.append(Table(("", *heads), tuple(rows), f"{column}: 68 % of |r| against the light that was lost"))
     return found
-
-
-def lost_edges(lost: Array) -> Array:
-    """Quarters of the events by the light they lost."""
-    return np.unique(np.quantile(lost, (0, 0.25, 0.5, 0.75, 1.0)))
 
 
 def strategy_label(method: str) -> str:

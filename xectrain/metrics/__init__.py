@@ -4,7 +4,7 @@ A number is added in `tasks` (regression) or `sensors` (hidden sensors); how it 
 `shards` and `xectrain.tasks`.
 """
 
-from xectrain.metrics.binned import Profile, default_edges, profile
+from xectrain.metrics.binned import Profile, default_edges, equal_count_edges, profile
 from xectrain.metrics.energy import EnergyFit, fit_energy_resolution
 from xectrain.metrics.flat import summary
 from xectrain.metrics.statistics import (
@@ -37,6 +37,7 @@ __all__ = [
     "default_edges",
     "direction_from_angles",
     "effective_sigma",
+    "equal_count_edges",
     "estimate",
     "fit_energy_resolution",
     "half_width_68",

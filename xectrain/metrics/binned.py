@@ -69,6 +69,12 @@ def profile(
     return Profile(bounds, *columns.T)
 
 
+def equal_count_edges(quantity: ArrayLike, bins: int) -> Array:
+    """Edges of bins that hold about as many of the finite values each; fewer bins where values are equal."""
+    x = np.asarray(quantity, dtype=np.float64)
+    return np.unique(np.quantile(x[np.isfinite(x)], np.linspace(0, 1, bins + 1)))
+
+
 def default_edges(quantity: ArrayLike, bins: int = 12) -> Array:
     """Equal-width edges over the central 99 % of the quantity; one bin when it has no spread.
 

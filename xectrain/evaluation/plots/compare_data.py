@@ -28,7 +28,7 @@ def feature_pages(
     with style():
         for start in range(0, len(order), A_PAGE):
             shown = order[start : start + A_PAGE]
-            figure = new_figure(12.0, 2.5 * -(-len(shown) // 4) + 0.9)
+            figure = new_figure(12.0, 2.7 * -(-len(shown) // 4) + 0.9)
             heading = f"{names[0]} (filled) and {names[1]} (line): the most different features first"
             figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.01, ha="left")
             axes = figure.subplots(-(-len(shown) // 4), 4, squeeze=False).ravel()
@@ -43,8 +43,14 @@ def feature_pages(
                 )
                 for x, look in zip(values, looks, strict=True):
                     panel.hist(x, bins=edges.tolist(), weights=np.full(x.size, 1 / max(x.size, 1)), **look)
-                panel.set(title=name.replace("_", " "), ylabel="fraction of events")
+                panel.set(title=name.replace("_", " "), xlabel=_label(name), ylabel="fraction of events")
             for panel in axes[len(shown) :]:
                 panel.set_visible(False)
             pages.append(figure)
     return pages
+
+
+def _label(feature: str) -> str:
+    """The axis of a feature, with its unit."""
+    units = {"log10_": "log₁₀ of photons", "time_ns_": "time [ns]", "hit_sensors_": "sensors hit"}
+    return next((unit for start, unit in units.items() if feature.startswith(start)), "sensors")

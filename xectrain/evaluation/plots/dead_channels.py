@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xectrain.evaluation.plots.panels import points, symbol_of
 from xectrain.evaluation.plots.style import PALETTE, new_figure, style
 from xectrain.evaluation.tables import TaskTable
-from xectrain.metrics import profile
+from xectrain.metrics import equal_count_edges, profile
 from xectrain.tasks import QUANTITIES
 
 BINS = 6
@@ -30,7 +30,7 @@ def dead_pages(table: TaskTable, methods: Sequence[str], lost: NDArray[np.float6
     """
     columns = table.names
     share = 100 * np.asarray(lost)
-    edges = np.unique(np.quantile(share, np.linspace(0, 1, BINS + 1)))
+    edges = equal_count_edges(share, BINS)
     with style():
         figure = new_figure(max(6.4, 3.6 * len(columns)), 8.6)
         heading = f"Dead channels: {table.task}  ·  {len(table)} events"

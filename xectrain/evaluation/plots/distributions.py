@@ -17,6 +17,11 @@ from xectrain.tasks import QUANTITIES
 
 Array = NDArray[np.float64]
 
+A_ROW = 4
+"""Spectra beside each other."""
+A_CELL, LEAST = 12, 5
+"""Events that a cell of a map holds in the mean, and without which it stays empty."""
+
 
 def distribution_pages(
     predicted: Mapping[str, Array],
@@ -45,26 +50,29 @@ def _heading(figure: Figure, what: str, title: str, events: int) -> None:
 def _spectra(predicted: Mapping[str, Array], conventional: Mapping[str, Array], title: str) -> Figure:
     """Every prediction, the conventional value over it, and their difference below."""
     names = list(predicted)
-    rows = 2 if conventional else 1
-    figure = new_figure(max(6.0, 2.9 * len(names)), 2.9 * rows + 0.6)
+    high, wide = (2 if conventional else 1), min(len(names), A_ROW)
+    rows = -(-len(names) // wide)
+    figure = new_figure(max(6.0, 3.1 * wide), 2.7 * high * rows + 0.6)
     _heading(figure, "Predictions", title, len(predicted[names[0]]))
-    axes = figure.subplots(rows, len(names), squeeze=False)
-    for column, name in enumerate(names):
-        unit, label = QUANTITIES[name].unit, symbol_of(name)
+    axes = figure.subplots(high * rows, wide, squeeze=False)
+    for panel in axes.flat:
+        panel.set_visible(False)
+    for number, name in enumerate(names):
+        row, column = divmod(number, wide)
+        upper, unit, label = axes[high * row, column], QUANTITIES[name].unit, symbol_of(name)
         values = predicted[name][np.isfinite(predicted[name])]
         edges = _edges(values)
-        axes[0, column].hist(values, bins=edges.tolist(), color=NETWORK_COLOUR, alpha=0.45, label="network")
-        axes[0, column].set(xlabel=f"{label} [{unit}]", ylabel="events", title=label)
+        upper.hist(values, bins=edges.tolist(), color=NETWORK_COLOUR, alpha=0.45, label="network")
+        upper.set(xlabel=f"{label} [{unit}]", ylabel="events", title=label, visible=True)
         if name in conventional:
             other = conventional[name][np.isfinite(conventional[name])]
-            axes[0, column].hist(other, bins=edges.tolist(), histtype="step", color=STRONG_COLOUR, label="conventional")
+            upper.hist(other, bins=edges.tolist(), histtype="step", color=STRONG_COLOUR, label="conventional")
             difference = predicted[name] - conventional[name]
             difference = difference[np.isfinite(difference)]
-            axes[1, column].hist(difference, bins=_edges(difference).tolist(), color=NETWORK_COLOUR, alpha=0.45)
-            axes[1, column].set(xlabel=f"network − conventional [{unit}]", ylabel="events")
-        elif rows == 2:
-            axes[1, column].set_visible(False)
-    fullest = max(axes[0], key=lambda panel: len(panel.get_legend_handles_labels()[0]))
+            lower = axes[high * row + 1, column]
+            lower.hist(difference, bins=_edges(difference).tolist(), color=NETWORK_COLOUR, alpha=0.45)
+            lower.set(xlabel=f"network − conventional [{unit}]", ylabel="events", visible=True)
+    fullest = max(axes.flat, key=lambda panel: len(panel.get_legend_handles_labels()[0]))
     figure.legend(*fullest.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -81,13 +89,15 @@ def _maps(predicted: Mapping[str, Array], title: str) -> Figure:
     _heading(figure, "Over the inner face", title, len(predicted["u"]))
     axes = figure.subplots(1, 1 + len(others), squeeze=False)[0]
     u, v = predicted["u"], predicted["v"]
-    edges = [_edges(x[np.isfinite(x)], 24) for x in (u, v)]
+    cells = int(np.clip(np.sqrt(len(u) / A_CELL), 4, 24))
+    edges = [_edges(x[np.isfinite(x)], cells) for x in (u, v)]
     counts = np.histogram2d(u, v, bins=edges)[0]
     _map(axes[0], edges, np.where(counts > 0, counts, np.nan), "events", figure)
     for panel, name in zip(axes[1:], others, strict=True):
         good = np.isfinite(predicted[name])
         total = np.histogram2d(u[good], v[good], bins=edges, weights=predicted[name][good])[0]
-        mean = np.where(counts >= 5, total / np.maximum(counts, 1), np.nan)
+        known = np.histogram2d(u[good], v[good], bins=edges)[0]
+        mean = np.where(known >= LEAST, total / np.maximum(known, 1), np.nan)
         _map(panel, edges, mean, f"mean {symbol_of(name)} [{QUANTITIES[name].unit}]", figure)
     return figure
 

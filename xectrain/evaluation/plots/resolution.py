@@ -23,6 +23,7 @@ from xectrain.evaluation.wording import plus_minus
 from xectrain.metrics import (
     TaskMetrics,
     direction_from_angles,
+    equal_count_edges,
     estimate,
     opening_angle,
     percentile_68,
@@ -176,7 +177,7 @@ def _uncertainty_page(table: TaskTable, title: str) -> Figure:
     for wide, pulls, column in zip(upper, lower, columns, strict=True):
         show = QUANTITIES[column]
         sigma, r = show.scale * table.sigma()[column], table.residuals(column)
-        edges = np.unique(np.quantile(sigma[np.isfinite(sigma)], np.linspace(0, 1, 9)))
+        edges = equal_count_edges(sigma, 8)
         if len(edges) == 1:  # one σ for all events
             edges = edges * np.array([0.99, 1.01])
         found = profile(sigma, r, edges, resamples=40)
@@ -201,7 +202,7 @@ def _coverage_page(table: TaskTable, by: Sequence[str], title: str) -> Figure:
     for axes, name in zip(figure.subplots(1, len(by), squeeze=False)[0], by, strict=True):
         show = QUANTITIES[name]
         x = show.scale * table.columns[f"true_{name}"]
-        edges = np.unique(np.quantile(show.scale * _finite(table, name), np.linspace(0, 1, COVERAGE_BINS + 1)))
+        edges = equal_count_edges(x, COVERAGE_BINS)
         for k, (column, intervals) in enumerate(table.intervals().items()):
             for nominal, (low, high) in intervals.items():
                 found = profile(x, covered(column, table.truth()[column], low, high), edges, resamples=40)
