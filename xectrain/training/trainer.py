@@ -138,7 +138,8 @@ class Trainer:
                     self._record_steps()
                 self._account()
                 loss = state.pending.loss or self.recorder.last_loss
-                bar.advance(batches.step_events(at.step - 1), f"loss {loss:.4g}, {self.usage.live()}")
+                note = ", ".join(filter(None, (f"loss {loss:.4g}", self.usage.live())))
+                bar.advance(batches.step_events(at.step - 1), note)
                 if stop_now and not over:
                     self._stop(stop)
                 if ends:
