@@ -7,6 +7,7 @@ a budget of minutes is the exception: its learning rates, and where it ends, fol
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import signal
@@ -55,6 +56,13 @@ class Stopped(XecError):
         self.exit_status = 128 + number
 
 
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+BUFFERS_STAY: dict[str, Any] = {
+    ("forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers"): False
+}
+"""Buffers are the same in all ranks and need no exchange in every step. The first name is that of torch 2.13."""
+
+
 class Trainer:
     """Trains a state on batches, from any position."""
 
@@ -83,7 +91,7 @@ class Trainer:
         """Train until the epochs or the minutes are over, or a signal, early stopping or a failure ends it."""
         stepper: nn.Module = self.state.mode
         if self.ranks.world > 1:
-            stepper = DistributedDataParallel(self.state.mode, broadcast_buffers=False)
+            stepper = DistributedDataParallel(self.state.mode, **BUFFERS_STAY)
         with self.profiler or nullcontext():
             while not self._over():
                 self._epoch(stepper, stop)
