@@ -112,6 +112,20 @@ def largest_difference(one: Path, other: Path) -> float:
 
 def make(folder: Path, preset: str) -> None:
     """A run folder and its network as ONNX, from raw sensors, bare, and bare and plain."""
+    make_run(folder, preset)
+    shards, run = folder / "shards", folder / "run"
+    for name, form in (("raw.onnx", ()), ("bare.onnx", ("--normalized",))):
+        if not (folder / name).exists():
+            command = xec("export", run, "--data", shards, *form, "--output", folder / name)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not (folder / "plain.onnx").exists():
+        write_plain(run, folder / "plain.onnx")
+    difference = largest_difference(folder / "plain.onnx", folder / "bare.onnx")
+    print(f"Plain and exported graph differ by {difference:.0e}.\n")
+
+
+def make_run(folder: Path, preset: str) -> None:
+    """`FOLDER/run`, an untrained network of a preset, and `FOLDER/shards`, a few events."""
     toy, shards, run = folder / "toy.root", folder / "shards", folder / "run"
     steps = [
         (toy, xec("toymc", "--events", 64, "--energy", "flat", "--energy-range", 15, 65, "--out", toy)),
@@ -124,17 +138,10 @@ def make(folder: Path, preset: str) -> None:
                 *("--set", "tracking.mlflow=false", "--batch-size", 32, "--device", "cpu"),
             ),
         ),
-        (folder / "raw.onnx", xec("export", run, "--data", shards, "--output", folder / "raw.onnx")),
-        (folder / "bare.onnx", xec("export", run, "--data", shards, "--normalized", "--output", folder / "bare.onnx")),
     ]
     for made, command in steps:
         if not made.exists():
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if not (folder / "plain.onnx").exists():
-        write_plain(run, folder / "plain.onnx")
-    print(
-        f"Plain and exported graph differ by {largest_difference(folder / 'plain.onnx', folder / 'bare.onnx'):.0e}.\n"
-    )
 
 
 def seconds(command: list[str], out: Path) -> tuple[float, float]:

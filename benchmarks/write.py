@@ -2,7 +2,7 @@
 
     python benchmarks/write.py cores steps
 
-The page has a place for each, between `<!-- begin: cores.py --preset small -->` and `<!-- end -->`: the command is run
+The page has places for each, between `<!-- begin: cores.py --preset small -->` and `<!-- end -->`: the command is run
 as it stands there, and its output replaces what is between, with the day and the processor. A benchmark that fails
 leaves the page as it is.
 """
@@ -23,17 +23,17 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 PLACE = re.compile(r"<!-- begin: (?P<command>(?P<name>\w+)\.py.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def filled(page: str, name: str, output: str, where: str) -> str:
-    """The page with `output` in the place of the benchmark `name`; as it is where there is no such place.
+def filled(page: str, command: str, output: str, where: str) -> str:
+    """The page with `output` in the place of the command; as it is where there is no such place.
 
     Args:
         where: day and machine, in words.
     """
 
     def text(found: re.Match[str]) -> str:
-        if found["name"] != name:
+        if found["command"] != command:
             return found[0]
-        said, command = output.strip("\n"), found["command"]
+        said = output.strip("\n")
         if not any(line.startswith("|") for line in said.splitlines()):
             said = f"```\n{said}\n```"
         return f"<!-- begin: {command} -->\n`python benchmarks/{command}`, {where}:\n\n{said}\n<!-- end -->"
@@ -59,17 +59,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="which; default: all that have a place")
     options = parser.parse_args()
-    places = {found["name"]: found["command"] for found in PLACE.finditer(PAGE.read_text())}
-    if unknown := [name for name in options.names if name not in places]:
-        raise SystemExit(f"{PAGE}: no place for {', '.join(unknown)}; there is one for {', '.join(places)}")
-    for name in options.names or places:
-        print(f"== {places[name]}", flush=True)
-        script, *arguments = shlex.split(places[name])
+    places = [(found["name"], found["command"]) for found in PLACE.finditer(PAGE.read_text())]
+    known = dict(places)
+    if unknown := [name for name in options.names if name not in known]:
+        raise SystemExit(f"{PAGE}: no place for {', '.join(unknown)}; there is one for {', '.join(known)}")
+    for name, command in places:
+        if options.names and name not in options.names:
+            continue
+        print(f"== {command}", flush=True)
+        script, *arguments = shlex.split(command)
         done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True)
         print(done.stdout, flush=True)
         if done.returncode:
             raise SystemExit(f"{script} failed with {done.returncode}; {PAGE} keeps what it had")
-        PAGE.write_text(filled(PAGE.read_text(), name, done.stdout, machine()))
+        PAGE.write_text(filled(PAGE.read_text(), command, done.stdout, machine()))
 
 
 if __name__ == "__main__":

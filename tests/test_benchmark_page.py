@@ -25,15 +25,15 @@ Said by hand.
 
 
 def test_a_table_replaces_what_its_place_held():
-    page = filled(PAGE_BEFORE, "cores", "| a |\n|---|\n| 1 |\n", "today")
+    page = filled(PAGE_BEFORE, "cores.py --batch 64", "| a |\n|---|\n| 1 |\n", "today")
     assert "old" not in page
     assert "<!-- begin: cores.py --batch 64 -->\n`python benchmarks/cores.py --batch 64`, today:\n\n| a |" in page
     assert page.endswith(PAGE_BEFORE.partition("<!-- end -->")[2])
-    assert filled(page, "cores", "| a |\n|---|\n| 1 |\n", "today") == page
+    assert filled(page, "cores.py --batch 64", "| a |\n|---|\n| 1 |\n", "today") == page
 
 
 def test_what_is_no_table_keeps_its_columns():
-    assert "```\n  a   b\n  1   2\n```\n<!-- end -->" in filled(PAGE_BEFORE, "steps", "  a   b\n  1   2\n", "today")
+    assert "```\n  a   b\n  1   2\n```\n<!-- end -->" in filled(PAGE_BEFORE, "steps.py", "  a   b\n  1   2\n", "today")
 
 
 def test_places_name_benchmarks_that_there_are():
