@@ -37,7 +37,7 @@ def main() -> None:
         commands = {
             "xec --help": ["--help"],
             "xec infer, ten events": ["infer", str(model), str(data), "--output", str(out), "--select", "event < 10"],
-            "xec evaluate --check": ["evaluate", str(model), str(data), "--check"],
+            "xec evaluate --check": ["evaluate", str(model), str(data), "--out", f"{folder}/out", "--check"],
         }
         print("| command | best [s] | median [s] | asked for [s] |\n|---|---|---|---|")
         for name, arguments in commands.items():
