@@ -103,6 +103,7 @@ class Stray:
     name: str
     """One of `SUMMARIES`, or the column of a prediction."""
     median: float
+    """Of the values outside."""
     low: float
     high: float
     """The smallest and largest value that count as inside."""
@@ -161,8 +162,9 @@ class TrainingRange(nn.Module):
         """The quantities that put more than half of some events outside, as of `inside`."""
         found = []
         for names, values_BK, low_K, high_K in self._judged(summaries_BS, predictions):
-            most_K = _outside(values_BK, low_K, high_K).float().mean(dim=0) > 0.5
-            medians = values_BK.nanmedian(dim=0).values.tolist()
+            outside_BK = _outside(values_BK, low_K, high_K)
+            most_K = outside_BK.float().mean(dim=0) > 0.5
+            medians = values_BK.where(outside_BK, torch.nan).nanmedian(dim=0).values.tolist()  # so one that is outside
             limits = zip(names, medians, low_K.tolist(), high_K.tolist(), strict=True)
             found += [Stray(*row) for row, most in zip(limits, most_K.tolist(), strict=True) if most]
         return found

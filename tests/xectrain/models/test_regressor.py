@@ -272,6 +272,9 @@ def test_what_puts_most_events_outside_is_named(toy: ToyEvents) -> None:
     assert re.fullmatch(r"log10_grain is -0\.4\d* \(expected 0\.8\d* to 1\.\d+\)", str(grain))
     (energy,) = model.ranges.strays(good, {"pred_energy": torch.full((len(good),), 0.2)})
     assert str(energy) == "pred_energy is 0.2 (expected 0.01 to 0.07)"
+    both = torch.linspace(-0.05, 0.15, len(good))  # half of them are too small or too large, and the middle is inside
+    (energy,) = model.ranges.strays(good, {"pred_energy": both})
+    assert not energy.low <= energy.median <= energy.high
 
 
 def test_summaries_are_what_their_names_say() -> None:
