@@ -377,16 +377,10 @@ def check_hidden(run: Path, path: Path, data: Path) -> None:
         np.testing.assert_allclose(found, values[hidden.hidden], rtol=1e-3, atol=tolerance)
 
 
-def numbers(command: str, model: Path, data: Path, out: Path, energy: float) -> np.ndarray:
-    """Every value that a study writes into its JSON file, in order.
-
-    Args:
-        energy: of the line that is fitted [MeV].
-    """
+def numbers(command: str, model: Path, data: Path, out: Path, *options: str) -> np.ndarray:
+    """Every value that a study writes into its JSON file, in order."""
     app = importlib.import_module(f"xectrain.cli.{command}").app
-    line = ("--energy", f"{energy:.2f}", "--shape", "single")
-    options = {"evaluate": (), "dead": ("--dead-fraction", "0.05"), "lines": line}
-    arguments = [*map(str, (model, data)), "--out", str(out), "--device", "cpu", *options[command]]
+    arguments = [*map(str, (model, data)), "--out", str(out), "--device", "cpu", *options]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     name = {"evaluate": "metrics", "dead": "dead", "lines": "line"}[command]
@@ -411,10 +405,14 @@ def test_studies_of_an_exported_file_give_the_numbers_of_its_run(trained, export
     infer(load(exported, device="cpu"), open_parts([trained.train]), tmp_path / "p.root", Request(ReadOptions()))
     with uproot.open(tmp_path / "p.root") as file:
         peak = 1e3 * float(np.median(file["predictions"]["pred_energy"].array(library="np")))
-    for command, data in (("evaluate", trained.data), ("dead", trained.data), ("lines", trained.train)):
+    for command, data, options in (
+        ("evaluate", trained.data, ()),
+        ("dead", trained.data, ("--dead-fraction", "0.05")),
+        ("lines", trained.train, ("--energy", f"{peak:.2f}", "--shape", "single")),
+    ):
         places = [tmp_path / f"{command}-{name}" for name in ("run", "file")]
         given = zip((trained.regress, exported), places, strict=True)
-        run, found = (numbers(command, model, data, place, peak) for model, place in given)
+        run, found = (numbers(command, model, data, place, *options) for model, place in given)
         np.testing.assert_allclose(found, run, rtol=5e-3, atol=1e-3, err_msg=command)
     run, found = (pl.read_parquet(place / "line_events.parquet") for place in places)
     assert len(run) == 240
