@@ -30,7 +30,6 @@ from conversion import COMPRESSIONS, write_file
 from model import PlainEncoder
 from torch import Tensor, nn
 
-from shards.normalization import valid
 from xectrain.checkpoint import find_checkpoint, read_checkpoint
 from xectrain.exporting.graph import onnx_bytes
 from xectrain.exporting.modules import NormalizedInput, module_for
@@ -76,13 +75,12 @@ class Plainly(nn.Module):
         super().__init__()
         self.plain = plain
 
-    def look(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> None:
+    def look(self, x_BN2: Tensor, mask_BN: Tensor) -> None:
         del x_BN2, mask_BN
 
-    def forward(self, x_BN2: Tensor, mask_BN: Tensor | None = None, scene: None = None) -> Tensor:
+    def forward(self, x_BN2: Tensor, mask_BN: Tensor, scene: None) -> Tensor:
         del scene
-        hidden_BN = ~valid(x_BN2, self.plain.normalization)[0] if mask_BN is None else mask_BN
-        tokens: Tensor = self.plain(x_BN2, hidden_BN)
+        tokens: Tensor = self.plain(x_BN2, mask_BN)
         return tokens
 
 

@@ -173,9 +173,6 @@ class DaliLoader:
         else:
             found += member_sums(sensors.numpy())
         dataset, rows = self._plan.dataset[part], self._plan.global_row[part]
-        if len(self._views) == 1:
-            self._views[0].dataset.require_sums(rows, found)
-            return
         for d in np.unique(dataset).tolist():
             mine = dataset == d
             self._views[d].dataset.require_sums(rows[mine], found[mine])

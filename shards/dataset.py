@@ -250,7 +250,7 @@ class Dataset:
         rows = row_numbers(rows)
         shard = np.searchsorted(self.starts, rows, side="right") - 1
         missing = shard[~self._summed[shard]]
-        for number in np.unique(missing).tolist() if missing.size else []:
+        for number in np.unique(missing).tolist():
             known = read_sums(self.file(number, "parquet"))
             if known is None:
                 raise CorruptError("lacks the sums of samples", file=self.file(number, "parquet"))

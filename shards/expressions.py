@@ -269,11 +269,12 @@ def _values(column: pl.Series) -> npt.NDArray[Any]:
 
 def _constant(node: ast.expr) -> int | float | None:
     """The number that a node writes out; None where it is something else."""
-    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-    inner = node.operand if isinstance(node, ast.UnaryOp) and negative else node
-    if not isinstance(inner, ast.Constant) or not isinstance(inner.value, int | float) or isinstance(inner.value, bool):
+    sign = 1
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, node = -1, node.operand
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float) or isinstance(node.value, bool):
         return None
-    value = -inner.value if negative else inner.value
+    value = sign * node.value
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return float(max(-(2**1000), min(value, 2**1000)))
     return value

@@ -21,7 +21,7 @@ from shards.base import InputError
 from shards.base.documents import file_digest, read_text
 from shards.manifest import N_SENSORS
 from shards.normalization import HUGE
-from shards.whole import EXACT
+from shards.whole import inexact
 
 NEEDED = ("run_first", "run_last", "sensor", "response")
 LEFT = ("dead", "unknown")
@@ -78,7 +78,7 @@ class ChannelGains:
             raise InputError(
                 "has no gains for a run in the data",
                 file=self.name,
-                found=f"run {run:.0f}" if runs.dtype.kind == "f" else f"run {run}",
+                found=f"run {int(run)}",
                 expected=", ".join(f"{a} to {b}" if a != b else f"{a}" for a, b in self.ranges[:8]),
             )
         found = np.array(npho, dtype=np.float32)
@@ -135,7 +135,7 @@ def _by_range(table: pl.DataFrame, path: Path) -> ChannelGains:
             expected=f"{LIMITS[0]:g} to {LIMITS[1]:g}, or state dead",
         )
     first, last = table["run_first"].to_numpy(), table["run_last"].to_numpy()
-    bad = np.flatnonzero(~(np.isfinite(first) & np.isfinite(last) & (first <= last) & (np.abs(last) <= EXACT)))
+    bad = np.flatnonzero(~(np.isfinite(first) & np.isfinite(last) & (first <= last) & ~inexact(last)))
     if len(bad):
         wanted = "run_first and run_last, at most 2⁵³"
         raise InputError("has no run range", file=path, item=f"row {bad[0] + 1}", expected=wanted)

@@ -186,9 +186,9 @@ class MovingAverage(Generic[M]):
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scale gradients so that their joint norm is at most `limit` (0: leave them); return the norm before."""
-    clipped = list(parameters)
-    total = nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None])
+    given = list(parameters)
+    total = nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
     norm = float(total)
     if 0 < limit < norm:  # also a factor of one would read and write all gradients
-        nn.utils.clip_grads_with_norm_(clipped, limit, total)
+        nn.utils.clip_grads_with_norm_(given, limit, total)
     return norm

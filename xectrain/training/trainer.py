@@ -174,7 +174,7 @@ class Trainer:
                 with phase("backward"):
                     (loss * self.ranks.world).backward()  # DDP averages over ranks
             mine.add(result, weight_B)
-        norm = clip_gradients((p for p in state.mode.parameters() if p.grad is not None), self.config.optim.grad_clip)
+        norm = clip_gradients(state.mode.parameters(), self.config.optim.grad_clip)
         logger.debug("epoch %d, step %d: loss %g, gradient norm %g", at.epoch + 1, at.step + 1, mine.loss, norm)
         finite = math.isfinite(norm) and math.isfinite(mine.loss)
         last_step = self.pace.last_step(at.global_step + 1) if self.ranks.is_main else 0

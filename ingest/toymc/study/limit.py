@@ -156,9 +156,9 @@ def measurements(event: Signals, row: int, timed: NDArray[np.bool_]) -> tuple[Fl
     return mean, np.concatenate([event.variance[row], event.time_variance[row, timed]])
 
 
-def derivatives(plus: Floats, minus: Floats, charge: Floats, timed: NDArray[np.bool_]) -> Floats:
-    """Derivatives (5, S) from measurements at ± `STEP` in u, v, w, each (3, S), and the charges (4760,)."""
-    by_place = (plus - minus) / (2 * STEP)
+def derivatives(difference: Floats, charge: Floats, timed: NDArray[np.bool_]) -> Floats:
+    """Derivatives (5, S) from differences (3, S) of measurements at ± `STEP` in u, v, w, and the charges (4760,)."""
+    by_place = difference / (2 * STEP)
     by_energy = np.concatenate([charge, np.zeros(timed.sum())])
     by_time = np.concatenate([np.zeros(len(charge)), np.ones(timed.sum())])
     return np.vstack([by_place, by_energy, by_time])
@@ -171,7 +171,7 @@ def _known_shower(rng: np.random.Generator, uvw: Floats, energy: float, showers:
     for shower in picks:
         event, timed, table = _around(uvw, energy, np.array([shower]) if shower is not None else None, np.zeros(1))
         _, variance = measurements(event, 0, timed)
-        found.append(bounds(fisher(derivatives(table[:3, 0], table[3:, 0], event.mean[0], timed), variance)))
+        found.append(bounds(fisher(derivatives(table[:3, 0] - table[3:, 0], event.mean[0], timed), variance)))
     return np.asarray(np.median(found, axis=0))
 
 
@@ -192,9 +192,7 @@ def unknown_errors(rng: np.random.Generator, uvw: Floats, energy: float) -> Floa
     vectors = np.concatenate([event.mean, event.time[:, timed]], axis=1)
     few = slice(0, SLOPE_SHOWERS)
     _, _, table = _around(uvw, energy, picks[few], turns[few], timed)
-    plus, minus = table[:3], table[3:]
-    by_place = np.asarray(trim_mean(plus - minus, TRIMMED, axis=1))
-    slopes = derivatives(by_place, np.zeros_like(by_place), average, timed)
+    slopes = derivatives(np.asarray(trim_mean(table[:3] - table[3:], TRIMMED, axis=1)), average, timed)
     mean_event = Signals(average[None], event.time[:half].mean(axis=0)[None])
     _, noise = measurements(mean_event, 0, timed)
     weights = _best_linear(slopes, noise, vectors[:half])
