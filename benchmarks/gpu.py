@@ -115,12 +115,12 @@ def step_nccl(place: Place) -> Result:
     return {"largest difference": difference, "ok": difference < 1e-5, "torch": torch.__version__}
 
 
-def loading(place: Place, batch: int) -> Result:
+def loading(place: Place, batch: int, threads: int) -> Result:
     """Events/s from shards to the device, an epoch at least twice as long as the batch."""
     import torch
 
     began, events = time.perf_counter(), 0
-    with _loader(place, batch, place.device, copies=4 if place.quick else 32) as loader:
+    with _loader(place, batch, place.device, copies=4, threads=threads) as loader:
         for found in loader:
             events += len(found.sensors)
         if place.device == "cuda":
@@ -128,14 +128,18 @@ def loading(place: Place, batch: int) -> Result:
     return {"events/s": round(events / (time.perf_counter() - began))}
 
 
-def network(place: Place, name: str, batch: int, bf16: bool) -> Result:
+def network(place: Place, name: str, batch: int, precision: str, mode: str | None) -> Result:
     """Events/s of forward, and of whole optimizer steps (clipping, AdamW and average included), and peak memory."""
     import torch
 
+    from xectrain.compute import choose_compute, compile_in_place
     from xectrain.config.tree import OptimConfig
     from xectrain.training.optimization import MovingAverage, build_optimizer, clip_gradients
 
+    bf16 = choose_compute(place.device, precision).bf16  # as training does: float32 may use TF32 on a GPU
     model, x, mask = _network(name, batch, place.device)
+    if mode:
+        compile_in_place(model, mode)
     optimizer, average = build_optimizer(model, OptimConfig()), MovingAverage(model, 0.999)
 
     def forward() -> None:
@@ -177,15 +181,21 @@ def older(place: Place, batch: int) -> Result:
     return found | {"torch": torch.__version__} | _memory(place)
 
 
-def training(place: Place) -> Result:
-    """`xec train` for an epoch: events/s, the share of time spent waiting for data, peak memory."""
-    run, size = place.folder / "run", ("8", "small") if place.quick else ("1024", "reference")
-    options = ["--data", place.folder / "data", "--val", place.folder / "data", "--tasks", TASKS, "--epochs", "1"]
-    options += ["--batch-size", size[0], "--preset", size[1], "--set", f"data.device={place.device}", "--out", run]
-    _xec("train", *options)
+def command(place: Place, name: str, batch: int, *words: str) -> Result:
+    """`xec train` for two epochs: events/s of the second, the share of time spent waiting for data, peak memory."""
+    run, data = place.folder / name.replace(" ", "-"), place.folder / "data"
+    options = ["--data", data, "--val", data, "--epochs", "2", "--batch-size", batch, "--set", "train.log_every=5"]
+    options += ["--set", f"data.device={place.device}", "--set", "tracking.mlflow=false", "--set", "data.num_threads=4"]
+    _xec("train", *words, *options, "--set", "checkpoint.save_artifacts=false", "--out", run)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = next(record for record in reversed(records) if record["kind"] == "epoch")
     return {key.removeprefix("system/"): value for key, value in last.items() if key.startswith("system/")}
+
+
+def infer(place: Place, run: str, *options: str) -> Result:
+    """`xec infer` with a trained network, from shards to ROOT."""
+    told = _xec("infer", place.folder / run, place.folder / "data", "--output", place.folder / f"{run}.root", *options)
+    return {"log": next(line.strip() for line in told.splitlines() if " events in " in line)}
 
 
 def onnx(place: Place) -> Result:
@@ -198,7 +208,7 @@ def onnx(place: Place) -> Result:
     from xectrain.inference.regressor import Predictor
 
     file = place.folder / "model.onnx"
-    _xec("export", place.folder / "run", "--output", file)
+    _xec("export", place.folder / "small", "--output", file)
     data = open_dataset(place.folder / "data")
     npho, times = denormalize(data.read(np.arange(16))[0], data.normalization)
     found = []
@@ -219,28 +229,39 @@ def steps(place: Place) -> dict[str, Callable[[Place], Result]]:
     found: dict[str, Callable[[Place], Result]] = {"device": about, "DALI delivery": delivery}
     found |= {"step float32": step_float32, "step bf16": step_bf16, "step compiled": step_compiled}
     found |= {"step CUDA graphs": step_graphs, "step NCCL": step_nccl}
+    size, tasks = place.sizes[0], ("--tasks", TASKS)
+    for name in place.networks:
+        found[f"train {name}"] = _step(command, name, size, "--preset", name, *tasks)
+    for name in ("mae", "inpaint"):
+        found[f"train {name}"] = _step(command, name, size, "--mode", name, "--preset", "small")
+    found |= {"infer": _step(infer, "small"), "fill": _step(infer, "inpaint"), "ONNX": onnx}
     for batch in place.sizes:
-        found[f"loading {batch}"] = lambda place, batch=batch: loading(place, batch)
+        for threads in (2, 4, 8):
+            found[f"loading {batch} by {threads} threads"] = _step(loading, batch, threads)
         for name in place.networks:
-            for bf16 in (False, True):
-                title = f"network {name} {batch} {'bf16' if bf16 else 'float32'}"
-                found[title] = lambda place, n=name, b=batch, t=bf16: network(place, n, b, t)
-    for batch in place.sizes[:1]:
-        found[f"older network {batch}"] = lambda place, batch=batch: older(place, batch)
-    return found | {"training": training, "ONNX": onnx}
+            for precision in ("fp32", "bf16"):
+                found[f"network {name} {batch} {precision}"] = _step(network, name, batch, precision, None)
+    for name in place.networks if place.device == "cuda" else ():
+        for mode in ("default", "reduce-overhead"):
+            found[f"network {name} {size} bf16 compiled {mode}"] = _step(network, name, size, "bf16", mode)
+    return found | {f"older network {size}": _step(older, size)}
+
+
+def _step(run: Callable[..., Result], *arguments: object) -> Callable[[Place], Result]:
+    return lambda place: run(place, *arguments)
 
 
 # -- what steps share -----------------------------------------------------------------------------------------------
 
 
-def _loader(place: Place, batch: int, device: str, copies: int = 1) -> Any:
+def _loader(place: Place, batch: int, device: str, copies: int = 1, threads: int = 4) -> Any:
     from pipelines import open_loader
     from shards.opening import open_dataset
     from shards.plan import View, epoch_order, rank_plan
 
     data = open_dataset(place.folder / "data")
     views = [View(data, data.rows())] * copies
-    return open_loader(views, rank_plan(epoch_order(views, 0, 0), batch, 0, 1), device=device, threads=4)
+    return open_loader(views, rank_plan(epoch_order(views, 0, 0), batch, 0, 1), device=device, threads=threads)
 
 
 def _network(name: str, batch: int, device: str) -> Any:
@@ -334,10 +355,12 @@ def _memory(place: Place) -> Result:
     return {"peak GB": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if place.device == "cuda" else {}
 
 
-def _xec(*words: object) -> None:
+def _xec(*words: object) -> str:
+    """What a command says."""
     done = subprocess.run([sys.executable, "-m", "xec", *map(str, words)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return done.stdout + done.stderr
 
 
 # -- the run --------------------------------------------------------------------------------------------------------
@@ -387,7 +410,7 @@ def make_data(folder: Path, events: int) -> None:
     """A dataset of toy events in `folder/data`, unless it is there."""
     if not (folder / "data" / "manifest.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _xec("toymc", "--events", events, "--energy", "flat", "--out", folder / "toy.root")
+        _xec("toymc", "--events", events, "--energy", "flat", "-j", "8", "--runs", "8", "--out", folder / "toy.root")
         _xec("ingest", "root2shards", folder / "toy.root", "--out", folder / "data")
 
 
@@ -405,7 +428,7 @@ def main() -> None:
         if options.step is not None:
             print(json.dumps(steps(place)[options.step](place)))
             return
-        make_data(place.folder, 64 if place.quick else 8192)
+        make_data(place.folder, 64 if place.quick else 32768)
         results = run_all(place, options.out, [name for name in options.only.split(",") if name])
     failed = [result["step"] for result in results if "error" in result or not result.get("ok", True)]
     print(f"{len(results)} steps, {len(failed)} of them failed ({', '.join(failed)}); results are in {options.out}")
