@@ -131,7 +131,7 @@ class Settings:
         """Column names, in the order of the truth vector."""
         return tuple(c.name for c in self.columns)
 
-    @property
+    @cached_property
     def layout(self) -> SampleLayout:
         """Sizes and offsets within a shard's tar."""
         return SampleLayout(N_SENSORS, len(self.columns), self.dtype)

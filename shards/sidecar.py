@@ -54,14 +54,16 @@ def summarize(
     if len(sensors) > PORTION:
         parts = [summarize(sensors[i : i + PORTION], norm, face) for i in range(0, len(sensors), PORTION)]
         return {name: np.concatenate([part[name] for part in parts]) for name in SUMMARY_COLUMNS}
-    planes = np.stack((sensors[..., 0], sensors[..., 1]))  # each channel contiguous: faster
+    planes = np.empty((2, *sensors.shape[:2]), sensors.dtype)  # each channel contiguous: faster
+    planes[0], planes[1] = sensors[..., 0], sensors[..., 1]
     dark, untimed = (~mask for mask in valid(np.moveaxis(planes, 0, -1), norm))
     n_dark, n_untimed = (np.array([np.count_nonzero(row) for row in mask]) for mask in (dark, untimed))
     npho = norm.inverse_npho(planes[0].astype(np.float32))  # as exact as what is stored
-    npho[dark] = -np.inf  # dead sensors are few
+    where = np.flatnonzero(dark)  # dead sensors are few
+    npho.flat[where] = -np.inf
     brightest = npho.argmax(axis=1)
     largest = npho[np.arange(len(npho)), brightest].astype(np.float64)
-    npho[dark] = 0.0
+    npho.flat[where] = 0.0
     lit = n_dark < sensors.shape[1]
     return {
         "npho_sum": npho.sum(axis=1, dtype=np.float64),

@@ -10,6 +10,7 @@ import io
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ def tar_header(name: str, size: int) -> bytes:
 
 def tar_headers(names: Sequence[str], size: int) -> npt.NDArray[np.uint8]:
     """`tar_header` of every name, uint8 (n, 512): one header made by `tarfile`, with names and checksums filled in."""
+    if not names:
+        return np.empty((0, BLOCK), np.uint8)
     width = max(map(len, names))
     if width > NAME_FIELD or not all(name.isascii() for name in names):
         raise ValueError(f"member names must be at most {NAME_FIELD} ASCII characters")
@@ -67,12 +70,12 @@ class SampleLayout:
     dtype: str
     """Storage dtype of the sensors, "float32" or "float16"; truth is float64."""
 
-    @property
+    @cached_property
     def sensors_npy(self) -> bytes:
         """NPY header of an event's sensors."""
         return npy_header((self.sensors, 2), STORAGE_DTYPES[self.dtype])
 
-    @property
+    @cached_property
     def truth_npy(self) -> bytes:
         """NPY header of its truth."""
         return npy_header((self.columns,), "<f8")
@@ -118,35 +121,43 @@ class SampleLayout:
 
         **Returns** uint8 (n, stride).
         """
-        n = len(keys)
-        out = np.zeros((n, self.stride), np.uint8)
-        for start, ext, npy, values in (
-            (BLOCK, SENSORS_EXT, self.sensors_npy, sensors.astype(STORAGE_DTYPES[self.dtype], copy=False)),
-            (self.truth_start, TRUTH_EXT, self.truth_npy, truth.astype("<f8", copy=False)),
-        ):
-            size = len(npy) + values[0].nbytes
-            out[:, start - BLOCK : start] = tar_headers([f"{key}.{ext}" for key in keys], size)
-            payload = np.ascontiguousarray(values).reshape(n, -1).view(np.uint8)
-            out[:, start : start + len(npy)] = np.frombuffer(npy, np.uint8)
-            out[:, start + len(npy) : start + len(npy) + payload.shape[1]] = payload
+        out = self.blank(len(keys))
+        self.name(out, keys)
+        for place, values in zip(self.views(out), (sensors, truth), strict=True):
+            place[...] = values
         return out
 
-    def unpack(self, packed: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.float64]]:
-        """The arrays where `pack` puts them, whatever the headers say.
+    def blank(self, events: int) -> npt.NDArray[np.uint8]:
+        """Samples without names, all values zero: uint8 (events, stride), for `name` and `views` to fill."""
+        out = np.zeros((events, self.stride), np.uint8)
+        for start, npy in ((BLOCK, self.sensors_npy), (self.truth_start, self.truth_npy)):
+            out[:, start : start + len(npy)] = np.frombuffer(npy, np.uint8)
+        return out
+
+    def name(self, packed: npt.NDArray[np.uint8], keys: Sequence[str]) -> None:
+        """Write the tar headers of consecutive samples, with their names, into `packed` (n, stride).
 
         Args:
-            packed: uint8 (n, stride), consecutive samples.
-
-        **Returns** (sensors (n, sensors, 2) in the storage dtype, truth float64 (n, columns)).
+            keys: n sample names without a dot.
         """
-        n = len(packed)
+        for start, ext, size in (
+            (BLOCK, SENSORS_EXT, self.sensors_size),
+            (self.truth_start, TRUTH_EXT, self.truth_size),
+        ):
+            packed[:, start - BLOCK : start] = tar_headers([f"{key}.{ext}" for key in keys], size)
+
+    def views(self, packed: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.float64]]:
+        """The arrays of samples where they lie in `packed` (n, stride), to read or to write, whatever the headers say.
+
+        **Returns** (sensors (n, sensors, 2) in the storage dtype, truth float64 (n, columns)), without a copy.
+        """
         a, b = BLOCK + len(self.sensors_npy), self.truth_start + len(self.truth_npy)
-        sensors = np.ascontiguousarray(packed[:, a : BLOCK + self.sensors_size]).view(STORAGE_DTYPES[self.dtype])
-        truth = np.ascontiguousarray(packed[:, b : self.truth_start + self.truth_size]).view("<f8")
-        return sensors.reshape(n, self.sensors, 2), truth.reshape(n, self.columns)
+        sensors = packed[:, a : BLOCK + self.sensors_size].view(STORAGE_DTYPES[self.dtype])
+        truth = packed[:, b : self.truth_start + self.truth_size].view("<f8")
+        return sensors.reshape(len(packed), self.sensors, 2), truth
 
     def sums(self, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """The sum of each sample's members, int64 (n,); `packed` as of `unpack`."""
+        """The sum of each sample's members, int64 (n,); `packed` as of `views`."""
         sensors, truth = packed[:, BLOCK : BLOCK + self.sensors_size], packed[:, self.truth_start :]
         return member_sums(sensors) + member_sums(truth[:, : self.truth_size])
 

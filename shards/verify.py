@@ -205,7 +205,7 @@ def _block_problems(
     layout: SampleLayout, tar: Path, keys: Sequence[str], raw: npt.NDArray[np.uint8], truth: npt.NDArray[np.float64]
 ) -> Iterator[CorruptError]:
     """Compare consecutive samples with what packing their own values again gives, and with the sidecar's truth."""
-    sensors, tar_truth = layout.unpack(raw)
+    sensors, tar_truth = layout.views(raw)
     damaged = (layout.pack(keys, sensors, tar_truth) != raw).any(axis=1)
     infinite = ~np.isfinite(sensors).all(axis=(1, 2))
     unequal = ~((tar_truth == truth) | (np.isnan(tar_truth) & np.isnan(truth))).all(axis=1)

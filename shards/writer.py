@@ -10,7 +10,7 @@ Shards are independent of one another: any process may write any of them, in any
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from shards.normalization import SensorCounts
 from shards.sidecar import RESERVED, summarize, write_sidecar
 from shards.tarfmt import index_text
 
-BLOCK_EVENTS = 64
-"""Events packed at a time: what fits in the processor's cache."""
+BLOCK_EVENTS = 16
+"""Events packed, summarized and hashed at a time: what fits in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,18 @@ class ShardRows:
 
     def __getitem__(self, which: slice | npt.NDArray[np.integer]) -> ShardRows:
         return ShardRows(self.sensors[which], self.truth[which], self.source[which], self.entry[which])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The events of one shard, or of a part of one, in order, as they stand in its tar."""
+
+    packed: npt.NDArray[np.uint8]
+    """uint8 (n, stride), with their headers (`SampleLayout`)."""
+    source: npt.NDArray[np.int64]
+    """(n,): index into the *sorted* list of source ids."""
+    entry: npt.NDArray[np.int64]
+    """(n,): entry number in the source."""
 
 
 def shard_name(number: int) -> str:
@@ -82,11 +94,37 @@ def write_shard(
         OutputError: the folder cannot be written.
     """
     _check_names(settings, source_ids)
+    return write_samples(out, number, _packed(parts, settings, source_ids), settings, source_ids)
+
+
+def _packed(parts: Iterable[ShardRows], settings: Settings, source_ids: Sequence[str]) -> Iterator[Samples]:
+    for rows in parts:
+        _check(rows, settings, source_ids)
+        for start in range(0, len(rows), BLOCK_EVENTS):
+            block = rows[start : start + BLOCK_EVENTS]
+            names = sample_keys(source_ids, block.source, block.entry)
+            yield Samples(settings.layout.pack(names, block.sensors, block.truth), block.source, block.entry)
+
+
+def write_samples(
+    out: Path | str, number: int, parts: Iterable[Samples], settings: Settings, source_ids: Sequence[str]
+) -> ShardInfo:
+    """`write_shard` of events that are packed already, under the names of `sample_keys`.
+
+    Args:
+        parts: the events, in order. Their bytes are not used after the next part is asked for, so parts may share a
+            buffer.
+
+    Raises:
+        InputError: there are none.
+        OutputError: the folder cannot be written.
+    """
     folder, name, layout = Path(out) / SHARD_FOLDER, shard_name(number), settings.layout
     with published(folder / f"{name}.tar") as part:
-        tar = _write_tar(part, parts, settings, source_ids)
-    events = len(tar.keys)
-    index = index_text(layout.index_lines(tar.keys)).encode("ascii")
+        tar = _write_tar(part, parts, settings)
+    events = len(tar.sums)
+    keys = sample_keys(source_ids, tar.place["source"], tar.place["entry"])
+    index = index_text(layout.index_lines(keys)).encode("ascii")
     with published(folder / f"{name}.idx") as part:
         part.write_bytes(index)
     first, second = layout.offsets(events)
@@ -112,42 +150,37 @@ class _Tar:
     """A tar that was written, and what index and Parquet say of its events."""
 
     info: FileInfo
-    keys: list[str]
     truth: npt.NDArray[np.float64]
     place: dict[str, npt.NDArray[np.int64]]
     summary: dict[str, npt.NDArray[np.float64]]
     sums: npt.NDArray[np.int64]
 
 
-def _write_tar(path: Path, parts: Iterable[ShardRows], settings: Settings, source_ids: Sequence[str]) -> _Tar:
+def _write_tar(path: Path, parts: Iterable[Samples], settings: Settings) -> _Tar:
     layout, face, digest = settings.layout, np.asarray(nominal_faces(), dtype=np.int8), hashlib.sha256()
-    keys: list[str] = []
     truths, sources, entries, sums = [], [], [], []
     summaries: list[dict[str, npt.NDArray[np.float64]]] = []
     with DirectFile(path) as file:
-        for rows in parts:
-            _check(rows, settings, source_ids)
-            for start in range(0, len(rows), BLOCK_EVENTS):
-                block = rows[start : start + BLOCK_EVENTS]
-                names = sample_keys(source_ids, block.source, block.entry)
-                packed = layout.pack(names, block.sensors, block.truth)
-                summaries.append(summarize(np.asarray(block.sensors), settings.normalization, face))
-                sums.append(layout.sums(packed))
-                file.write(packed.data)
-                digest.update(packed.data)
-                keys += names
-            truths.append(rows.truth)
-            sources.append(rows.source)
-            entries.append(rows.entry)
-        if not keys:
+        for part in parts:
+            for start in range(0, len(part.packed), BLOCK_EVENTS):
+                block = part.packed[start : start + BLOCK_EVENTS]
+                sensors, truth = layout.views(block)
+                summaries.append(summarize(sensors, settings.normalization, face))
+                truths.append(truth.copy())
+                sums.append(layout.sums(block))
+                file.write(block.data)
+                digest.update(block.data)
+            sources.append(part.source)
+            entries.append(part.entry)
+        events = sum(map(len, sums))
+        if not events:
             raise InputError("a shard needs at least one event")
-        size = layout.tar_size(len(keys))
-        tail = bytes(size - len(keys) * layout.stride)
+        size = layout.tar_size(events)
+        tail = bytes(size - events * layout.stride)
         file.write(memoryview(tail))
         digest.update(tail)
     return _Tar(
         info=FileInfo(size, digest.hexdigest()),
-        keys=keys,
         truth=np.concatenate(truths),
         place={"source": np.concatenate(sources).astype(np.int64), "entry": np.concatenate(entries).astype(np.int64)},
         summary={name: np.concatenate([s[name] for s in summaries]) for name in summaries[0]},

@@ -22,6 +22,7 @@ from shards.normalization import Classes, NormalizedBatch, SensorCounts
 from shards.order import assign_splits
 from shards.plausible import PLAUSIBLE, Outside, outside
 from shards.whole import inexact, parted, whole_places
+from shards.writer import sample_keys
 
 READ = 256
 """Events read at a time: about 10 MB."""
@@ -92,8 +93,9 @@ class Bucketer:
         self._plan, self._work, self._groups = plan, work, prepared.groups
         self._cleaner = Cleaner(plan, prepared.dead)
         self._last_key = None if prepared.last_key is None else np.uint64(prepared.last_key)
-        self._rows = np.zeros(SPILL, dtype=plan.record)
-        self._raw = self._rows.view(np.uint8).reshape(SPILL, -1)
+        self._layout = plan.settings.layout
+        self._rows = self._layout.blank(SPILL)
+        self._sensors, self._truths = self._layout.views(self._rows)
         self._index = np.zeros(SPILL, dtype=INDEX)
         self._split = np.zeros(SPILL, dtype=np.int8)
 
@@ -169,11 +171,11 @@ class Bucketer:
         self._index["key"][rows], self._index["entry"][rows] = keys[kept], entries[kept]
         self._split[rows] = self._splits(source, chunk, entries)[kept]
         self._truth(chunk, source, kept, rows, tally)
-        for before, batch in self._cleaner.blocks(chunk, kept, dead):
+        names = sample_keys([self._plan.sources[source].id], np.zeros_like(kept), entries[kept])
+        self._layout.name(self._rows[rows], names)
+        for before, batch in self._cleaner.blocks(chunk, kept, dead, self._sensors[rows]):
             place = slice(at + before, at + before + len(batch.sensors))
-            self._rows["sensors"][place] = batch.sensors
-            for row in range(place.start, place.stop):
-                self._rows["check"][row] = row_checksum(self._raw[row], int(self._index["entry"][row]))
+            self._index["check"][place] = row_checksums(self._rows[place])
             tally.count(batch, self._split[place])
         return len(kept)
 
@@ -187,7 +189,7 @@ class Bucketer:
 
     def _truth(self, chunk: Chunk, source: int, kept: npt.NDArray[np.intp], rows: slice, tally: _Tally) -> None:
         """Fill the truth vectors; a column that this source lacks is NaN, which is not counted as a bad value."""
-        truth, splits = self._rows["truth"][rows], self._split[rows]
+        truth, splits = self._truths[rows], self._split[rows]
         exact = whole_places(self._plan.settings.columns)
         for i, name in enumerate(self._plan.settings.names):
             truth[:, i] = chunk.columns[name][kept] if name in chunk.columns else np.nan
@@ -217,7 +219,7 @@ class Bucketer:
     def _write(self, handle: Any, order: npt.NDArray[np.intp]) -> None:
         """Write rows of the buffer in that order."""
         for start in range(0, len(order), GATHER):
-            views = [self._raw[row].data for row in order[start : start + GATHER].tolist()]
+            views = row_views(self._rows, order[start : start + GATHER])
             written = os.writev(handle.fileno(), views)
             while written < sum(view.nbytes for view in views):  # a nearly full disk takes only a part
                 while written >= views[0].nbytes:
@@ -226,9 +228,15 @@ class Bucketer:
                 written = os.writev(handle.fileno(), views)
 
 
-def row_checksum(row: npt.NDArray[np.uint8], entry: int) -> int:
-    """A checksum of a record without its last eight bytes, where it is kept, and of the entry that it belongs to."""
-    return xxhash.xxh3_64_intdigest(row[:-8].data, entry)
+def row_views(rows: npt.NDArray[np.uint8], which: npt.NDArray[np.integer]) -> list[memoryview]:
+    """The bytes of some of `rows` (n, stride), for a system call."""
+    data, size = rows.data.cast("B"), rows.shape[1]  # slices of it are made in a third of the time of NumPy's
+    return [data[row * size : (row + 1) * size] for row in which.tolist()]
+
+
+def row_checksums(rows: npt.NDArray[np.uint8]) -> list[int]:
+    """A checksum of each of `rows` (n, stride); they name the entries that they belong to."""
+    return [xxhash.xxh3_64_intdigest(view) for view in row_views(rows, np.arange(len(rows)))]
 
 
 def _runs(splits: npt.NDArray[np.int8], rows_before: int) -> list[Run]:

@@ -57,21 +57,29 @@ class Cleaner:
         return self._dead.masked(chunk.columns["run"], chunk.dead)
 
     def blocks(
-        self, chunk: Chunk, which: Indices, dead: npt.NDArray[np.bool_] | None
+        self,
+        chunk: Chunk,
+        which: Indices,
+        dead: npt.NDArray[np.bool_] | None,
+        out: npt.NDArray[np.floating] | None = None,
     ) -> Iterator[tuple[int, NormalizedBatch]]:
         """Normalize the events `which` of a chunk, some at a time; yields how many came before, and the block.
 
         Args:
             dead: of the whole chunk, from `dead_mask`.
+            out: (len(which), 4760, 2), where the sensors are to be written.
         """
         settings, floor = self._plan.settings, self._plan.options.time_floor
+        everything = len(which) == len(chunk)
         for first in range(0, len(which), BLOCK):
-            these = which[first : first + BLOCK]
+            block = slice(first, first + BLOCK)
+            these = block if everything else which[block]  # a slice is no copy
             npho, time = chunk.npho[these], chunk.time[these]
             if floor is not None:
-                time[npho < floor] = np.nan
+                time = np.where(npho < floor, np.float32(np.nan), time)
             bad = None if dead is None else dead[these]
-            yield first, normalize(npho, time, settings.normalization, bad, settings.dtype)
+            place = None if out is None else out[block]
+            yield first, normalize(npho, time, settings.normalization, bad, settings.dtype, place)
 
     def selected(self, chunk: Chunk, dead: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
         """Which events pass the selection, bool (n,).

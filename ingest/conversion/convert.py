@@ -254,8 +254,7 @@ def _begin(plan: Plan, work: WorkFolder, out: Path) -> None:
         return
     options = plan.options
     events = min(plan.entries, options.max_events or plan.entries)
-    temporary = events * plan.record.itemsize
-    shards = events * plan.settings.layout.stride
+    temporary = shards = events * plan.settings.layout.stride
     free = shutil.disk_usage(out).free
     logger.info(
         "%s, %s: up to %s for the shards and %s of temporary files in %s; %s free",

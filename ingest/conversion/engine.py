@@ -114,7 +114,7 @@ def all_results(plan: Plan, work: WorkFolder) -> dict[int, UnitResult]:
     Raises:
         OutputError: a unit is not done yet.
     """
-    results = {unit.number: work.read_result(unit.number, plan.record.itemsize) for unit in plan.units}
+    results = {unit.number: work.read_result(unit.number, plan.settings.layout.stride) for unit in plan.units}
     missing = [number for number, result in results.items() if result is None]
     if missing:
         raise OutputError(

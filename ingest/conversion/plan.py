@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from shards import geometry
 from shards.base import InputError
 from shards.columns import COLUMNS, Column, canonical_order
 from shards.identity import IDENTITY
-from shards.manifest import N_SENSORS, Settings, Split
+from shards.manifest import Settings, Split
 from shards.whole import rest_of
 
 UNITS = 2048
@@ -59,17 +58,6 @@ class Plan:
         return sum(source.entries for source in self.sources)
 
     @cached_property
-    def record(self) -> np.dtype[Any]:
-        """One event on its way from the bucket to the sort step."""
-        return np.dtype(
-            [
-                ("sensors", np.dtype(self.settings.dtype), (N_SENSORS, 2)),
-                ("truth", np.float64, (len(self.settings.columns),)),
-                ("check", np.uint64),
-            ]
-        )
-
-    @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
         """Running number of each source's first entry, in the order the inputs were given."""
         given = np.argsort(self.position)
@@ -94,8 +82,8 @@ class PlanDocument:
     options: ConversionOptions
 
 
-INDEX = np.dtype([("key", np.uint64), ("entry", np.int64)])
-"""What the sort step needs to know of a row before it reads it."""
+INDEX = np.dtype([("key", np.uint64), ("entry", np.int64), ("check", np.uint64)])
+"""What the sort step needs to know of a row before it reads it, and the row's checksum."""
 
 
 def make_plan(sources: Sequence[Source], skipped: Sequence[Skipped], options: ConversionOptions) -> Plan:

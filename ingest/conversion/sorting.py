@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ingest.conversion.boundaries import Boundaries, Keys, cut_run, find_boundaries
-from ingest.conversion.bucket import row_checksum
+from ingest.conversion.bucket import row_checksums, row_views
 from ingest.conversion.plan import Plan, split_folder
 from ingest.conversion.work import UnitResult, WorkFolder
 from shards.base import CorruptError, OutputError
 from shards.manifest import Settings, ShardInfo
-from shards.writer import ShardRows, write_shard
+from shards.writer import BLOCK_EVENTS, Samples, write_samples
 
 PORTION = 128
 """Rows read at a time, from wherever they are: about 5 MB, which is also within what one system call can gather."""
@@ -49,7 +48,7 @@ class Sorter:
         used = sorted({plan.units[number].source for number in results})
         self.source_ids = [plan.sources[source].id for source in used]
         self._source = np.searchsorted(used, [unit.source for unit in plan.units])  # by unit, of those that are used
-        self._buffer = np.zeros(PORTION, dtype=plan.record)
+        self._buffer = np.zeros((PORTION, plan.settings.layout.stride), np.uint8)
 
     def _pieces(self, split: int, shard: int) -> Iterator[tuple[Piece, npt.NDArray[np.void]]]:
         """The rows that a shard may need, with their keys and entries.
@@ -76,12 +75,12 @@ class Sorter:
         """
         folder = split_folder(self._out, self._plan.options.splits[split])
         settings = settings_of(self._plan, split)
-        info = write_shard(folder, shard, self._gather(split, shard), settings, self.source_ids)
+        info = write_samples(folder, shard, self._gather(split, shard), settings, self.source_ids)
         self._work.write_shard(split, shard, info)
         return info
 
-    def _gather(self, split: int, shard: int) -> Iterator[ShardRows]:
-        """The shard's events in order, `PORTION` at a time, so that they are packed while the cache holds them."""
+    def _gather(self, split: int, shard: int) -> Iterator[Samples]:
+        """The shard's events in order, read `PORTION` at a time, checked while the cache holds them."""
         bounds = self._bounds[split]
         found = list(self._pieces(split, shard))
         pieces, index = [piece for piece, _ in found], np.concatenate([part for _, part in found])
@@ -93,31 +92,32 @@ class Sorter:
         order = order[skip : skip + count]
         for start in range(0, count, PORTION):
             chosen = order[start : start + PORTION]
-            entries = index["entry"][chosen]
-            records = self._read(units[chosen], rows[chosen], entries)
-            yield ShardRows(records["sensors"], records["truth"].copy(), source[chosen], entries)
+            read = self._read(units[chosen], rows[chosen])
+            for first in range(0, len(read), BLOCK_EVENTS):
+                part = slice(first, first + BLOCK_EVENTS)
+                these = chosen[part]
+                self._check(read[part], units[these], index[these])
+                yield Samples(read[part], source[these], index["entry"][these])
 
-    def _read(
-        self, units: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], entries: npt.NDArray[np.int64]
-    ) -> npt.NDArray[Any]:
-        """Records of these rows of these units, in a buffer that the next call uses again."""
-        records = self._buffer[: len(rows)]
-        raw = records.view(np.uint8).reshape(len(rows), -1)
+    def _read(self, units: npt.NDArray[np.integer], rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """These rows of these units, uint8 (n, stride), in a buffer that the next call uses again."""
+        raw = self._buffer[: len(rows)]
         size = raw.shape[1]
         for unit in np.unique(units).tolist():
             places = np.flatnonzero(units == unit)
             places = places[np.argsort(rows[places])]
             with _opened(self._work.rows(unit)) as handle:
                 for together in np.split(places, np.flatnonzero(np.diff(rows[places]) != 1) + 1):
-                    got = os.preadv(handle, [raw[i].data for i in together.tolist()], int(rows[together[0]]) * size)
+                    got = os.preadv(handle, row_views(raw, together), int(rows[together[0]]) * size)
                     if got != size * len(together):
                         raise self._damaged(unit, "rows are missing")
-        for row, entry, check, unit in zip(
-            raw, entries.tolist(), records["check"].tolist(), units.tolist(), strict=True
-        ):
-            if row_checksum(row, entry) != check:
-                raise self._damaged(unit, f"checksum of entry {entry} is wrong")
-        return records
+        return raw
+
+    def _check(self, rows: npt.NDArray[np.uint8], units: npt.NDArray[np.integer], index: npt.NDArray[np.void]) -> None:
+        """Compare rows with their checksums."""
+        wrong = np.flatnonzero(np.array(row_checksums(rows), np.uint64) != index["check"])
+        if len(wrong):
+            raise self._damaged(int(units[wrong[0]]), f"checksum of entry {index['entry'][wrong[0]]} is wrong")
 
     def _damaged(self, unit: int, problem: str) -> CorruptError:
         self._work.forget(unit)

@@ -132,7 +132,7 @@ def _per_source(
 
 def bucket(plan: Plan, work: WorkFolder, crew: Crew, numbers: range) -> None:
     """First pass over the units of those numbers that are not done yet."""
-    todo = [number for number in numbers if work.read_result(number, plan.record.itemsize) is None]
+    todo = [number for number in numbers if work.read_result(number, plan.settings.layout.stride) is None]
     events = sum(plan.units[i].stop - plan.units[i].start for i in todo)
     warned: set[str] = set()
     with progress("reading", events) as shown:

@@ -5,8 +5,11 @@
                   units/000000.*       sorted rows of a range of entries; `.json` comes last and means done
                   sorted/NAME.json     a written shard
 
-Nothing of a unit is fsynced: writing rows to the disk only to remove them a minute later would halve the speed. Every
-row carries a checksum instead, as do index and counts, and what a crash of the machine has damaged is made again.
+A row is an event as it stands in its shard's tar, so that the sort step has only to put rows together.
+
+Nothing of a unit is fsynced: writing rows to the disk only to remove them a minute later would halve the speed. The
+index has a checksum of every row instead, and index and counts have one, too: what a crash of the machine has damaged
+is made again.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from shards.plausible import Outside
 T = TypeVar("T")
 
 FOLDER = ".ingest"
-FORMAT = "xec-ingest-work/2"
+FORMAT = "xec-ingest-work/3"
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ class WorkFolder:
         self.path = out / FOLDER
 
     def rows(self, unit: int) -> Path:
-        """The records of a unit (`Plan.record`)."""
+        """The rows of a unit: samples of the tar, one after another."""
         return self.path / "units" / f"{unit:06d}.rows"
 
     def index(self, unit: int) -> Path:
-        """Keys and entry numbers of a unit's rows (`INDEX`), in file order."""
+        """Keys, entry numbers and checksums of a unit's rows (`INDEX`), in file order."""
         return self.path / "units" / f"{unit:06d}.index"
 
     def counts_path(self, unit: int) -> Path:
@@ -159,11 +162,11 @@ class WorkFolder:
         """Write a unit's marker."""
         self._write_marker(self.done(unit), result)
 
-    def read_result(self, unit: int, record_size: int) -> UnitResult | None:
+    def read_result(self, unit: int, row_size: int) -> UnitResult | None:
         """What became of a unit; None when it is not done, or not all of its files are there.
 
         Args:
-            record_size: bytes of a row.
+            row_size: bytes of a row.
         """
         result = self._read_marker(self.done(unit), UnitResult)
         if result is None:
@@ -173,10 +176,10 @@ class WorkFolder:
             intact = result.failed is not None or self._check(unit) == result.check
         except FileNotFoundError:
             return None
-        return result if intact and size == record_size * sum(run.count for run in result.runs) else None
+        return result if intact and size == row_size * sum(run.count for run in result.runs) else None
 
     def read_index(self, unit: int) -> npt.NDArray[np.void]:
-        """Keys and entries of a unit's rows, mapped from the file, which stays open as long as the array lives."""
+        """What `INDEX` says of a unit's rows, mapped from the file, which stays open as long as the array lives."""
         path = self.index(unit)
         if path.stat().st_size == 0:
             return np.zeros(0, dtype=INDEX)
