@@ -84,7 +84,7 @@ def test_notebook(folder: Path, trained: Trained) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", ["evaluation.md", "dead-channels.md", "machines.md", "calibration.md"])
+@pytest.mark.parametrize("page", ["evaluation.md", "dead-channels.md", "machines.md", "calibration.md", "lines.md"])
 def test_pages_about_a_trained_model(page: str, folder: Path, trained: Trained) -> None:
     shutil.copytree(trained.data, folder / "data" / "toy" / "val")
     shutil.copytree(trained.train, folder / "data" / "line")

@@ -24,7 +24,7 @@ Examples:
 
   xec lines runs/first shards/cex --energy 54.9 --out line --group patch --select 'gstatus < 2 and Angle > 170'
 
-  xec lines runs/first cex.root --schema cex --energy 54.9 --out line --inpainter runs/inpaint --shape double
+  xec lines runs/first cex.root --schema cex --energy 54.9 --out line --inpainter runs/inpaint --shape expgauss
 
 Writes report.html, line.json, line.pdf and a table with one row per event, line_events.parquet and .csv, to the folder.
 """
@@ -39,7 +39,7 @@ def lines(
     energy: Annotated[float, Option("--energy", help="Energy of the line [MeV].", min=0.1)],
     group: Annotated[str | None, Option("--group", help="Column to group events by (e.g. patch, run).")] = None,
     select: o.Cut = None,
-    shape: Annotated[str, Option("--shape", help="Shape of the peak: expgauss, double or single.")] = "expgauss",
+    shape: Annotated[str, Option("--shape", help="Shape of the peak: double, expgauss or single.")] = "double",
     inpainter: o.Inpainter = None,
     baselines: o.UseBaselines = True,
     baseline_data: o.BaselineData = None,
@@ -55,7 +55,7 @@ def lines(
     from xectrain.evaluation.classical import calibrated_baselines
     from xectrain.evaluation.lines import study_line
     from xectrain.evaluation.results import Line
-    from xectrain.evaluation.wording import compact_number
+    from xectrain.evaluation.wording import compact_number, fit_quality
     from xectrain.inference.load import load
     from xectrain.inference.sources import ReadOptions, open_parts
 
@@ -71,7 +71,10 @@ def lines(
     study = study_line(predictor, parts, Line(energy, group, shape), out, settings, calibrated, filler)
     for result in study.results:
         fit = result.together
-        told = "no fit" if fit is None else f"σ {compact_number(fit.sigma, fit.sigma_error)} MeV, {fit.events} events"
+        told = "no fit"
+        if fit is not None:
+            width = compact_number(fit.sigma, fit.sigma_error)
+            told = f"σ {width} MeV, {fit.events} events, χ² / ndf {fit_quality(fit)}"
         peak = (
             "" if result.as_is is None else f"peak {compact_number(result.as_is.mean, result.as_is.mean_error)} MeV, "
         )

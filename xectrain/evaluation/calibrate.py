@@ -25,9 +25,9 @@ from xectrain.evaluation.line_fit import (
     corrected,
     fit_factor,
     losses,
-    peak_of,
     shape_of,
 )
+from xectrain.evaluation.peaks import fit_peak
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.calibration import Uniformity, calibration_pages
 from xectrain.evaluation.tables import write_frame
@@ -131,7 +131,7 @@ def _study(
     factor = fit_factor(events, form)
     other = out_of_fold(events, form)[0]
     before, after = (
-        tuple(peak_of(values[events.line == k], line) for k, line in enumerate(events.lines))
+        tuple(fit_peak(values[events.line == k], line) for k, line in enumerate(events.lines))
         for values in (events.energy, other)
     )
     known = tuple(
@@ -267,7 +267,7 @@ def _places(events: LineEvents, values: Array, number: NDArray[np.int64], bins: 
     """Peak over line − 1, and its error, of each bin; NaN where there are too few events."""
     place, error = np.full(bins, np.nan), np.full(bins, np.nan)
     for b in range(bins):
-        own = [(peak_of(values[(number == b) & (events.line == k)], e), e) for k, e in enumerate(events.lines)]
+        own = [(fit_peak(values[(number == b) & (events.line == k)], e), e) for k, e in enumerate(events.lines)]
         fits = [(f.mean / e - 1, f.mean_error / e) for f, e in own if f is not None and f.mean_error > 0]
         if fits:
             p, s = np.array(fits).T

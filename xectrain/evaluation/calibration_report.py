@@ -13,7 +13,7 @@ from xectrain.evaluation.line_fit import Form
 from xectrain.evaluation.pages import Row, Section, Table, write_page
 from xectrain.evaluation.peaks import PeakFit
 from xectrain.evaluation.plots.calibration import Uniformity
-from xectrain.evaluation.wording import finite, model_name, plus_minus
+from xectrain.evaluation.wording import finite, fit_numbers, fit_quality, model_name, plus_minus
 from xectrain.inference.calibration import EnergyCalibration, summary
 from xectrain.inference.model import ModelFacts
 
@@ -49,7 +49,7 @@ def write_report(study: CalibrationStudy, facts: ModelFacts, rule: str, pages: S
         rule: by which the form was chosen, a sentence.
         pages: of the plots, PNG files.
     """
-    heads = ("line [MeV]", "", "peak [MeV]", "peak / line − 1 [%]", "σ [MeV]", "events in window")
+    heads = ("line [MeV]", "", "peak [MeV]", "peak / line − 1 [%]", "σ [MeV]", "events in window", "χ² / ndf")
     rows = []
     for line, before, after in zip(study.calibration.lines, study.before, study.after, strict=True):
         for name, fit in (("before", before), ("after, on other events", after)):
@@ -82,23 +82,23 @@ def write_report(study: CalibrationStudy, facts: ModelFacts, rule: str, pages: S
     )
 
 
-def _cells(fit: PeakFit | None, line: float) -> tuple[str, str, str, str]:
+def _cells(fit: PeakFit | None, line: float) -> tuple[str, ...]:
     if fit is None:
-        return ("no fit", "", "", "")
+        return ("no fit", "", "", "", "")
     return (
         plus_minus(fit.mean, fit.mean_error),
         plus_minus(100 * (fit.mean / line - 1), 100 * fit.mean_error / line),
         plus_minus(fit.sigma, fit.sigma_error),
         str(fit.events),
+        fit_quality(fit),
     )
 
 
 def as_json(study: CalibrationStudy) -> dict[str, Any]:
     """Every number [MeV; spreads in percent]."""
-    numbers = ("mean", "mean_error", "sigma", "sigma_error", "events")
 
     def plain(fit: PeakFit | None) -> dict[str, float | None] | None:
-        return None if fit is None else {name: finite(getattr(fit, name)) for name in numbers}
+        return None if fit is None else fit_numbers(fit)
 
     return {
         "calibration": study.calibration.model_dump(mode="json"),

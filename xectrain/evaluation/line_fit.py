@@ -1,9 +1,8 @@
 """The factor that puts the peaks of lines at their energies, everywhere in the detector and in every run.
 
-The energy of an event of a line is distributed as `peaks.PeakFit` has it: a Gaussian that turns into an exponential on
-the side of leakage. Its peak, not its mean, is what a calibration moves. For a given shape the likelihood of the
-factor's logarithm is that of least squares with the residuals of the exponential side held to a constant weight
-(one-sided Huber), so it is a few weighted linear regressions.
+The energy of an event of a line is distributed as `peaks` has it by default: a Gaussian, and a wider one of events
+that leak. The peak of the first, not the mean, is what a calibration moves. For a given shape the likelihood of the
+factor's logarithm is that of a mixture (EM): a few linear regressions, weighted by an event's odds to have leaked.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from shards.base import InputError
-from xectrain.evaluation.peaks import MIN_EVENTS, WINDOW, PeakFit, fit_peak
+from xectrain.evaluation.peaks import FLOOR, MIN_EVENTS, density, double_parts, fit_peak
 from xectrain.inference.calibration import (
     CalibratedEnergy,
     EnergyFactor,
@@ -25,7 +24,6 @@ from xectrain.inference.calibration import (
     powers,
     run_terms,
 )
-from xectrain.metrics import half_width_68
 
 Array = NDArray[np.float64]
 
@@ -87,12 +85,23 @@ class Form:
 class LineShape:
     """What the peak of a line looks like, in the logarithm of the energy."""
 
-    sigma: float
-    tau: float
-    """Below −τ the Gaussian goes over into an exponential."""
+    core: tuple[float, float, float, float, float]
+    """Parameters of the shape `double`, its μ 0."""
     low: float
     high: float
     """The window."""
+
+    def minus_log(self, z: Array) -> Array:
+        """−log density at deviations z (n,) within the window."""
+        return -np.log(np.maximum(density("double", z, self.core, (self.low, self.high)), FLOOR))
+
+    def slope(self, z: Array) -> tuple[Array, Array]:
+        """The derivative of `minus_log`, and the curvature of the parabola that touches it from above; (n,) each."""
+        _, sigma, _, shift, ratio = self.core
+        wide = ratio * sigma
+        parts = double_parts(z, self.core)
+        leaked = parts[1] / np.maximum(parts[0] + parts[1], FLOOR)
+        return (1 - leaked) * z / sigma**2 + leaked * (z + shift) / wide**2, (1 - leaked) / sigma**2 + leaked / wide**2
 
 
 def shape_of(energies: Array, line: float) -> LineShape:
@@ -101,28 +110,16 @@ def shape_of(energies: Array, line: float) -> LineShape:
     Raises:
         InputError: too few events.
     """
-    fit = peak_of(energies, line)
+    fit = fit_peak(energies, line)
     if fit is None:
         raise InputError(
             f"there are too few events near the line at {line:g} MeV",
             found=len(energies),
             expected=f"{MIN_EVENTS} in its window",
         )
-    low, high = fit.window
-    sigma, tau = fit.parameters[1], fit.parameters[2]
-    return LineShape(
-        sigma / fit.mean, tau / fit.mean, float(np.log(max(low, 0.1) / fit.mean)), float(np.log(high / fit.mean))
-    )
-
-
-def peak_of(energies: Array, line: float) -> PeakFit | None:
-    """The fitted peak [MeV]: in the usual window, or a wider one where the resolution asks for it."""
-    near = energies[np.isfinite(energies) & (np.abs(energies - line) < 0.5 * line)]
-    if len(near) < MIN_EVENTS:
-        return None
-    width = half_width_68(np.sort(near))
-    window = (min(WINDOW[0], -2.5 * width), max(WINDOW[1], 2.0 * width))
-    return fit_peak(near, line, "expgauss", (max(window[0], -0.45 * line), window[1]))
+    mean, sigma, fraction, shift, ratio = fit.parameters
+    low, high = np.log(np.maximum(fit.window, 0.1) / mean)
+    return LineShape((0.0, sigma / mean, fraction, shift / mean, ratio), float(low), float(high))
 
 
 def corrected(events: LineEvents, factor: EnergyFactor) -> Array:
@@ -142,7 +139,7 @@ def fit_factor(events: LineEvents, form: Form) -> EnergyFactor:
     """
     empty = _empty(events, form)
     terms = _terms(events, empty)
-    start = [peak_of(events.energy[events.line == k], line) for k, line in enumerate(events.lines)]
+    start = [fit_peak(events.energy[events.line == k], line) for k, line in enumerate(events.lines)]
     weights: Array = np.zeros(terms.shape[1])
     weights[0] = float(np.mean([np.log(line / f.mean) for f, line in zip(start, events.lines, strict=True) if f]))
     penalty = np.diag([0.0] + [1 / PRIOR**2] * (terms.shape[1] - 1))
@@ -159,16 +156,11 @@ def _step(
     z: Array, terms: Array, penalty: Array, weights: Array, events: LineEvents, shapes: Sequence[LineShape]
 ) -> Array:
     """One step towards the largest likelihood, given deviations z of the energy's logarithm from its line's."""
-    sigma, tau, low, high = (
-        np.array([getattr(s, name) for s in shapes])[events.line] for name in ("sigma", "tau", "low", "high")
-    )
-    inside = (z > low) & (z < high)
-    slope = np.where(z > -tau, z, -tau) / sigma**2  # of −log density
-    offset = np.array([_mean_slope(shape) for shape in shapes])[
-        events.line
-    ]  # the bias of its mean by the window's edges
-    curvature = np.where(inside, np.where(z > -tau, 1.0, tau / np.maximum(-z, tau)), 0.0) / sigma**2
-    pull = np.where(inside, slope - offset, 0.0)
+    pull, curvature = np.zeros(len(z)), np.zeros(len(z))
+    for k, shape in enumerate(shapes):
+        own = (events.line == k) & (z > shape.low) & (z < shape.high)
+        slope, curvature[own] = shape.slope(z[own])
+        pull[own] = slope - _mean_slope(shape)  # which the window's edges make other than 0
     return -np.asarray(
         np.linalg.solve((terms * curvature[:, None]).T @ terms + penalty, terms.T @ pull + penalty @ weights),
         dtype=np.float64,
@@ -178,10 +170,8 @@ def _step(
 def _mean_slope(shape: LineShape) -> float:
     """Mean of the slope of −log density over the window, when the peak is in its place."""
     z = np.linspace(shape.low, shape.high, 2001)
-    tail = shape.tau / shape.sigma**2 * (shape.tau / 2 + z)
-    density = np.exp(np.where(z > -shape.tau, -0.5 * (z / shape.sigma) ** 2, tail))
-    slope = np.where(z > -shape.tau, z, -shape.tau) / shape.sigma**2
-    return float((slope * density).sum() / density.sum())
+    weight = np.exp(-shape.minus_log(z))
+    return float((shape.slope(z)[0] * weight).sum() / weight.sum())
 
 
 def losses(events: LineEvents, factor: EnergyFactor, shapes: Sequence[LineShape]) -> Array:
@@ -191,9 +181,7 @@ def losses(events: LineEvents, factor: EnergyFactor, shapes: Sequence[LineShape]
     found = np.empty(len(events))
     for k, shape in enumerate(shapes):
         own = events.line == k
-        held = np.clip(z[own], shape.low, shape.high)
-        tail = -shape.tau / shape.sigma**2 * (shape.tau / 2 + held)
-        found[own] = np.where(held > -shape.tau, 0.5 * (held / shape.sigma) ** 2, tail)
+        found[own] = shape.minus_log(np.clip(z[own], shape.low, shape.high))
     return found
 
 

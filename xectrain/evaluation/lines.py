@@ -24,7 +24,7 @@ from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.lines import line_pages
 from xectrain.evaluation.results import Line, LineResult, LineStudy
 from xectrain.evaluation.tables import write_frame
-from xectrain.evaluation.wording import finite, method_label, model_name, plus_minus
+from xectrain.evaluation.wording import fit_numbers, fit_quality, method_label, model_name, plus_minus
 from xectrain.inference.events import Events
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -166,12 +166,13 @@ def _fitted(name: str, values: Array, groups: Array, line: Line) -> LineResult:
 def _write_report(study: LineStudy, facts: ModelFacts, pages: Sequence[Path], path: Path) -> None:
     """Tables and plots on one page."""
     line = study.line
-    heads = ("estimator", "peak [MeV]", "σ [MeV]", "σ / E [%]", "events in window", "σ, groups' biases removed [MeV]")
+    numbers = ("peak [MeV]", "σ [MeV]", "σ / E [%]", "FWHM / 2.355 [MeV]", "events in window", "χ² / ndf")
+    heads = ("estimator", *numbers, "σ, groups' biases removed [MeV]")
     rows = []
     for result in study.results:
         kind = "network" if result.name == "network" else ""
         fit, after = result.as_is, result.together
-        told = ("no fit", "", "", "") if fit is None else _cells(fit)
+        told = ("no fit", *[""] * (len(numbers) - 1)) if fit is None else _cells(fit)
         rows.append(
             Row((result.name, *told, "" if after is None else plus_minus(after.sigma, after.sigma_error)), kind)
         )
@@ -181,14 +182,15 @@ def _write_report(study: LineStudy, facts: ModelFacts, pages: Sequence[Path], pa
             (Table(heads, tuple(rows)),),
             tuple(pages),
             f"Every estimator on the same {study.events} events of the {study.passed} that pass the cut. A fit needs "
-            f"{MIN_EVENTS} events within its window; shape: {line.shape}.",
+            f"{MIN_EVENTS} events within its window; shape: {line.shape}. σ is that of the core, FWHM / 2.355 that of "
+            "the whole curve. Where χ² is far above ndf, the shape does not describe the peak.",
         )
     ]
     if line.group is not None:
         tables = []
         for result in study.results:
             own = tuple(Row((f"{group:g}", *_cells(fit))) for group, fit in sorted(result.groups.items()))
-            tables.append(Table((line.group, *heads[1:5]), own, result.name))
+            tables.append(Table((line.group, *numbers), own, result.name))
         sections.append(Section(f"Per {line.group}", tuple(tables)))
     lead = f"{model_name(facts)} · {study.events} events"
     write_page(
@@ -196,12 +198,14 @@ def _write_report(study: LineStudy, facts: ModelFacts, pages: Sequence[Path], pa
     )
 
 
-def _cells(fit: PeakFit) -> tuple[str, str, str, str]:
+def _cells(fit: PeakFit) -> tuple[str, ...]:
     return (
         plus_minus(fit.mean, fit.mean_error),
         plus_minus(fit.sigma, fit.sigma_error),
         plus_minus(100 * fit.sigma / fit.mean, 100 * fit.sigma_error / fit.mean),
+        plus_minus(fit.width, fit.width_error),
         str(fit.events),
+        fit_quality(fit),
     )
 
 
@@ -215,21 +219,10 @@ def as_json(study: LineStudy) -> dict[str, Any]:
         "passed": study.passed,
         "estimators": {
             result.name: {
-                "as_is": None if result.as_is is None else _plain(result.as_is),
-                "together": None if result.together is None else _plain(result.together),
-                "groups": {f"{group:g}": _plain(fit) for group, fit in result.groups.items()},
+                "as_is": None if result.as_is is None else fit_numbers(result.as_is),
+                "together": None if result.together is None else fit_numbers(result.together),
+                "groups": {f"{group:g}": fit_numbers(fit) for group, fit in result.groups.items()},
             }
             for result in study.results
         },
     }
-
-
-def _plain(fit: PeakFit) -> dict[str, float | None]:
-    numbers = {
-        "mean": fit.mean,
-        "mean_error": fit.mean_error,
-        "sigma": fit.sigma,
-        "sigma_error": fit.sigma_error,
-        "events": float(fit.events),
-    }
-    return {name: finite(value) for name, value in numbers.items()}

@@ -1,11 +1,14 @@
-"""Fits of an energy peak: position and width with errors, by unbinned maximum likelihood within a window.
+"""Fits of an energy peak: position and width with errors, and how well the shape describes it, by unbinned maximum
+likelihood within a window.
 
 Shapes, all normalized within the window:
 
-- `single`: a Gaussian;
-- `expgauss`: a Gaussian that turns into an exponential below μ − τ with continuous value and slope, which is what
-  energy leaking out of the xenon looks like;
-- `double`: a Gaussian and a wider one below it.
+- `double`: a Gaussian and a wider one at or below it. In the toy half of the events lose nothing, next to none less
+  than 0.3 MeV, and the others what an annihilation photon or a part of the shower takes along, which is more: a core,
+  and a shoulder that stands apart from it;
+- `expgauss`: a Gaussian that turns into an exponential below μ − τ with continuous value and slope: a tail that grows
+  out of the core;
+- `single`: a Gaussian.
 """
 
 from __future__ import annotations
@@ -18,13 +21,23 @@ from iminuit import Minuit
 from numpy.typing import ArrayLike, NDArray
 
 from shards.base import ConfigError, nearest
+from xectrain.metrics import effective_sigma
 
 Array = NDArray[np.float64]
 
 WINDOW = (-3.0, 1.5)
-"""MeV below and above the peak that a fit uses."""
+"""MeV below and above the peak that a fit uses, up to an effective σ of `SHARP`; beyond, in proportion to it."""
+SHARP = 1.5
+LOWEST = -0.45
+"""Part of the line's energy that the window reaches down at most."""
 MIN_EVENTS = 50
-SHAPES = ("expgauss", "double", "single")
+SHAPES = ("double", "expgauss", "single")
+PER_BIN, MAX_BINS = 5, 50
+"""Expected events in a bin of χ² at least, and bins at most."""
+GRID = 2001
+"""Points of the window at which a shape is drawn for its maximum, width and quantiles."""
+FWHM = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a Gaussian of width 1."""
 FLOOR = 1e-300
 
 
@@ -38,8 +51,14 @@ class PeakFit:
     sigma: float
     """Of the Gaussian core."""
     sigma_error: float
+    width: float
+    """Full width of the whole curve at half of its maximum, over 2.355: σ, where the curve is a Gaussian."""
+    width_error: float
+    chi2: float
+    """In bins that expect equal numbers of events."""
+    ndf: int
     parameters: tuple[float, ...]
-    """μ, σ, and for `expgauss` τ; for `double` the wider one's fraction, shift and width."""
+    """μ, σ, and for `expgauss` τ; for `double` the wider one's fraction, how far it is below, and its width over σ."""
     window: tuple[float, float]
     events: int
     """Within the window."""
@@ -50,16 +69,13 @@ class PeakFit:
         return density(self.shape, np.asarray(x, dtype=np.float64), self.parameters, self.window)
 
 
-def fit_peak(
-    values: ArrayLike, near: float, shape: str = "expgauss", window: tuple[float, float] = WINDOW
-) -> PeakFit | None:
-    """Fit the peak near a known energy.
+def fit_peak(values: ArrayLike, near: float, shape: str = SHAPES[0]) -> PeakFit | None:
+    """Fit the peak near a known energy, in a window that follows the peak found.
 
     Args:
-        values: (n,), e.g. MeV; NaN are left out.
-        near: where the peak is expected.
+        values: (n,), MeV; NaN are left out.
+        near: where the peak is expected, MeV.
         shape: out of `SHAPES`.
-        window: below and above the peak; it follows the peak found.
 
     Returns:
         None with fewer than `MIN_EVENTS` values in the window.
@@ -70,11 +86,14 @@ def fit_peak(
     if shape not in SHAPES:
         raise ConfigError("there is no such peak shape", found=shape, remedy=nearest(shape, SHAPES))
     x = np.asarray(values, dtype=np.float64)
-    x = np.sort(x[np.isfinite(x)])
+    x = np.sort(x[np.abs(x - near) < 0.5 * near])
+    if x.size < MIN_EVENTS:
+        return None
+    window = np.array(WINDOW) * min(max(1.0, effective_sigma(x) / SHARP), LOWEST * near / WINDOW[0])
     centre = _mode(x, near, window)
     fit: PeakFit | None = None
     for _ in range(4):
-        low, high = centre + window[0], centre + window[1]
+        low, high = (float(centre + edge) for edge in window)
         inside = x[(x >= low) & (x <= high)]
         if inside.size < MIN_EVENTS:
             return None
@@ -85,10 +104,9 @@ def fit_peak(
     return fit
 
 
-def _mode(x: Array, near: float, window: tuple[float, float]) -> float:
+def _mode(x: Array, near: float, window: Array) -> float:
     """Middle of the shortest interval holding a third of the values around `near`."""
-    reach = 2 * max(-window[0], window[1])
-    around = x[np.abs(x - near) <= reach]
+    around = x[np.abs(x - near) <= -2 * window[0]]
     if around.size < 3:
         return near
     held = max(2, around.size // 3)
@@ -100,12 +118,13 @@ def _mode(x: Array, near: float, window: tuple[float, float]) -> float:
 def _fit(x: Array, centre: float, shape: str, window: tuple[float, float]) -> PeakFit:
     width = window[1] - window[0]
     sigma = max(min(float(np.subtract(*np.quantile(x, (0.84, 0.5)))), width / 4), width / 100)
-    extra = {"single": [], "expgauss": [sigma], "double": [0.2, 1.0 * sigma, 2.5 * sigma]}[shape]
-    bounds = [window, (width / 1000, width)]
+    extra = {"single": [], "expgauss": [sigma], "double": [0.2, 1.0 * sigma, 2.5]}[shape]
+    reach = window[1] - centre
+    bounds = [(centre - reach, window[1]), (width / 1000, width)]
     bounds += {
         "single": [],
         "expgauss": [(width / 1000, 3 * width)],
-        "double": [(0.0, 0.8), (0.0, width), (width / 200, 2 * width)],
+        "double": [(0.0, 0.7), (0.0, width), (1.0, 10.0)],
     }[shape]
 
     def loss(p: Array) -> float:
@@ -115,10 +134,59 @@ def _fit(x: Array, centre: float, shape: str, window: tuple[float, float]) -> Pe
     fit.errordef, fit.limits = Minuit.LIKELIHOOD, bounds
     fit.migrad()
     fit.hesse()
-    mean, width_found = (float(fit.values[k]) for k in (0, 1))
-    mean_error, width_error = (float(fit.errors[k]) if fit.accurate else math.nan for k in (0, 1))
     parameters = tuple(float(v) for v in fit.values)
-    return PeakFit(shape, mean, mean_error, width_found, width_error, parameters, window, x.size, float(fit.fval))
+    errors = np.array(fit.errors) if fit.accurate else np.full(len(parameters), math.nan)
+    chi2, ndf = _chi2(x, shape, parameters, window)
+    width_error = _width_error(shape, parameters, window, np.array(fit.covariance)) if fit.accurate else math.nan
+    return PeakFit(
+        shape,
+        mean=parameters[0],
+        mean_error=float(errors[0]),
+        sigma=parameters[1],
+        sigma_error=float(errors[1]),
+        width=_width(shape, parameters, window),
+        width_error=width_error,
+        chi2=chi2,
+        ndf=ndf,
+        parameters=parameters,
+        window=window,
+        events=x.size,
+        minus_log_likelihood=float(fit.fval),
+    )
+
+
+def _chi2(x: Array, shape: str, p: tuple[float, ...], window: tuple[float, float]) -> tuple[float, int]:
+    """χ² and its degrees of freedom for values (n,), in bins between quantiles of the fitted shape."""
+    bins = min(MAX_BINS, x.size // PER_BIN)
+    grid = np.linspace(*window, GRID)
+    d = density(shape, grid, p, window)
+    cumulative = np.concatenate(([0.0], np.cumsum(d[1:] + d[:-1])))
+    found, _ = np.histogram(np.interp(x, grid, cumulative / cumulative[-1]), bins, (0.0, 1.0))
+    expected = x.size / bins
+    return float(((found - expected) ** 2 / expected).sum()), bins - 1 - len(p)
+
+
+def _width(shape: str, p: tuple[float, ...], window: tuple[float, float]) -> float:
+    """Full width at half maximum over 2.355; NaN where the window ends before the curve has fallen to a half."""
+    grid = np.linspace(*window, GRID)
+    d = density(shape, grid, p, window)
+    top = int(np.argmax(d))
+    half = d[top] / 2
+    if d[0] > half or d[-1] > half:
+        return math.nan
+    low = np.interp(half, d[: top + 1], grid[: top + 1])
+    high = np.interp(half, d[top:][::-1], grid[top:][::-1])
+    return float(high - low) / FWHM
+
+
+def _width_error(shape: str, p: tuple[float, ...], window: tuple[float, float], covariance: Array) -> float:
+    """The error of `_width` by its derivatives, from steps of a tenth of each parameter's error."""
+    slopes = np.zeros(len(p))
+    for k, error in enumerate(np.sqrt(np.diag(covariance))):
+        if error > 0:
+            up, down = (tuple(v + side * error / 10 * (i == k) for i, v in enumerate(p)) for side in (1, -1))
+            slopes[k] = (_width(shape, up, window) - _width(shape, down, window)) / (error / 5)
+    return math.sqrt(float(slopes @ covariance @ slopes))
 
 
 def density(shape: str, x: Array, p: tuple[float, ...], window: tuple[float, float]) -> Array:
@@ -127,11 +195,17 @@ def density(shape: str, x: Array, p: tuple[float, ...], window: tuple[float, flo
     if shape == "single":
         return _gaussian(x, p[0], p[1]) / max(_gaussian_integral(p[0], p[1], low, high), FLOOR)
     if shape == "double":
-        mean, sigma, fraction, shift, wide = p
-        first = _gaussian(x, mean, sigma) / max(_gaussian_integral(mean, sigma, low, high), FLOOR)
-        second = _gaussian(x, mean - shift, wide) / max(_gaussian_integral(mean - shift, wide, low, high), FLOOR)
-        return np.asarray((1 - fraction) * first + fraction * second)
+        mean, sigma, fraction, shift, ratio = p
+        core = (1 - fraction) * _gaussian_integral(mean, sigma, low, high)
+        wide = fraction / ratio * _gaussian_integral(mean - shift, ratio * sigma, low, high)
+        return np.asarray(np.add(*double_parts(x, p)) / max(core + wide, FLOOR))
     return _expgauss(x, p[0], p[1], p[2]) / max(_expgauss_integral(p[0], p[1], p[2], low, high), FLOOR)
+
+
+def double_parts(x: Array, p: tuple[float, ...]) -> tuple[Array, Array]:
+    """The two Gaussians of `double` at x, relative to a core of height 1 without the wider one."""
+    mean, sigma, fraction, shift, ratio = p
+    return (1 - fraction) * _gaussian(x, mean, sigma), fraction / ratio * _gaussian(x, mean - shift, ratio * sigma)
 
 
 def _gaussian(x: Array, mean: float, sigma: float) -> Array:

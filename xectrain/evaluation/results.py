@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xectrain.evaluation.peaks import PeakFit
+from xectrain.evaluation.peaks import SHAPES, PeakFit
 from xectrain.inference.model import ModelFacts
 from xectrain.inference.sources import Part, ReadOptions
 from xectrain.metrics import Metric, TaskMetrics
@@ -182,7 +182,7 @@ class Line:
     """MeV."""
     group: str | None = None
     """Column whose values make the groups (`patch`, `run`); None: all events are one."""
-    shape: str = "expgauss"
+    shape: str = SHAPES[0]
 
 
 @dataclass(frozen=True)

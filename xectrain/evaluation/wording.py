@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from xectrain.evaluation.peaks import PeakFit
 from xectrain.inference.model import ModelFacts
 from xectrain.metrics import Metric
 
@@ -35,6 +36,17 @@ def headline_label(name: str) -> str:
 def method_label(name: str) -> str:
     """A method's name for people: `face_weights` → "face weights"."""
     return name.replace("_", " ")
+
+
+def fit_numbers(fit: PeakFit) -> dict[str, float | None]:
+    """A fit's numbers [MeV] for a JSON file."""
+    names = ("mean", "mean_error", "sigma", "sigma_error", "width", "width_error", "chi2", "ndf", "events")
+    return {name: finite(getattr(fit, name)) for name in names}
+
+
+def fit_quality(fit: PeakFit) -> str:
+    """χ² over its degrees of freedom, as tables and legends have it."""
+    return f"{fit.chi2:.0f} / {fit.ndf}"
 
 
 def model_name(facts: ModelFacts) -> str:

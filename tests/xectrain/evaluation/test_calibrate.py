@@ -11,7 +11,8 @@ import pytest
 
 from shards.base import ConfigError, InputError, OutputError
 from xectrain.evaluation.calibrate import LineChoice, calibrate, choose, out_of_fold, undo
-from xectrain.evaluation.line_fit import Form, LineEvents, corrected, fit_factor, peak_of
+from xectrain.evaluation.line_fit import Form, LineEvents, corrected, fit_factor
+from xectrain.evaluation.peaks import fit_peak
 from xectrain.inference.calibration import CalibratedEnergy, calibration_path, read_calibration
 from xectrain.inference.load import load
 from xectrain.inference.model import IN_RANGE
@@ -46,7 +47,7 @@ def test_a_bias_over_position_run_and_energy_is_found():
     assert left.std() < 0.0015  # the bias is gone: an eighth of it is noise of the fit
     other, _ = out_of_fold(events, form)
     for k, line in enumerate(events.lines):
-        before, after = (peak_of(values[events.line == k], line) for values in (events.energy, other))
+        before, after = (fit_peak(values[events.line == k], line) for values in (events.energy, other))
         assert before is not None
         assert after is not None
         assert after.mean == pytest.approx(line, abs=4 * after.mean_error + 0.001 * line)
@@ -68,7 +69,7 @@ def test_a_slope_does_not_squeeze_the_peaks():
     events, _ = events_of_lines(3000, (54.9, 17.6), size=0.0)
     after = corrected(events, fit_factor(events, Form()))
     for k, line in enumerate(events.lines):
-        before_fit, after_fit = (peak_of(v[events.line == k], line) for v in (events.energy, after))
+        before_fit, after_fit = (fit_peak(v[events.line == k], line) for v in (events.energy, after))
         assert after_fit is not None
         assert before_fit is not None
         assert after_fit.sigma == pytest.approx(before_fit.sigma, rel=0.03)

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from xectrain.evaluation.plots.style import PALETTE, new_figure, style
 from xectrain.evaluation.results import Line, LineResult
-from xectrain.evaluation.wording import plus_minus
+from xectrain.evaluation.wording import fit_quality, plus_minus
 
 
 def line_pages(results: Sequence[LineResult], line: Line) -> list[Figure]:
@@ -31,7 +31,11 @@ def _overlay(results: Sequence[LineResult], line: Line) -> Figure:
     for colour, result in zip(PALETTE * 2, results, strict=False):
         values = result.values[np.isfinite(result.values)]
         fit = result.together
-        told = "no fit" if fit is None else f"σ = {plus_minus(fit.sigma, fit.sigma_error)} MeV"
+        told = (
+            "no fit"
+            if fit is None
+            else f"σ = {plus_minus(fit.sigma, fit.sigma_error)} MeV, χ² / ndf {fit_quality(fit)}"
+        )
         axes.hist(values, bins=edges.tolist(), histtype="step", color=colour, label=f"{result.name}: {told}")
         if fit is not None:
             x = np.linspace(*fit.window, 200)
