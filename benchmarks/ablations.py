@@ -87,6 +87,7 @@ FOCUS_VARIANTS = {
     "uvwFI.reference=corrected": {"tasks.uvwFI.reference": "corrected"},
     "no mirrors": {"augment.mirror_y": 0, "augment.mirror_z": 0},
     "lr=5e-4": {"optim.lr": 5e-4},
+    "lr=1e-3": {"optim.lr": 1e-3},
     "lr=2e-3": {"optim.lr": 2e-3},
     "lr=4e-3": {"optim.lr": 4e-3},
     "batch_size=512": {"data.batch_size": 512},
