@@ -100,8 +100,8 @@ def tables(evaluation: Path) -> tuple[dict[str, TaskTable], int]:
     for task in TASKS:
         frame = pl.read_parquet(evaluation / f"predictions_{task}.parquet")
         found[task] = TaskTable(task, {c: frame[c].to_numpy() for c in frame.columns})
-    u, v, w = (found["uvwFI"].truth()[c] for c in "uvw")
-    fiducial = (abs(u) < geo.FIDUCIAL_U) & (abs(v) < geo.FIDUCIAL_V) & (w >= 0)
+    truth = found["uvwFI"].truth()
+    fiducial = geo.in_fiducial(np.column_stack([truth[c] for c in "uvw"]))
     return {task: table.selected(fiducial) for task, table in found.items()}, int(fiducial.sum())
 
 

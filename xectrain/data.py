@@ -15,7 +15,7 @@ import polars as pl
 
 from shards.base import ConfigError, InputError
 from shards.dataset import Dataset
-from shards.identity import shared_events
+from shards.identity import IDENTITY, shared_events
 from shards.opening import open_dataset
 from shards.order import hash64, uniform
 from shards.plan import EpochOrder, View, epoch_order
@@ -181,7 +181,7 @@ def _split(views: Sequence[View], fraction: float, seed: int) -> tuple[list[View
     """Hold out events by a hash, so that an event stays where it is when data are added."""
     train, val = [], []
     for view in views:
-        table = view.dataset.table(["run", "event"])[view.rows]
+        table = view.dataset.table(list(IDENTITY))[view.rows]
         chosen = _hash_fraction(table["run"].to_numpy(), table["event"].to_numpy(), seed) < fraction
         train.append(View(view.dataset, view.rows[~chosen], view.weight))
         val.append(View(view.dataset, view.rows[chosen], view.weight))

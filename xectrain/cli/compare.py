@@ -72,13 +72,12 @@ def inpainters(
     """Compare inpainters and the classical fillings on the same hidden sensors: per face, and by light."""
     from xectrain.evaluation.sensors import evaluate_sensors
     from xectrain.inference.sources import ReadOptions, open_parts
-    from xectrain.modes.chosen_masks import chosen_masks
 
     o.refuse_inputs(out, models, data)
     loaded = {label: _sensor_model(path, device) for label, path in zip(_labels(models), models, strict=True)}
     first = next(iter(loaded.values()))
     if masks is not None:
-        first.masker = chosen_masks(masks, first.facts.normalization)
+        first.hide_by(masks)
     results = evaluate_sensors(loaded, open_parts(data, schema), out, ReadOptions(select), max_events)
     print_sensors(results)
     typer.echo(f"Wrote report.html, tables, plots and metrics.json of {counted(len(loaded), 'model')} to {out}.")

@@ -74,7 +74,6 @@ def evaluate(
     from xectrain.inference.load import load
     from xectrain.inference.sensors import SensorPredictor
     from xectrain.inference.sources import ReadOptions, open_parts
-    from xectrain.modes.chosen_masks import chosen_masks
 
     if line is not None:
         remedy = f"xec lines {model} DATA --energy {line:g} --out DIR"
@@ -104,7 +103,7 @@ def evaluate(
         _say_checked(predictor, options, open_parts(data, schema) if data else None)
         return
     if masks is not None and isinstance(predictor, SensorPredictor):
-        predictor.masker = chosen_masks(masks, predictor.facts.normalization)
+        predictor.hide_by(masks)
     if not data:
         from xectrain.evaluation.artifacts import write_artifacts  # with matplotlib, a third of the start
 

@@ -168,13 +168,12 @@ def _each(
 def _hide(model: Predictor | SensorPredictor, masks: str, hide: bool) -> None:
     """Make a model hide other sensors than in its validation."""
     from xectrain.inference.sensors import SensorPredictor
-    from xectrain.modes.chosen_masks import chosen_masks
 
     if not isinstance(model, SensorPredictor):
         raise ConfigError("needs an inpainter or autoencoder", item="--masks", found=model.facts.mode)
     if model.fills and not hide:
         raise ConfigError("needs --hide; without it, dead sensors are filled", item="--masks")
-    model.masker = chosen_masks(masks, model.facts.normalization)
+    model.hide_by(masks)
 
 
 def _say_extent(parts: list[Part]) -> None:

@@ -40,7 +40,8 @@ class MaskingConfig(Section):
     loss: SensorLossName = "smooth_l1"
     """Loss of a masked sensor's normalized value; default `counts` for inpaint. counts: the deviance of photon numbers,
     whose best prediction is the mean, so that sums of filled light are right (the others learn something like the
-    median of the logarithm, which loses light); times then take `smooth_l1`."""
+    median of the logarithm, which loses light); times then take `l1`, whose best prediction is the median: the tail of
+    late arrivals makes a mean late."""
     loss_beta: float = Field(default=0.1, gt=0)
     """Where `smooth_l1` and `huber` turn linear, in normalized units."""
     npho_weight: float = Field(default=1.0, ge=0)

@@ -125,7 +125,7 @@ def _entry_of(sources: Sequence[Source], entry: int) -> tuple[Chunk, str]:
 def _from_dataset(path: Path, run: int | None, event: int | None, entry: int | None) -> Event:
 
     dataset = open_dataset(path)
-    row = entry if entry is not None else _row_of(dataset.table(["run", "event"]), path, run, event)
+    row = entry if entry is not None else _row_of(dataset.table(list(IDENTITY)), path, run, event)
     sensors, truth = dataset.read([row])
     npho, time = denormalize(sensors[0], dataset.normalization)
     columns = dict(zip(dataset.columns, truth[0].tolist(), strict=True))
@@ -160,12 +160,12 @@ def read_prediction(path: Path, run: int | None, event: int | None) -> dict[str,
         InputError: it holds no predictions, or none for this event.
     """
     table = _prediction_table(path)
-    for name in ("run", "event"):
+    for name in IDENTITY:
         if name not in table.columns:
             raise InputError(
                 f"has no column {name!r}", file=path, remedy="only tables with run and event can be matched"
             )
-    row = _row_of(table.select("run", "event"), path, run, event)
+    row = _row_of(table.select(IDENTITY), path, run, event)
     values = table.row(row, named=True)
     return {name: float(v) for name, v in values.items() if name.startswith(("pred_", "sigma_")) and v is not None}
 
@@ -196,7 +196,7 @@ def read_sensor_prediction(path: Path, run: int | None, event: int | None) -> Se
         flag = next((name for name in ("mask", "filled", "sensor_id") if name in names), None)
         if flag is None:
             return None
-        table = pl.DataFrame(tree.arrays(["run", "event"], library="np"))
+        table = pl.DataFrame(tree.arrays(list(IDENTITY), library="np"))
         first = _row_of(table, path, run, event)
         rows = slice(first, first + 1)
         if flag == "sensor_id":  # one row per hidden sensor: those of an event are consecutive
@@ -233,7 +233,7 @@ def _prediction_table(path: Path) -> pl.DataFrame:
 
     with opened(path) as directory:
         _, tree, _ = find_tree(directory, path, "predictions")
-        scalars = [n for n in tree.keys() if n in ("run", "event") or n.startswith(("pred_", "sigma_"))]  # noqa: SIM118
+        scalars = [n for n in tree.keys() if n in IDENTITY or n.startswith(("pred_", "sigma_"))]  # noqa: SIM118
         return pl.DataFrame(tree.arrays(scalars, library="np"))
 
 

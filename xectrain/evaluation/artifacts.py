@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+from shards.identity import IDENTITY
 from xectrain.data import located, open_training_data
 from xectrain.evaluation.card import write_card
 from xectrain.evaluation.evaluate import evaluate, holds_another_evaluation
@@ -111,7 +112,7 @@ def write_worst(model: TorchPredictor, parts: Sequence[Part], place: Path, setti
     for part in parts:
         for events in part.read(wanted, settings):
             truth = truth_columns(model.facts, events.columns)
-            table = {name: values for name, values in events.columns.items() if name in ("run", "event")}
+            table = {name: values for name, values in events.columns.items() if name in IDENTITY}
             table.update({f"true_{name}": values for name, values in truth.items()})
             worst.add(events, {**table, **model.predict_events(events)}, model)
     for rank, event in enumerate(worst.worst(), 1):

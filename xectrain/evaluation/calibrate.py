@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from shards.base import ConfigError, InputError, OutputError, code_version, locked, progress, publish_json
 from shards.base.documents import json_digest
 from shards.expressions import evaluate as passing
+from shards.identity import IDENTITY
 from xectrain.evaluation.calibration_report import CalibrationStudy, Trial, as_json, write_report
 from xectrain.evaluation.line_fit import (
     Form,
@@ -161,7 +162,7 @@ def read_lines(
                 number = _line_of(lines, events.columns, len(events), part.name)
                 found = predictor.predict_events(events)
                 unknown = np.full(len(events), np.nan)
-                table = {n: np.asarray(events.columns.get(n, unknown), dtype=np.float64) for n in ("run", "event")}
+                table = {n: np.asarray(events.columns.get(n, unknown), dtype=np.float64) for n in IDENTITY}
                 table |= {n: np.asarray(found.get(n, unknown), dtype=np.float64) for n in (ENERGY, *POSITION)}
                 table["line"] = number
                 tables.append({name: values[number >= 0] for name, values in table.items()})

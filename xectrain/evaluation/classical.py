@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shards.base import InputError, XecError, progress
 from shards.dataset import Dataset
+from shards.identity import IDENTITY
 from shards.opening import open_dataset
 from xectrain.baselines import Baselines, RawEvents, calibrate
 from xectrain.data import located, open_training_data
@@ -132,7 +133,7 @@ def predict_part(
         truth = truth_columns(facts, chunk.columns)
         if not comparable:
             truth["timing"] = np.full(len(chunk), np.nan)
-        table: Columns = {name: chunk.columns[name] for name in ("run", "event") if name in chunk.columns}
+        table: Columns = {name: chunk.columns[name] for name in IDENTITY if name in chunk.columns}
         table.update({f"true_{n}": v for n, v in truth.items() if _is_truth(part, n)})
         table.update({n: v for n, v in chunk.columns.items() if n not in table and not _is_truth(part, n)})
         table.update(predictor.predict_events(chunk))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from shards import geometry as geo
 from shards.base import ConfigError, InputError, locked, nearest, progress, publish_json
 from shards.dead import DeadList
+from shards.identity import IDENTITY
 from xectrain.baselines import RawEvents, fill
 from xectrain.evaluation.pages import Row, Section, Table, write_page
 from xectrain.evaluation.plots import save_pages
@@ -74,7 +75,7 @@ class DeadOptions:
             return np.zeros((count, geo.N_SENSORS), dtype=bool) if found is None else found
         if "run" not in columns or "event" not in columns:
             raise ConfigError("which sensors are removed follows from run and event number, which the data do not have")
-        run, event = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("run", "event"))
+        run, event = (torch.from_numpy(columns[name].astype(np.int64)) for name in IDENTITY)
         chance = uniform(event_key(SEED, None, run, event), STREAM, geo.N_SENSORS)
         return np.asarray(chance.numpy() < self.fraction)
 
@@ -201,7 +202,7 @@ def _rows(
     taken = options.missing(whole.columns, len(whole)) & ~np.isnan(whole.npho)
     light = np.maximum(np.nan_to_num(whole.npho), 0).astype(np.float64)
     cut = RawEvents(np.where(taken, np.nan, whole.npho), np.where(taken, np.nan, whole.time), whole.columns)
-    table: dict[str, NDArray[Any]] = {n: whole.columns[n] for n in ("run", "event") if n in whole.columns}
+    table: dict[str, NDArray[Any]] = {n: whole.columns[n] for n in IDENTITY if n in whole.columns}
     table.update({f"true_{n}": v for n, v in truth_columns(predictor.facts, dict(whole.columns)).items()})
     table["n_missing"] = taken.sum(axis=1)
     table[LOST] = (light * taken).sum(axis=1) / np.maximum(light.sum(axis=1), 1.0)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shards import geometry as geo
 from shards.base import ConfigError, progress
+from shards.identity import IDENTITY
 from xectrain.evaluation.results import Insight, WorstEvent
 from xectrain.inference.events import Events
 from xectrain.inference.regressor import TorchPredictor
@@ -60,7 +61,7 @@ class WorstEvents:
             return
         physical = events.photons(predictor.facts.normalization)
         for i in rows:
-            values = {n: v[i].item() for n, v in table.items() if n in ("run", "event") or n[:5] in ("true_", "pred_")}
+            values = {n: v[i].item() for n, v in table.items() if n in IDENTITY or n[:5] in ("true_", "pred_")}
             self._count += 1
             event = WorstEvent(float(loss[i]), physical.npho[i].copy(), physical.time[i].copy(), values)
             heapq.heappush(self._heap, (event.loss, self._count, event))

@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shards.base import ConfigError, InputError, locked, nearest, progress, publish_json
+from shards.identity import IDENTITY
 from xectrain.baselines import STRONG_FILL, Baselines, RawEvents, fill
 from xectrain.evaluation.pages import Row, Section, Table, write_page
 from xectrain.evaluation.peaks import MIN_EVENTS, PeakFit, fit_peak
@@ -69,7 +70,7 @@ def study_line(
             raise ConfigError(f"has no column {line.group!r}", file=part.name, remedy=nearest(line.group, part.columns))
     with locked(folder / ".lock", f"studying a line into {folder}"):
         table = _events(predictor, parts, line, settings, baselines, inpainter)
-        names = [name for name in table if name not in ("run", "event", "group")]
+        names = [name for name in table if name not in (*IDENTITY, "group")]
         common = np.all([np.isfinite(table[name]) for name in names], axis=0)
         results = tuple(_fitted(name, table[name][common], table["group"][common], line) for name in names)
         study = LineStudy(line, int(np.count_nonzero(common)), len(common), results)
@@ -97,7 +98,7 @@ def _events(
             for events in part.read(wanted, settings):
                 count, columns = len(events), events.columns
                 unknown = np.full(count, np.nan)
-                table = {name: columns.get(name, unknown) for name in ("run", "event")}
+                table = {name: columns.get(name, unknown) for name in IDENTITY}
                 table["group"] = np.zeros(count) if line.group is None else columns[line.group]
                 found = _estimates(predictor, events, baselines, inpainter)
                 table.update({n: np.asarray(v, dtype=np.float64) * GEV_TO_MEV for n, v in found.items()})

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from shards.base import ConfigError, InputError, nearest, publish_json
+from shards.base import ConfigError, InputError, counted, nearest, publish_json
 from shards.base.documents import read_json, read_yaml
+from xectrain.evaluation.pages import Row, Section, Table, write_page
 from xectrain.evaluation.plots.runs import runs_page
 from xectrain.evaluation.plots.style import save_pages
 from xectrain.evaluation.results import Comparison, Run, Setting
+from xectrain.evaluation.wording import compact_number
 from xectrain.training.runfolder import RunFolder, read_metrics
 
 NOT_A_SETTING = ("train.seed", "tracking.", "checkpoint.", "data.device", "data.num_threads", "data.prefetch")
@@ -29,6 +31,8 @@ HIDING = tuple(f"masking.{name}" for name in ("kind", "ratio", "counts", "patter
 """Keys that say which sensors are hidden, and thereby how hard they are to predict."""
 LOSS = ("tasks.", "masking.", "reweight.", "data.normalization")
 """Beginnings of the keys that say what a loss is, beside the mode."""
+MOST_KEYS = 5
+"""Keys that are named; of more only the number is told."""
 
 
 def compare_runs(
@@ -183,12 +187,56 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `comparison.json` and the overlaid curves (`curves.pdf`, `curves.png`) into `folder`."""
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Write `report.html`, the overlaid curves (`curves.pdf`, `curves.png`) and `comparison.json` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = save_pages([runs_page(comparison)], folder / "curves.pdf")
+    images = save_pages([runs_page(comparison)], folder / "curves.pdf")[1:]
+    settings = comparison.settings
+    lead = f"{counted(len(settings), 'setting')}, {counted(sum(len(s.runs) for s in settings), 'run')}"
+    note = " ".join(caveats(comparison))
+    section = Section("Settings, the best first", (comparison_table(comparison),), tuple(images), note)
+    made_with = [(setting.name, ", ".join(str(run.path) for run in setting.runs)) for setting in settings]
+    write_page(folder / "report.html", f"Runs by {comparison.metric}", lead, [section], made_with)
     publish_json(folder / "comparison.json", as_json(comparison))
-    return [*written, folder / "comparison.json"]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A row per setting, the best first."""
+
+    def number(value: float, error: float | None) -> str:
+        return f"{value:.4g}" if error is None else compact_number(value, error)
+
+    rows = []
+    for rank, setting in enumerate(comparison.settings, 1):
+        behind = number(setting.difference, setting.difference_error) if rank > 1 else ""
+        paired = f" ({setting.pairs} pairs)" if setting.pairs > 1 else ""
+        epochs = ", ".join(f"{run.epoch}/{run.epochs}" for run in setting.runs)
+        value = number(setting.value, setting.error)
+        rows.append(Row((str(rank), setting.name, str(len(setting.runs)), value, behind + paired, epochs)))
+    heads = ("", "setting", "runs", comparison.metric, "minus the best", "best epoch")
+    return Table(heads, tuple(rows))
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """What the reader of a comparison must know: sentences."""
+    found = [_unlike(comparison)] if comparison.differ else []
+    if all(setting.error is None for setting in comparison.settings):
+        found.append("There are no uncertainties with one seed each: train several, or use a metric of an evaluation.")
+    return found
+
+
+def _unlike(comparison: Comparison) -> str:
+    """That the metric is not the same thing in all runs, why, and what to do."""
+    keys = comparison.differ
+    shown = ", ".join(keys[:MOST_KEYS]) + (f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else "")
+    said = f"{comparison.metric} is not the same thing in all of these runs, which differ in {shown}: "
+    one_loss = "loss" in comparison.metric and not any(key.startswith("data.") for key in keys)
+    if one_loss and comparison.shared:
+        usual = [name for name in comparison.shared if name.endswith(("68pct", "mae_all"))]
+        return f"{said}rank them by what they share, such as --metric {(usual or comparison.shared)[0]}."
+    return (
+        f"{said}evaluate each on the same data (xec evaluate RUN DATA --out REPORTS/RUN) and rank by --reports REPORTS."
+    )
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shards.base import CorruptError, InputError, published
 from shards.expressions import evaluate
+from shards.identity import IDENTITY
 from xectrain.metrics import TaskMetrics, residual, task_metrics
 from xectrain.metrics.statistics import FRACTION_1SIGMA
 from xectrain.metrics.tasks import Intervals
@@ -33,7 +34,7 @@ LIMIT = "limit_"
 """Prefix of the columns with the toy's limit."""
 WIDTHS = ("core_sigma", "effective_sigma", "half_width_68", "upper_half_width", "res_68pct")
 """Metrics that are σ for a Gaussian."""
-ALWAYS = ("run", "event", "in_training_range")
+ALWAYS = (*IDENTITY, "in_training_range")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,7 @@ def _frame(columns: Mapping[str, NDArray[Any]]) -> pl.DataFrame:
 
     table = {}
     for name, values in columns.items():
-        whole = name in ("run", "event") and values.dtype.kind == "f" and bool(np.all(np.isfinite(values)))
+        whole = name in IDENTITY and values.dtype.kind == "f" and bool(np.all(np.isfinite(values)))
         table[name] = values.astype(np.int64) if whole else values
     return pl.DataFrame(table)
 

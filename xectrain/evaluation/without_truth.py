@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from shards.identity import IDENTITY
 from xectrain.display.event import event_figure
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.distributions import distribution_pages
@@ -83,7 +84,7 @@ def _displays(
         for row in own:
             assert raw is not None
             k = row - start
-            which = ", ".join(f"{c} {int(raw.columns[c][k])}" for c in ("run", "event") if c in raw.columns)
+            which = ", ".join(f"{c} {int(raw.columns[c][k])}" for c in IDENTITY if c in raw.columns)
             told = ", ".join(
                 f"{c} {digits(predicted[c][row])} (conventional {digits(conventional[c][row])}) {QUANTITIES[c].unit}"
                 for c in predicted

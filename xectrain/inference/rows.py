@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shards.base import ConfigError, nearest
 from shards.columns import Column
+from shards.identity import IDENTITY
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.model import IN_RANGE, ModelFacts
 from xectrain.inference.regressor import Predictor
@@ -23,7 +24,6 @@ from xectrain.inference.sources import Part, RootPart
 from xectrain.targets import required_columns, true_values
 from xectrain.tasks import TASKS
 
-IDENTITY = ("run", "event")
 ORIGIN = ("source", "entry")
 """Which input an event came from, counting from 0, and its entry there: written for ROOT input."""
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards import geometry as geo
+from shards.identity import IDENTITY
 from xectrain.baselines.inpainting import FILLS, fill_columns
 from xectrain.inference.events import Columns, Events
 from xectrain.inference.root_output import OutputBranch
-from xectrain.inference.rows import IDENTITY, Carried, RowMaker
+from xectrain.inference.rows import Carried, RowMaker
 from xectrain.inference.sensors import Hidden, SensorPredictor
 
 SENSORS = OutputBranch("float32", geo.N_SENSORS)

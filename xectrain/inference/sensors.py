@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from shards.base import ConfigError, InputError
+from shards.identity import IDENTITY
 from shards.normalization import Normalization, denormalize, valid
 from xectrain.baselines import fill
 from xectrain.compute import Compute
@@ -23,6 +24,7 @@ from xectrain.inference.events import Events
 from xectrain.inference.model import Model, ModelFacts
 from xectrain.models.sensors import hide
 from xectrain.modes.base import SensorMode
+from xectrain.modes.chosen_masks import chosen_masks
 from xectrain.modes.masking import MASK_KINDS, Masker, MaskInput
 
 Floats = NDArray[np.float32]
@@ -56,9 +58,20 @@ class SensorPredictor(Model, ABC):
     """A model that predicts sensors from the others."""
 
     masker: Masker
-    """What hides sensors that are alive, for validation; may be replaced (`chosen_masks`)."""
+    """What hides sensors that are alive: those of the validation, until `hide_by`."""
     fills: bool
     """Whether it is for filling dead sensors; else its predictions matter where sensors were hidden."""
+
+    def hide_by(self, masks: str) -> None:
+        """Hide other sensors than in the model's validation.
+
+        Args:
+            masks: as `chosen_masks` has them.
+
+        Raises:
+            ConfigError: they are not understood.
+        """
+        self.masker = chosen_masks(masks, self.facts.normalization)
 
     def fill(self, npho: ArrayLike, time: ArrayLike, dead: ArrayLike | None = None) -> Filled:
         """Fill the dead sensors of raw events; all others leave exactly as they came.
@@ -129,7 +142,7 @@ class SensorPredictor(Model, ABC):
 
     def _mask_input(self, events: Events, x_BN2: Tensor, npho_valid_BN: Tensor, time_valid_BN: Tensor) -> MaskInput:
         columns = events.columns
-        for needed in ("run", "event"):
+        for needed in IDENTITY:
             if needed not in columns:
                 raise ConfigError(f"masks are drawn from {needed!r}, which the data do not have")
 
@@ -138,7 +151,7 @@ class SensorPredictor(Model, ABC):
             return torch.from_numpy(np.stack(together, axis=1)).to(x_BN2.device)
 
         uvw_B3 = tensor("u", "v", "w") if all(c in columns for c in "uvw") else None
-        run_B, event_B = tensor("run", "event").long().unbind(dim=1)
+        run_B, event_B = tensor(*IDENTITY).long().unbind(dim=1)
         return MaskInput(x_BN2, npho_valid_BN, time_valid_BN, run_B, event_B, uvw_B3)
 
     @torch.inference_mode()

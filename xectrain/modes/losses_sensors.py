@@ -64,7 +64,7 @@ def sensor_loss(
         scored_BN: bool, hidden sensors with a valid npho (`masking.DrawnMasks.hidden_BN`).
         time_valid_BN: bool, sensors with a valid time; time is scored at scored sensors that have one.
     """
-    loss = elementwise("smooth_l1" if config.loss == "counts" else config.loss)
+    loss = elementwise("l1" if config.loss == "counts" else config.loss)
     photons_BN = _photons(x_BN2, normalization)
     npho_weight_BN = _npho_weight(config, photons_BN)
     time_weight_BN = photons_BN.clamp(min=0).sqrt() if config.time_npho_weighting else torch.ones_like(photons_BN)

@@ -14,6 +14,7 @@ from torch import Tensor
 from shards import geometry as geo
 from shards.base import ConfigError
 from shards.dead import read_dead
+from shards.identity import IDENTITY
 from shards.normalization import Normalization
 from xectrain.baselines.inpainting import neighbour_table
 from xectrain.config.networks import Channel, ModelConfig
@@ -93,7 +94,7 @@ class MaskedSensors(SensorMode):
         if config.reweight.by == "loss":
             raise ConfigError("has no tasks whose loss could be reweighted", item="reweight.by", found=cls.name)
         columns = list(data.first.columns)
-        for needed in ("run", "event"):
+        for needed in IDENTITY:
             if needed not in columns:
                 raise ConfigError(f"masks are drawn from {needed!r}, which the data do not have", item="mode")
         patterns = _patterns(config.masking, before)
@@ -130,7 +131,7 @@ class MaskedSensors(SensorMode):
             return batch.truth_BC[:, [self.truth_columns.index(n) for n in names]]
 
         uvw_B3 = pick("u", "v", "w") if {"u", "v", "w"} <= set(self.truth_columns) else None
-        run_B, event_B = pick("run", "event").long().unbind(dim=1)
+        run_B, event_B = pick(*IDENTITY).long().unbind(dim=1)
         return MaskInput(batch.x_BN2, npho_valid_BN, time_valid_BN, run_B, event_B, uvw_B3)
 
     def _photon_sums(

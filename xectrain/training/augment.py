@@ -20,6 +20,7 @@ from torch import Tensor
 from shards import geometry as geo
 from shards.base import ConfigError
 from shards.dead import read_dead
+from shards.identity import IDENTITY
 from shards.normalization import Normalization, mark_dead, valid
 from xectrain.config.tree import AugmentConfig
 from xectrain.modes.masking import event_key, uniform
@@ -55,7 +56,7 @@ class Augmentation:
             (config.pattern_dropout, self._drop_pattern),
         ]
         self.steps = [step for amount, step in steps if amount > 0]
-        if self.steps and not {"run", "event"} <= set(columns):
+        if self.steps and not set(IDENTITY) <= set(columns):
             raise ConfigError("needs the columns run and event, which the data do not have", item="augment")
 
     def apply(self, x_BN2: Tensor, truth_BC: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ class Augmentation:
         """
         if not self.steps:
             return x_BN2, truth_BC
-        run_B, event_B = (truth_BC[:, self.columns.index(name)].long() for name in ("run", "event"))
+        run_B, event_B = (truth_BC[:, self.columns.index(name)].long() for name in IDENTITY)
         key_B = event_key(self.seed, epoch, run_B, event_B)
         for step in self.steps:
             x_BN2, truth_BC = step(x_BN2, truth_BC, key_B)

@@ -102,7 +102,7 @@ def signal_distance() -> float:
     """
     rng = np.random.default_rng(20)
     uvw = geo.uvw_from_xyz(draw_gammas(rng, np.full(6000, c.SIGNAL_ENERGY), ToyOptions()).first)
-    inside = (np.abs(uvw[:, 0]) < geo.FIDUCIAL_U) & (np.abs(uvw[:, 1]) < geo.FIDUCIAL_V)
+    inside = geo.in_fiducial(uvw)
     distances = []
     for depth in np.quantile(uvw[inside, 2], (np.arange(DISTANCE_DEPTHS) + 0.5) / DISTANCE_DEPTHS):
         place = unknown_errors(rng, np.array([0.0, 0.0, depth]), c.SIGNAL_ENERGY)[:, :3]

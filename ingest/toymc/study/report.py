@@ -28,7 +28,6 @@ from shards.base import publish_text
 TEMPLATE = Path(__file__).parent / "report.md.jinja"
 DEPTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 25.0)
 TRACED_PHOTONS = 2_000_000
-_FIDUCIAL_U, _FIDUCIAL_V = geo.FIDUCIAL_U, geo.FIDUCIAL_V
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def orders_of_magnitude(
 ) -> list[Magnitude]:
     """The numbers of the specification at 52.8 MeV in the fiducial volume, expected and found."""
     uvw = np.asarray(events.columns["uvwTruth"], dtype=float)
-    inside = (np.abs(uvw[:, 0]) < _FIDUCIAL_U) & (np.abs(uvw[:, 1]) < _FIDUCIAL_V)
+    inside = geo.in_fiducial(uvw)
     npho = events.npho[inside].astype(np.float64)
     charge = npho * EFFICIENCY
     total, face = charge.sum(axis=1), geo.nominal().face
@@ -118,7 +117,7 @@ def depths(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], NDArr
     gammas = draw_gammas(rng, np.full(n, c.SIGNAL_ENERGY), ToyOptions())
     deposits = draw_deposits(rng, gammas)
     uvw = geo.uvw_from_xyz(gammas.first)
-    inside = (np.abs(uvw[:, 0]) < _FIDUCIAL_U) & (np.abs(uvw[:, 1]) < _FIDUCIAL_V) & (deposits.contained > 0)
+    inside = geo.in_fiducial(uvw) & (deposits.contained > 0)
     centre = (deposits.points * deposits.energy[..., None]).sum(axis=1)[inside] / deposits.contained[inside, None]
     return uvw[inside, 2], geo.uvw_from_xyz(centre)[:, 2]
 
@@ -127,7 +126,7 @@ def scattered_share(rng: np.random.Generator, n: int) -> float:
     """Part of all expected photons that were scattered, signal events in the fiducial volume."""
     gammas = draw_gammas(rng, np.full(2 * n, c.SIGNAL_ENERGY), ToyOptions())
     uvw = geo.uvw_from_xyz(gammas.first)
-    inside = (np.abs(uvw[:, 0]) < _FIDUCIAL_U) & (np.abs(uvw[:, 1]) < _FIDUCIAL_V)
+    inside = geo.in_fiducial(uvw)
     deposits = draw_deposits(rng, gammas)
     everything = light_model(None).light(deposits, np.ones(2 * n))[0].sum(axis=1, dtype=np.float64)
     direct = np.zeros(2 * n)

@@ -55,6 +55,15 @@ def test_the_local_fit_adds_the_scattered_light_of_each_place():
     assert np.median(np.abs(found - truth)[truth > 1000]) < 0.01 * 1000
 
 
+def test_a_late_neighbour_does_not_make_a_time_late():
+    events = source()
+    hidden = some(events)
+    late = some(events, 0.1) != hidden  # independent of what is hidden
+    time = np.where(late, events.time + np.float32(1e-8), events.time)
+    found = fill_baselines(RawEvents(events.npho, time, {}), hidden, ("ring_solid_angle",))["ring_solid_angle"].time
+    assert np.quantile(np.abs(found - events.time[hidden]), 0.9) < 1e-11
+
+
 def test_times_follow_the_light():
     events = source()
     hidden = some(events)

@@ -119,6 +119,10 @@ def test_the_command_writes_a_table_and_overlaid_curves(tmp_path: Path, run_comm
     assert "1.050(50)" in said
     assert "1.0000" in said or "1.0" in said
     names = {path.name for path in (tmp_path / "c").iterdir()}
-    assert names == {"comparison.json", "curves.pdf", "curves.png"}
+    assert names == {"comparison.json", "curves.pdf", "curves.png", "report.html"}
+    page = (tmp_path / "c" / "report.html").read_text()
+    assert "<td>optim.lr=1.0</td>" in page
+    assert "1.050(50)" in page
+    assert page.count("data:image/png;base64,") == 1
     written = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert [s["name"] for s in written["settings"]] == ["optim.lr=1.0", "optim.lr=2.0"]

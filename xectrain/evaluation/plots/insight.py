@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from shards.geometry import FACE_NAMES
+from shards.identity import IDENTITY
 from xectrain.display.event import event_figure
 from xectrain.evaluation.plots.panels import symbol_of
 from xectrain.evaluation.plots.style import new_figure, style
@@ -62,7 +63,7 @@ def worst_page(event: WorstEvent, rank: int) -> Figure:
     """Event display of a badly predicted event, true and predicted values in the title."""
 
     values = event.values
-    run, number = (int(values.get(name, 0)) for name in ("run", "event"))
+    run, number = (int(values.get(name, 0)) for name in IDENTITY)
     lines = [f"worst event {rank}: run {run}, event {number}, loss {event.loss:.3g}"]
     parts = []
     for column, show in QUANTITIES.items():
