@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --base faces [--folder build/ablations] [--seeds 3] [--only pool=attention]
     python benchmarks/ablations.py --base focus --events 40000 --epochs 1
+    python benchmarks/ablations.py --base focus --events 120000 --epochs 3 --processes 8 --set data.batch_size=256
 
 `faces` is a network that reads whole faces, `focus` is `small` with the demo's settings.
 Trainings run side by side, one thread each, and are ordinary `xec train` runs: what was interrupted continues, and
@@ -86,7 +87,11 @@ FOCUS_VARIANTS = {
     "uvwFI.reference=corrected": {"tasks.uvwFI.reference": "corrected"},
     "no mirrors": {"augment.mirror_y": 0, "augment.mirror_z": 0},
     "lr=5e-4": {"optim.lr": 5e-4},
+    "lr=1e-3": {"optim.lr": 1e-3},
     "lr=2e-3": {"optim.lr": 2e-3},
+    "lr=4e-3": {"optim.lr": 4e-3},
+    "batch_size=512": {"data.batch_size": 512},
+    "large": {"model.preset": "large", "model.encoder.fusion_layers": 3},
     "inner_resolution=8": {"model.encoder.inner_resolution": 8},
     "equal weights": {"tasks.uvwFI.weight": 1, "tasks.angle.weight": 1},
     "time_mean=0": {"model.regressor.time_mean": 0},
@@ -112,23 +117,28 @@ def xec(*arguments: object, threads: int = 2) -> None:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
 
 
-def make_data(folder: Path, events: int) -> None:
-    for name, count, first_run, runs in (("train", events, 1, max(5, events // 1000)), ("val", 1500, 1001, 1)):
+def make_data(folder: Path, events: int, processes: int) -> None:
+    val = max(1500, events // 20)
+    for name, count, first_run, runs in (
+        ("train", events, 1, max(5, events // 1000)),
+        ("val", val, 1001, -(-val // 1500)),
+    ):
         if (folder / name).exists():
             continue
         root = folder / f"{name}.root"
-        which = ("--first-run", first_run, "--runs", runs, "--seed", first_run)
+        which = ("--first-run", first_run, "--runs", runs, "--seed", first_run, "-j", min(processes, runs))
         xec("toymc", "--events", count, "--energy", "flat", "--energy-range", 15, 65, *which, "--out", root)
         xec("ingest", "root2shards", root, "--out", folder / name)
+        root.unlink()
 
 
 def run_folder(folder: Path, variant: str, seed: int) -> Path:
     return folder / "runs" / f"{re.sub('[=, ]', '-', variant)}-{seed}"
 
 
-def train(folder: Path, base: str, variant: str, seed: int, epochs: int) -> None:
+def train(folder: Path, base: str, changes: dict[str, str], variant: str, seed: int, epochs: int) -> None:
     settings, variants = BASES[base]
-    values = {**settings, **variants.get(variant, {}), "train.seed": seed, "train.epochs": epochs}
+    values = {**settings, **changes, **variants.get(variant, {}), "train.seed": seed, "train.epochs": epochs}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     where = ("--data", folder / "train", "--val", folder / "val", "--out", run_folder(folder, variant, seed))
     xec("train", "--tasks", "angle,energy,timing,uvwFI", *where, *sets, threads=1)
@@ -183,16 +193,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="options to try (default: all)")
+    parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE of the base and of every variant")
     options = parser.parse_args()
     known = BASES[options.base][1]
     if unknown := set(options.only or ()) - set(known):
         parser.error(f"no {', '.join(sorted(unknown))} for {options.base}; there is {'; '.join(known)}")
     folder = options.folder or Path("build") / f"ablations-{options.base}"
     folder.mkdir(parents=True, exist_ok=True)
-    make_data(folder, options.events)
+    make_data(folder, options.events, options.processes)
     seeds, variants = range(options.seeds), ["base", *(options.only or known)]
     with ThreadPoolExecutor(options.processes) as pool:
-        jobs = [pool.submit(train, folder, options.base, v, s, options.epochs) for v in variants for s in seeds]
+        what = (folder, options.base, dict(word.split("=", 1) for word in options.set))
+        jobs = [pool.submit(train, *what, variant, seed, options.epochs) for variant in variants for seed in seeds]
         for job in jobs:
             job.result()
     text = table(folder, variants, seeds)

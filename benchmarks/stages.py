@@ -1,15 +1,17 @@
-"""Where the time of a conversion goes: microseconds per event and stage, in one process.
+"""Where the time of a conversion goes: microseconds per event and stage, alone and beside a second one.
 
     python benchmarks/stages.py [--events 8192] [--compression lz4]
 
 A conversion with one worker under Python's profiler; a stage is the time of its function and all that it calls. The
-work is in NumPy, zlib and the like, which the profiler does not slow down.
+work is in NumPy, zlib and the like, which the profiler does not slow down. The second column is the same while another
+process converts the same file again and again: what a worker needs when two of them share memory, cache and disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import multiprocessing
 import pstats
 import shutil
 import tempfile
@@ -26,16 +28,44 @@ STAGES = {
     "reading and decompressing": ("rootio.py", "read"),
     "normalizing": ("sensors.py", "normalize"),
     "counting bad values": ("sensors.py", "counts"),
-    "checksum of a temporary row, twice": ("bucket.py", "row_checksum"),
+    "columns": ("rootio.py", "read_columns"),
+    "names and headers": ("tarfmt.py", "name"),
+    "checksum of a temporary row, twice": ("bucket.py", "row_checksums"),
     "writing temporary rows": ("bucket.py", "_write"),
     "reading temporary rows": ("sorting.py", "_read"),
-    "packing": ("tarfmt.py", "pack"),
     "summaries": ("sidecar.py", "summarize"),
     "SHA-256": ("~", "<method 'update' of '_hashlib.HASH' objects>"),
     "writing shards": ("directio.py", "write"),
+    "waiting for the disk": ("directio.py", "_wait"),
+    "fsync": ("~", "<built-in method posix.fsync>"),
     "all": ("convert.py", "convert"),
 }
 """Stage → file and function."""
+OF_READING = ("columns",)
+"""Stages that are part of the reading, which is given without them."""
+
+
+def profiled(path: Path, out: Path) -> dict[str, float]:
+    """Seconds of each stage of a conversion, in the second of two."""
+    options = ConversionOptions(schema=load_schema("mc"))
+    convert(open_sources([path]), out, options, workers=1)  # imports and caches
+    shutil.rmtree(out)
+    profile = cProfile.Profile()
+    profile.runcall(convert, open_sources([path]), out, options, workers=1)
+    shutil.rmtree(out)
+    rows = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
+    taken = {(Path(file).name, name): row[3] for (file, _, name), row in rows}
+    seconds = {stage: taken[function] for stage, function in STAGES.items()}
+    seconds["reading and decompressing"] -= sum(seconds[stage] for stage in OF_READING)
+    seconds["writing shards"] -= seconds["waiting for the disk"]
+    return seconds
+
+
+def neighbour(path: Path, out: Path) -> None:
+    """Convert again and again, until killed."""
+    while True:
+        convert(open_sources([path]), out, ConversionOptions(schema=load_schema("mc")), workers=1)
+        shutil.rmtree(out)
 
 
 def main() -> None:
@@ -45,20 +75,24 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where files are made (default: a temporary folder)")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    process = multiprocessing.get_context("spawn").Process(
+        target=neighbour, args=(folder / "a.root", folder / "beside")
+    )
     try:
-        path = folder / "a.root"
-        write_file(path, arguments.events, COMPRESSIONS[arguments.compression])
-        read_through(path)
-        options = ConversionOptions(schema=load_schema("mc"))
-        convert(open_sources([path]), folder / "first", options)  # imports and caches
-        profile = cProfile.Profile()
-        profile.runcall(convert, open_sources([path]), folder / "out", options)
-        taken = {(Path(file).name, name): row[3] for (file, _, name), row in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
+        write_file(folder / "a.root", arguments.events, COMPRESSIONS[arguments.compression])
+        read_through(folder / "a.root")
+        alone = profiled(folder / "a.root", folder / "out")
+        process.start()
+        beside = profiled(folder / "a.root", folder / "out")
     finally:
+        if process.pid is not None:
+            process.kill()
+            process.join()
         shutil.rmtree(folder)
-    print(f"| {arguments.compression}, {arguments.events} events, one worker | µs per event |\n|---|---|")
-    for stage, function in STAGES.items():
-        print(f"| {stage} | {1e6 * taken[function] / arguments.events:.1f} |")
+    print(f"| {arguments.compression}, {arguments.events} events, µs per event | one worker | beside another |")
+    print("|---|---|---|")
+    for stage in STAGES:
+        print(f"| {stage} | {' | '.join(f'{1e6 * x[stage] / arguments.events:.1f}' for x in (alone, beside))} |")
 
 
 if __name__ == "__main__":

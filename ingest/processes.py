@@ -13,7 +13,8 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -31,6 +32,8 @@ AHEAD = 2
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    ready: bool = False
+    """Whether it has begun; it says so in its first message, and is given nothing before."""
     pieces: list[int] = field(default_factory=list)
     """The pieces it was given, in order; its answers come in the same order."""
 
@@ -60,8 +63,14 @@ class Processes:
             worker.process.join()
             worker.pipe.close()
 
-    def run(self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]], own: Callable[..., Any] | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Call `function` with each of `pieces`; yields (index, result) in the order of completion.
+
+        Args:
+            own: what this process calls itself with pieces for which no other is ready: it begins at once, while the
+                others start. None: it only waits.
 
         The first failure stops the rest; of simultaneous failures the one with the lowest index is raised. A
         piece is handed out only when a result is taken, so that the results that wait are bounded.
@@ -72,7 +81,7 @@ class Processes:
             RuntimeError: `function` raised anything else; the text is its traceback.
         """
         try:
-            yield from self._run(function, pieces)
+            yield from self._run(function, pieces, own)
         except BaseException:  # also when the caller stops early: pieces under way must not answer the next run
             self.close()
             raise
@@ -87,20 +96,34 @@ class Processes:
                 yield early.pop(following)
                 following += 1
 
-    def _run(self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        while len(self._workers) < min(self.number, len(pieces)):
+    def _run(
+        self, function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]], own: Callable[..., Any] | None
+    ) -> Iterator[tuple[int, Any]]:
+        left = deque(enumerate(pieces))
+        while len(self._workers) < min(self.number, len(pieces) - (own is not None)):
             self._workers.append(self._start())
-        waiting = iter(enumerate(pieces))
-        for _ in range(AHEAD):
-            for worker in self._workers:
-                _give(worker, function, next(waiting, None))
-        while busy := {worker.pipe: worker for worker in self._workers if worker.pieces}:
-            ready = [busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection)]
-            for worker, index, result in sorted(((w, *_take(w)) for w in ready), key=lambda answer: answer[1]):
+        for worker in self._workers:
+            self._fill(worker, function, left)
+        while left or any(worker.pieces for worker in self._workers):
+            watched = {worker.pipe: worker for worker in self._workers if worker.pieces or not worker.ready}
+            timeout = 0 if own is not None and left else None
+            answers = [watched[pipe] for pipe in wait(list(watched), timeout) if isinstance(pipe, Connection)]
+            for worker, index, result in sorted(_taken(answers), key=lambda answer: answer[1]):
                 if isinstance(result, _Failure):
                     raise result.error
-                yield index, result
-                _give(worker, function, next(waiting, None))
+                if index >= 0:
+                    yield index, result
+                self._fill(worker, function, left)
+            if own is not None and left and not answers:
+                index, piece = left.popleft()
+                yield index, own(*piece)
+
+    def _fill(self, worker: _Worker, function: Callable[..., Any], left: deque[tuple[int, tuple[Any, ...]]]) -> None:
+        """Give a piece to a worker that has none, and the next one, too, unless the others then had nothing to do."""
+        while worker.ready and left and len(worker.pieces) < AHEAD:
+            if worker.pieces and len(left) <= len(self._workers):
+                return
+            _give(worker, function, *left.popleft())
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -121,21 +144,24 @@ class _Failure:
     error: Exception
 
 
-def _give(worker: _Worker, function: Callable[..., Any], piece: tuple[int, tuple[Any, ...]] | None) -> None:
-    if piece is None:
-        return
-    worker.pieces.append(piece[0])
+def _give(worker: _Worker, function: Callable[..., Any], index: int, piece: tuple[Any, ...]) -> None:
+    worker.pieces.append(index)
     try:
-        worker.pipe.send((function, piece[1]))
+        worker.pipe.send((function, piece))
     except OSError as error:
         raise _died(worker) from error
 
 
-def _take(worker: _Worker) -> tuple[int, Any]:
-    try:
-        return worker.pieces.pop(0), worker.pipe.recv()
-    except (EOFError, OSError) as error:
-        raise _died(worker) from error
+def _taken(workers: Iterable[_Worker]) -> Iterator[tuple[_Worker, int, Any]]:
+    """What workers answered: (worker, index, result); the index of the message that it is ready is −1."""
+    for worker in workers:
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise _died(worker) from error
+        index = worker.pieces.pop(0) if worker.ready else -1
+        worker.ready = True
+        yield worker, index, answer
 
 
 def _died(worker: _Worker) -> XecError:
@@ -156,6 +182,7 @@ def _work(pipe: Connection, begin: Callable[..., None], arguments: tuple[Any, ..
     calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(pipe, calls), daemon=True).start()
     begin(*arguments)
+    pipe.send(None)  # ready
     while True:
         function, piece = calls.get()
         try:

@@ -56,23 +56,22 @@ def summarize(
         return {name: np.concatenate([part[name] for part in parts]) for name in SUMMARY_COLUMNS}
     planes = np.empty((2, *sensors.shape[:2]), sensors.dtype)  # each channel contiguous: faster
     planes[0], planes[1] = sensors[..., 0], sensors[..., 1]
-    dark, untimed = (~mask for mask in valid(np.moveaxis(planes, 0, -1), norm))
-    n_dark, n_untimed = (np.array([np.count_nonzero(row) for row in mask]) for mask in (dark, untimed))
-    npho = norm.inverse_npho(planes[0].astype(np.float32))  # as exact as what is stored
-    where = np.flatnonzero(dark)  # dead sensors are few
+    lit, timed = valid(np.moveaxis(planes, 0, -1), norm)
+    n_lit, n_timed = (np.array([np.count_nonzero(row) for row in mask]) for mask in (lit, timed))
+    npho = norm.inverse_npho(planes[0].astype(np.float32, copy=False))  # as exact as what is stored
+    where = np.flatnonzero(~lit)  # dead sensors are few
     npho.flat[where] = -np.inf
     brightest = npho.argmax(axis=1)
     largest = npho[np.arange(len(npho)), brightest].astype(np.float64)
     npho.flat[where] = 0.0
-    lit = n_dark < sensors.shape[1]
     return {
         "npho_sum": npho.sum(axis=1, dtype=np.float64),
-        "npho_max": np.where(lit, largest, np.nan),
-        "brightest": np.where(lit, brightest, np.nan),
-        "brightest_face": np.where(lit, face[brightest], np.nan),
-        "n_good": (sensors.shape[1] - n_untimed).astype(np.float64),
-        "n_dead": n_dark.astype(np.float64),
-        "n_time_invalid": (n_untimed - n_dark).astype(np.float64),
+        "npho_max": np.where(n_lit, largest, np.nan),
+        "brightest": np.where(n_lit, brightest, np.nan),
+        "brightest_face": np.where(n_lit, face[brightest], np.nan),
+        "n_good": n_timed.astype(np.float64),
+        "n_dead": (sensors.shape[1] - n_lit).astype(np.float64),
+        "n_time_invalid": (n_lit - n_timed).astype(np.float64),
     }
 
 

@@ -18,7 +18,7 @@ from ingest.conversion.work import Run, UnitResult, WorkFolder
 from ingest.reading.rootio import Chunk, SourceReader
 from shards.base import InputError, published
 from shards.manifest import N_SENSORS
-from shards.normalization import Classes, NormalizedBatch, SensorCounts
+from shards.normalization import NormalizedBatch, SensorCounts
 from shards.order import assign_splits
 from shards.plausible import PLAUSIBLE, Outside, outside
 from shards.whole import inexact, parted, whole_places
@@ -78,12 +78,7 @@ class _Tally:
             self.counts[0] = self.counts[0] + batch.counts
             return
         for split in np.unique(splits).tolist():
-            self.counts[split] = self.counts[split] + _part(batch, splits == split).counts
-
-
-def _part(batch: NormalizedBatch, rows: npt.NDArray[np.bool_]) -> NormalizedBatch:
-    classes = Classes(*(getattr(batch.classes, f.name)[rows] for f in fields(Classes)))
-    return NormalizedBatch(batch.sensors[rows], classes, batch.nudged[rows], batch.saturated[rows])
+            self.counts[split] = self.counts[split] + batch[splits == split].counts
 
 
 class Bucketer:
@@ -173,10 +168,8 @@ class Bucketer:
         self._truth(chunk, source, kept, rows, tally)
         names = sample_keys([self._plan.sources[source].id], np.zeros_like(kept), entries[kept])
         self._layout.name(self._rows[rows], names)
-        for before, batch in self._cleaner.blocks(chunk, kept, dead, self._sensors[rows]):
-            place = slice(at + before, at + before + len(batch.sensors))
-            self._index["check"][place] = row_checksums(self._rows[place])
-            tally.count(batch, self._split[place])
+        tally.count(self._cleaner.normalized(chunk, kept, dead, self._sensors[rows]), self._split[rows])
+        self._index["check"][rows] = row_checksums(self._rows[rows])
         return len(kept)
 
     def _splits(self, source: int, chunk: Chunk, entries: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
@@ -230,7 +223,7 @@ class Bucketer:
 
 def row_views(rows: npt.NDArray[np.uint8], which: npt.NDArray[np.integer]) -> list[memoryview]:
     """The bytes of some of `rows` (n, stride), for a system call."""
-    data, size = rows.data.cast("B"), rows.shape[1]  # slices of it are made in a third of the time of NumPy's
+    data, size = rows.reshape(-1).data, rows.shape[1]  # slices of it are made in a third of the time of NumPy's
     return [data[row * size : (row + 1) * size] for row in which.tolist()]
 
 

@@ -1,11 +1,7 @@
-"""What happens to an event between the ROOT file and the shard: selection, dead channels, bad values, normalization.
-
-Events are normalized in blocks small enough for the processor's cache, which is worth a factor of ten.
-"""
+"""What happens to an event between the ROOT file and the shard: selection, dead channels, bad values, normalization."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +18,6 @@ from shards.geometry import nominal_faces
 from shards.normalization import NormalizedBatch, normalize
 from shards.order import event_keys
 from shards.sidecar import SUMMARY_COLUMNS, summarize
-
-BLOCK = 16
-"""Events normalized at a time."""
 
 Indices = npt.NDArray[np.intp]
 
@@ -56,30 +49,26 @@ class Cleaner:
         """Dead channels, bool (n, 4760), from lists and the `dead` branch; None where there are none."""
         return self._dead.masked(chunk.columns["run"], chunk.dead)
 
-    def blocks(
+    def normalized(
         self,
         chunk: Chunk,
         which: Indices,
         dead: npt.NDArray[np.bool_] | None,
         out: npt.NDArray[np.floating] | None = None,
-    ) -> Iterator[tuple[int, NormalizedBatch]]:
-        """Normalize the events `which` of a chunk, some at a time; yields how many came before, and the block.
+    ) -> NormalizedBatch:
+        """The events `which` (ascending) of a chunk, normalized.
 
         Args:
             dead: of the whole chunk, from `dead_mask`.
             out: (len(which), 4760, 2), where the sensors are to be written.
         """
         settings, floor = self._plan.settings, self._plan.options.time_floor
-        everything = len(which) == len(chunk)
-        for first in range(0, len(which), BLOCK):
-            block = slice(first, first + BLOCK)
-            these = block if everything else which[block]  # a slice is no copy
-            npho, time = chunk.npho[these], chunk.time[these]
-            if floor is not None:
-                time = np.where(npho < floor, np.float32(np.nan), time)
-            bad = None if dead is None else dead[these]
-            place = None if out is None else out[block]
-            yield first, normalize(npho, time, settings.normalization, bad, settings.dtype, place)
+        these = slice(None) if len(which) == len(chunk) else which  # a slice is no copy
+        npho, time = chunk.npho[these], chunk.time[these]
+        if floor is not None:
+            time = np.where(npho < floor, np.float32(np.nan), time)
+        bad = None if dead is None else dead[these]
+        return normalize(npho, time, settings.normalization, bad, settings.dtype, out)
 
     def selected(self, chunk: Chunk, dead: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
         """Which events pass the selection, bool (n,).
@@ -99,12 +88,8 @@ class Cleaner:
     def _summaries(self, chunk: Chunk, dead: npt.NDArray[np.bool_] | None) -> dict[str, npt.NDArray[np.float64]]:
         """The per-event summaries that the shards will hold (`shards.sidecar.SUMMARY_COLUMNS`)."""
         face = np.asarray(nominal_faces(), dtype=np.int8)
-        everything = np.arange(len(chunk))
-        parts = [
-            summarize(np.asarray(batch.sensors), self._plan.settings.normalization, face)
-            for _, batch in self.blocks(chunk, everything, dead)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        batch = self.normalized(chunk, np.arange(len(chunk)), dead)
+        return summarize(np.asarray(batch.sensors), self._plan.settings.normalization, face)
 
 
 def selection_columns(plan: Plan) -> list[str]:

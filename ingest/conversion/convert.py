@@ -76,7 +76,8 @@ def convert(
 
     Args:
         sources: of `open_sources`.
-        workers: processes, on which the result does not depend; None: one per free core, few for few events.
+        workers: processes, this one included, on which the result does not depend; None: one per free core, few for
+            few events.
         skipped: files that `open_sources` left out.
 
     Raises:

@@ -146,16 +146,15 @@ def default_workers(events: int) -> int:
 
 
 class Crew:
-    """Runs pieces of work, in this process or in several others, and yields their results as they come."""
+    """Runs pieces of work, in this process and, of several workers, the others in processes of their own."""
 
     def __init__(self, plan: Plan, out: Path, workers: int | None) -> None:
         self.engine = Engine(plan, out)
         self._processes: Processes | None = None
         number = workers or default_workers(plan.entries)
         if number > 1:
-            self._processes = Processes(number, _begin, plan, out, logging.getLogger("ingest").getEffectiveLevel())
-        else:
-            keep_freed_memory()
+            self._processes = Processes(number - 1, _begin, plan, out, logging.getLogger("ingest").getEffectiveLevel())
+        keep_freed_memory()
 
     def __enter__(self) -> Crew:
         return self
@@ -171,11 +170,11 @@ class Crew:
 
         The first failure stops the rest; of simultaneous failures the one with the lowest index is raised.
         """
-        if self._processes is not None:
-            yield from self._processes.run(_call, [(method, *piece) for piece in pieces])
+        own = getattr(self.engine, method)
+        if self._processes is None:
+            yield from ((i, own(*piece)) for i, piece in enumerate(pieces))
             return
-        for i, piece in enumerate(pieces):
-            yield i, getattr(self.engine, method)(*piece)
+        yield from self._processes.run(_call, [(method, *piece) for piece in pieces], lambda _, *piece: own(*piece))
 
 
 def _call(method: str, *piece: Any) -> Any:

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from shards.base import ConfigError
 from shards.geometry import constants as c
@@ -55,9 +54,9 @@ def hexagon(face: str) -> HexGraph:
     nodes = face_channels(face)
     r, _, z = nominal_cylindrical()
     plane = np.stack([z[nodes], r[nodes]], axis=1)
-    tree = KDTree(plane)
     half = c.HEXAGON_Z_PITCH / 2
     rise = c.HEXAGON_R_PITCH
     steps = np.array([(2 * half, 0), (half, rise), (-half, rise), (-2 * half, 0), (-half, -rise), (half, -rise)])
-    distance, index = tree.query(plane[:, None, :] + steps)
-    return HexGraph(frozen(nodes), frozen(np.where(distance < 1e-6, index, -1).astype(np.int32)), frozen(plane))
+    there = np.abs(plane[:, None, None] + steps[:, None] - plane).max(axis=-1) < 1e-6  # (node, direction, node)
+    neighbours = np.where(there.any(axis=2), there.argmax(axis=2), -1)
+    return HexGraph(frozen(nodes), frozen(neighbours.astype(np.int32)), frozen(plane))

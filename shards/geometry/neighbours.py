@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from shards.base import ConfigError
 from shards.geometry import constants as c
@@ -49,6 +48,8 @@ def nearest(k: int, across_faces: bool = False) -> NDArray[np.int32]:
     Raises:
         ConfigError: a face does not have that many other sensors.
     """
+    from scipy.spatial import KDTree
+
     groups = _groups(across_faces)
     most = min(len(group) for group in groups) - 1
     if not 1 <= k <= most:
@@ -72,6 +73,8 @@ def within(radius: float, across_faces: bool = False) -> NeighbourLists:
         radius: cm, inclusive.
         across_faces: whether sensors of other faces count.
     """
+    from scipy.spatial import KDTree
+
     pairs = []
     for group in _groups(across_faces):
         index = KDTree(nominal_positions()[group]).query_pairs(radius + 1e-9, output_type="ndarray")

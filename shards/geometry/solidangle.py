@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ellipkm1, elliprf, elliprj
 
 from shards.geometry import constants as c
 from shards.geometry.arrays import frozen
@@ -194,6 +193,8 @@ def _disc_quadrature(rho: Floats, h: Floats) -> Floats:
 
 def _disc_elliptic(rho: Floats, h: Floats) -> Floats:
     """Disc of radius 1: step − (2h/q₁)·(K(m) + (1 − ρ)/(1 + ρ)·Π(n, m)), with 1 − m and 1 − n free of cancellation."""
+    from scipy.special import ellipkm1, elliprf, elliprj
+
     q1_squared = h**2 + (1 + rho) ** 2
     m_complement = (h**2 + (1 - rho) ** 2) / q1_squared
     ratio = (1 - rho) / (1 + rho)

@@ -19,8 +19,8 @@ from shards.normalization.scheme import Normalization
 HUGE = 9e9
 """Values beyond this are codes for "missing" (1e10 in the input), not measurements."""
 
-BLOCK = 32
-"""Events normalized at a time."""
+BLOCK = 16
+"""Events normalized at a time: what fits in the L2 cache of a core, all intermediate results included."""
 
 THRESHOLD_SLACK = 1e-6
 """Of normalized npho: a sensor exactly at a threshold is kept whatever the last bit of the logarithm is."""
@@ -83,6 +83,11 @@ class NormalizedBatch:
     """int8 (..., S): how many of the two values of a sensor were nudged off a sentinel."""
     saturated: Array
     """int8 (..., S): how many of the two values were beyond the storage type."""
+
+    def __getitem__(self, which: npt.NDArray[np.bool_]) -> NormalizedBatch:
+        """Some events of the batch."""
+        classes = Classes(*(getattr(self.classes, f.name)[which] for f in fields(Classes)))
+        return NormalizedBatch(self.sensors[which], classes, self.nudged[which], self.saturated[which])
 
     @property
     def counts(self) -> SensorCounts:

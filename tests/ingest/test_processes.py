@@ -28,6 +28,23 @@ def test_every_piece_is_done_once() -> None:
     assert not [c for c in multiprocessing.active_children() if c.name.startswith("SpawnProcess")]
 
 
+def test_this_process_works_too_and_does_not_wait_for_the_others_to_start() -> None:
+    with Processes(1, nothing) as crew:
+        done = dict(crew.run(_who, [(0.01,)] * 200, _who))
+        assert set(done) == set(range(200))
+        assert done[0] == os.getpid()
+        assert set(done.values()) == {os.getpid(), *(child.pid for child in multiprocessing.active_children())}
+        assert dict(crew.run(_who, [], _who)) == {}
+        with pytest.raises(ZeroDivisionError):
+            list(crew.run(_who, [(0,)] * 3, lambda _: 1 // 0))
+        assert list(crew.run(_who, [(0,)], _who)) == [(0, os.getpid())]
+
+
+def _who(pause: float) -> int:
+    time.sleep(pause)
+    return os.getpid()
+
+
 def test_in_order_whatever_finishes_first() -> None:
     with Processes(2, nothing) as crew:
         waits = [0.3, 0.0, 0.0, 0.05, 0.0]

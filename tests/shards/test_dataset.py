@@ -94,6 +94,14 @@ def test_the_table_holds_truth_place_and_summaries_in_dataset_order(dataset: Dat
     assert table.columns == dataset.table_columns
 
 
+def test_the_bytes_of_a_tar_and_its_index_are_pinned(tmp_path: Path) -> None:
+    sensors = (np.arange(19 * 4760 * 2) % 4099 / 4096 - 0.5).astype(np.float32).reshape(19, 4760, 2)
+    truth, entry = np.arange(19 * 2).reshape(19, 2) / 4, np.arange(19)[::-1].copy()
+    settings = Settings(columns=(COLUMNS["energy"], COLUMNS["u"]))
+    info = write_shard(tmp_path, 0, [ShardRows(sensors, truth, entry % 2, entry)], settings, ["a", "b"])
+    assert (info.tar.sha256[:16], info.idx.sha256[:16]) == ("9b72031726cee6cb", "238ee75f73f03c70")
+
+
 def test_the_table_of_some_rows_is_that_part_of_the_whole(dataset: Dataset) -> None:
     rows = np.array([69, 3, 3, 40, 0])
     assert dataset.table(["w", "run"], rows).equals(dataset.table()[rows].select(["w", "run"]))

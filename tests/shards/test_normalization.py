@@ -30,6 +30,7 @@ from shards.normalization import (
     rounding,
     valid,
 )
+from shards.normalization.sensors import BLOCK
 
 SENSORS = 24
 schemes = st.sampled_from(
@@ -168,6 +169,27 @@ def test_denormalize_gives_back_good_values_and_nan_for_bad_ones(
     expected = np.where(batch.classes.out_of_domain, 0.0, npho)
     np.testing.assert_allclose(got_npho[npho_valid], expected[npho_valid], rtol=3e-6, atol=2e-3)
     np.testing.assert_allclose(got_time[time_valid], time[time_valid], atol=2e-13)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_numpy_rounds_once_from_float64_whatever_it_writes_into(name: str) -> None:
+    norm, rng = preset(name), np.random.default_rng(0)
+    npho = rng.exponential(300, (BLOCK * 2 + 3, 50)).astype(np.float32)  # more than a block
+    time = rng.uniform(0, 1e-7, npho.shape).astype(np.float32)
+    time[rng.random(time.shape) < 0.4] = 1e10
+    npho[rng.random(npho.shape) < 0.1] = np.nan
+    place = np.zeros((len(npho), 51, 2), np.float32)[:, 1:]
+    batch = normalize(npho, time, norm, out=place)
+    assert batch.sensors is place
+    for i, (values, forward, sentinel, bad) in enumerate(
+        (
+            (npho, norm.forward_npho, norm.sentinel_npho, np.isnan(npho)),
+            (time, norm.forward_time, norm.sentinel_time, np.isnan(npho) | (time == 1e10)),
+        )
+    ):
+        expected = np.where(bad, np.float32(sentinel), forward(values.astype(np.float64)).astype(np.float32))
+        np.testing.assert_array_equal(place[..., i], expected)
+    np.testing.assert_array_equal(normalize(npho, time, norm).sensors, place)
 
 
 @settings(deadline=None)

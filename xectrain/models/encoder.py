@@ -5,6 +5,9 @@ Shape suffixes: see `xectrain.models.blocks`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,7 @@ from xectrain.models.hexagonal import HexEncoder
 from xectrain.models.outer import OuterGrid
 from xectrain.models.pooling import AttentionPool, LinearPool
 from xectrain.models.reference import LightReference, Scene
+from xectrain.models.replay import Replayed
 
 
 class Encoder(nn.Module):
@@ -43,6 +47,7 @@ class Encoder(nn.Module):
         self.config, self.normalization = config, normalization
         self.tokens = token_table(config)
         self.scene = LightReference(config.focus, geometry, config.focus_fit) if config.focus else None
+        self._replayed_look = Replayed(self._look)
         self.rest = RestReader(config) if config.inner_resolution > 1 else None
         if self.rest is None:
             self._build_faces(config, normalization)
@@ -99,9 +104,20 @@ class Encoder(nn.Module):
         """What the light says before anything is learned; None without a focus. Arguments as of `forward`."""
         if self.scene is None:
             return None
-        with full_precision(x_BN2):
-            scene: Scene = self.scene(read_light(x_BN2, mask_BN, self.normalization))
+        inputs = (x_BN2,) if mask_BN is None else (x_BN2, mask_BN)
+        replays = x_BN2.is_cuda and not torch.compiler.is_exporting()
+        scene: Scene = (self._replayed_look if replays else self._look)(*inputs)
         return scene
+
+    def _look(self, x_BN2: Tensor, mask_BN: Tensor | None = None) -> Scene:
+        with full_precision(x_BN2):
+            scene: Scene = self.scene(read_light(x_BN2, mask_BN, self.normalization))  # type: ignore[misc]
+        return scene
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._replayed_look.forget()  # tables move to another device
+        moved: Self = super()._apply(fn, recurse)
+        return moved
 
     def fuse(self, tokens_BTD: Tensor) -> Tensor:
         """The Transformer on face tokens with their position code."""

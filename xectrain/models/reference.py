@@ -190,10 +190,10 @@ class LightReference(nn.Module):
         nested_BR = (photons_BS.clamp(min=0) @ self.nested_RS.T) / seen_BR
         total_B1 = faces_B6.sum(dim=1, keepdim=True).clamp(min=1)
         inner_B1 = inner_BP.sum(dim=1, keepdim=True)
-        scale = uvw_B3.new_tensor((15.0, 40.0))
         return torch.cat(
             [
-                uvw_B3[:, :2] / scale,
+                uvw_B3[:, :1] / 15,
+                uvw_B3[:, 1:2] / 40,
                 (uvw_B3[:, :2] - middle_B2) / 1.5,
                 uvw_B3[:, 2:].log() - 1.5,
                 ((total_B1 + 100).log() - 13) / 2,

@@ -21,6 +21,7 @@ from shards.normalization import normalize, preset
 from shards.opening import open_dataset
 from shards.operations.merge import merge
 from shards.order import event_keys
+from shards.writer import ShardRows, write_shard
 
 pytestmark = pytest.mark.usefixtures("small_units")
 
@@ -48,6 +49,17 @@ def test_the_order_is_that_of_the_hash(reference: Path, files: list[Path]) -> No
     keys = np.array([event_keys(0, ids[s], e) for s, e in zip(source, entries, strict=True)]).ravel()
     assert (np.diff(keys.astype(object)) > 0).all()
     assert [shard.events for shard in data.manifest.shards] == [25, 25, 25, 25, 3]
+
+
+def test_the_bytes_are_those_of_writing_the_events_directly(reference: Path, tmp_path: Path) -> None:
+    data, *_ = rows(reference)
+    place = data.table(["source", "entry"])
+    source, entry = place["source"].to_numpy().astype(np.int64), place["entry"].to_numpy().astype(np.int64)
+    sensors, truth = data.read_stored(np.arange(data.n_events))
+    ids = [s.id for s in data.manifest.sources]
+    for number, start in enumerate(range(0, data.n_events, 25)):
+        part = ShardRows(sensors, truth, source, entry)[slice(start, start + 25)]
+        assert write_shard(tmp_path, number, [part], data.manifest.settings, ids) == data.manifest.shards[number]
 
 
 def test_counts_are_those_of_the_data(reference: Path, trees: list[Any]) -> None:
