@@ -23,7 +23,7 @@ def test_each_result_is_written_whatever_fails(tmp_path: Path) -> None:
 
     found = run("DALI delivery", "step CUDA graphs", "step float32", "loading 8 by 2 threads", "older network 8")
     assert [result["step"] for result in found] == [
-        *("DALI delivery", "step float32", "step CUDA graphs", "loading 8 by 2 threads", "older network 8"),
+        *("DALI delivery", "step float32", "step CUDA graphs", "older network 8", "loading 8 by 2 threads"),
     ]
     assert found[0]["values that differ"] == 0
     assert found[1]["ok"]

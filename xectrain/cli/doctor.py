@@ -86,7 +86,7 @@ def _gpu() -> Finding:
     if not torch.cuda.is_available():
         return Finding("GPU", "none", "networks run on the CPU; the preset `small` is the default")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding("GPU", ", ".join(names), f"CUDA {torch.version.cuda}; the preset `reference` is the default")
+    return Finding("GPU", ", ".join(names), f"CUDA {torch.version.cuda}; batches of 1024 are the default")
 
 
 def _cuda() -> Finding:

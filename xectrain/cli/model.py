@@ -33,7 +33,7 @@ def describe(
     ] = None,
     mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
     config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file as for `xec train`.")] = None,
-    preset: Annotated[str | None, Option("--preset", help="reference (default), small, large or tiny.")] = None,
+    preset: Annotated[str | None, Option("--preset", help="small (default), large, reference or tiny.")] = None,
     assignments: Annotated[list[str] | None, Option("--set", help="key.path=value; overrides all else.")] = None,
 ) -> None:
     """List the parts of a network with parameters and FLOPs per event, and its tokens."""

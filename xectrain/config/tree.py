@@ -247,7 +247,7 @@ class NetworkConfig(ModelConfig):
     """The network: a preset, with single options replaced."""
 
     preset: PresetName | None = None
-    """Named size that the options below modify; null: reference, or small on a machine without a GPU."""
+    """Named size that the options below modify; null: small."""
     npho_threshold: NonNegative | None = None
     """Photons below which a sensor's time counts as invalid; null: 100, or 0 with the legacy normalization."""
 
@@ -305,7 +305,7 @@ class Config(Group):
         tree = self.model_dump(exclude_unset=True)
         model, data = tree.setdefault("model", {}), tree.setdefault("data", {})
         if self.model.preset is None:
-            model["preset"] = "reference" if gpu else "small"
+            model["preset"] = "small"
         if self.data.batch_size is None:
             data["batch_size"] = 1024 if gpu else 256
         return Config.model_validate(tree)

@@ -67,7 +67,7 @@ def test_what_depends_on_the_machine_is_resolved() -> None:
     config = load_config(assignments=["model.encoder.pool=bilinear"])
     cpu, gpu = config.resolved(gpu=False), config.resolved(gpu=True)
     assert (cpu.model.preset, cpu.data.batch_size) == ("small", 256)
-    assert (gpu.model.preset, gpu.data.batch_size) == ("reference", 1024)
+    assert (gpu.model.preset, gpu.data.batch_size) == ("small", 1024)
     assert cpu.model.encoder.pool == gpu.model.encoder.pool == "bilinear"
 
 
