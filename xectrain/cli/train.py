@@ -57,7 +57,7 @@ def train(
     mode: Annotated[str | None, Option("--mode", "-m", help="regress (default), mae or inpaint.")] = None,
     out: Annotated[Path, Option("--out", "-o", help="Run folder.")] = Path("runs/train"),
     config: Annotated[list[Path] | None, Option("--config", "-c", help="YAML file; later ones override.")] = None,
-    preset: Annotated[str | None, Option("--preset", help="Network: small (default), large, reference or tiny.")] = None,
+    preset: Annotated[str | None, Option("--preset", help="small (default), large, reference or tiny.")] = None,
     tasks: Annotated[str | None, Option("--tasks", help="Tasks to learn, exactly these, comma-separated.")] = None,
     select: Annotated[
         str | None, Option("--select", help="Use only events that pass this expression, e.g. `fiducial`.")
