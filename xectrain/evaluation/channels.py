@@ -1,6 +1,7 @@
 """The response of each channel, from the data alone: what it shows over what its neighbours lead to expect.
 
-Every sensor of every event is left out once and filled from its ring, weighted by solid angles from the fitted light.
+Every sensor of every event is left out once and filled from its neighbours, weighted by solid angles from the fitted
+light: its ring on the inner face, all within 20 cm where sensors are few and slow changes over a face would stay open.
 The ratio of the sums, seen over filled, is the channel's response over its neighbours', and differs from 1 also by
 what the filling gets wrong there, which a reference (simulated events) takes out. A channel's response moves its
 neighbours' expectations, too, a dead one's most of all: all channels are solved for together.
@@ -10,19 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csc_array, diags_array, identity, vstack
+from scipy.sparse import csc_array, csr_array, diags_array, identity, vstack
 from scipy.sparse.linalg import splu
 
 from shards import geometry as geo
 from shards.base import InputError, locked, progress, publish_json, published
 from shards.normalization import Normalization
 from xectrain.baselines import RawEvents
-from xectrain.baselines.inpainting import light_of, neighbour_table
+from xectrain.baselines.inpainting import NEAR_CM, light_of
 from xectrain.evaluation.channels_report import write_report
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.channels import channel_pages
@@ -36,8 +38,8 @@ Array = NDArray[np.float64]
 LEAST_PHOTONS = 20.0
 """Expected photons from which a sensor's reading counts: below, noise decides."""
 SHAPE, STEEP = 0.03, 2.0
-"""Relative variance of a filling where there is light enough: SHAPE² at least, and STEEP times that of the ring's light
-per solid angle beyond its statistics. With the sensor's own statistics it decides what an event weighs: one whose
+"""Relative variance of a filling where there is light enough: SHAPE² at least, and STEEP times that of the neighbours'
+light per solid angle beyond its statistics. With the sensor's own statistics it decides what an event weighs: one whose
 shower is near says little of a channel, and its tail would outweigh the many that say much."""
 LEAST_PRIOR, NO_PRIOR = 0.02, 1.0
 """Smallest spread of the responses' logarithms that is assumed, and that of channels far beyond the usual."""
@@ -56,7 +58,7 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class ChannelSums:
-    """Sums over one run's events, arrays (4760,) or (4760, ring)."""
+    """Sums over one run's events, arrays (4760,) unless stated."""
 
     events: int
     seen: Array
@@ -66,7 +68,8 @@ class ChannelSums:
     squares: Array
     """(3, 4760): sums of seen², seen · expected and expected², from which the scatter about any ratio follows."""
     shares: Array
-    """How much of the expectation would come from each neighbour of the ring, were all calibrated."""
+    """(pairs of `neighbours`,): how much of a channel's expectation would come from each neighbour, were all
+    calibrated."""
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         return ChannelSums(
@@ -93,16 +96,11 @@ def sums_of(events: RawEvents) -> ChannelSums:
     npho = events.npho.astype(np.float64)
     good = ~np.isnan(npho)
     light = light_of(npho)
-    table = neighbour_table("ring")
-    photons = np.zeros((len(npho), geo.N_SENSORS + 1))
-    photons[:, :-1] = np.where(good, npho, 0.0)
-    omega = np.zeros_like(photons)
-    omega[:, :-1] = np.where(good, light, 0.0)
-    around, lit, squared, count = (np.zeros_like(light) for _ in range(4))
-    for k in range(table.shape[1]):
-        n, o = photons[:, table[:, k]], omega[:, table[:, k]]
-        around, lit, count = around + o, lit + n, count + (o > 0)
-        squared += np.divide(n * n, o, out=np.zeros_like(o), where=o > 0)
+    near = neighbours()
+    photons, omega = np.where(good, npho, 0.0), np.where(good, light, 0.0)
+    squares = np.divide(photons**2, omega, out=np.zeros_like(omega), where=omega > 0)
+    summed = (omega, photons, squares, (omega > 0).astype(np.float64))
+    around, lit, squared, count = (np.ascontiguousarray((near @ values.T).T) for values in summed)
     share = np.divide(light, around, out=np.zeros_like(light), where=around > 0)
     expected = share * lit
     use = good & (expected >= LEAST_PHOTONS)
@@ -110,16 +108,33 @@ def sums_of(events: RawEvents) -> ChannelSums:
     weight = np.where(use, 1.0 / (STATISTICS + (SHAPE**2 + STEEP * uneven) * np.maximum(expected, 0.0)), 0.0)
     expected, seen = weight * expected, weight * np.nan_to_num(npho)
     part = np.divide(expected, around, out=np.zeros_like(light), where=around > 0)
-    shares = np.stack([(part * omega[:, table[:, k]]).sum(axis=0) for k in range(table.shape[1])], axis=1)
+    rows, columns = _pairs()
+    shares = np.zeros(len(rows))
+    for part_N, omega_N in zip(part, omega, strict=True):
+        shares += part_N[rows] * omega_N[columns]
     squares = np.stack([(seen**2).sum(axis=0), (seen * expected).sum(axis=0), (expected**2).sum(axis=0)])
     return ChannelSums(len(npho), seen.sum(axis=0), expected.sum(axis=0), squares, shares)
 
 
+@lru_cache
+def neighbours() -> csr_array:
+    """1 where a sensor (column) tells what another (row) should see, (4760, 4760)."""
+    lists = (geo.ring(), geo.within(NEAR_CM))
+    ring, near = (csr_array((np.ones(len(one.channels)), one.channels, one.start)) for one in lists)
+    return csr_array(vstack([ring[: geo.N_SIPM], near[geo.N_SIPM :]]))
+
+
+def _pairs() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(row, column) of each pair of `neighbours`."""
+    rows = np.repeat(np.arange(geo.N_SENSORS), np.diff(neighbours().indptr))
+    return rows, neighbours().indices.astype(np.int64)
+
+
 def _unevenness(around: Array, lit: Array, squared: Array, count: Array) -> Array:
-    """Relative variance of the light per solid angle over each ring, beyond what photon statistics make, (n, 4760).
+    """Relative variance of the light per solid angle over the neighbours, beyond photon statistics, (n, 4760).
 
     Args:
-        around, lit, squared: sums over the ring of ω, n and n²/ω.
+        around, lit, squared: sums over the neighbours of ω, n and n²/ω.
         count: of its sensors.
     """
     mean = np.divide(lit, around, out=np.zeros_like(lit), where=around > 0)
@@ -147,10 +162,7 @@ def solve(sums: ChannelSums, reference: ChannelSums | None = None) -> tuple[Arra
     prior = _prior(logarithm, error, usable)
     scale = diags_array(np.where(usable, 1 / np.where(usable, error, 1.0), 0.0))
     fixed = np.where(np.isfinite(ratio), np.maximum(ratio, 0.0), 1.0)  # of channels that are not solved for: dead ones
-    table = neighbour_table("ring")
-    rows, columns = np.nonzero((table >= 0) & (sums.shares > 0))
-    neighbours, shape = table[rows, columns], (geo.N_SENSORS, geo.N_SENSORS)
-    share = coo_matrix((sums.shares[rows, columns], (rows, neighbours)), shape=shape).tocsr()
+    share = csr_array((sums.shares, neighbours().indices, neighbours().indptr), shape=neighbours().shape)
     lit = np.maximum(np.ravel(share.sum(axis=1)), 1e-300)
     x = np.zeros(geo.N_SENSORS)
     for _ in range(STEPS):
