@@ -139,7 +139,7 @@ class Dataset:
 
     def shard_table(self, shard: int, columns: Sequence[str]) -> pl.DataFrame:
         """Columns of one shard's events, in row order."""
-        return pl.DataFrame(pl.from_arrow(read_sidecar(self.file(shard, "parquet"), columns))).select(columns)
+        return read_sidecar(self.file(shard, "parquet"), columns).select(columns)
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """One column of `table` as float64 (events,), missing values as NaN."""

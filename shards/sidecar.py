@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -82,7 +84,7 @@ def whole_numbers(values: npt.NDArray[np.float64], name: str) -> pa.Array:
     if (numbers != np.rint(numbers)).any() or (np.abs(numbers) > 2**53).any():
         worst = numbers[(numbers != np.rint(numbers)) | (np.abs(numbers) > 2**53)][0]
         raise InputError("is not a whole number", item=name, found=worst)
-    return pa.array(numbers.astype(np.int64), mask=missing)
+    return _arrow(numbers.astype(np.int64), missing)
 
 
 def write_sidecar(
@@ -110,15 +112,15 @@ def write_sidecar(
     for i, column in enumerate(columns):
         values = np.ascontiguousarray(truth[:, i])
         if column.name in exact:
-            table[column.name] = pa.array(joined(values, truth[:, exact[column.name][1]]))
+            table[column.name] = _arrow(joined(values, truth[:, exact[column.name][1]]))
         elif column.role != "rest":
-            table[column.name] = whole_numbers(values, column.name) if column.role == "identity" else pa.array(values)
-    table |= {name: pa.array(place[name]) for name in PLACE_COLUMNS}
+            table[column.name] = whole_numbers(values, column.name) if column.role == "identity" else _arrow(values)
+    table |= {name: _arrow(place[name]) for name in PLACE_COLUMNS}
     table |= {
-        name: whole_numbers(values, name) if name in whole else pa.array(values) for name, values in summaries.items()
+        name: whole_numbers(values, name) if name in whole else _arrow(values) for name, values in summaries.items()
     }
-    table |= {name: pa.array(offsets[name]) for name in OFFSET_COLUMNS}
-    table[SUM_COLUMN] = pa.array(sums)
+    table |= {name: _arrow(offsets[name]) for name in OFFSET_COLUMNS}
+    table[SUM_COLUMN] = _arrow(sums)
     pq.write_table(
         pa.table(table),
         path,
@@ -129,17 +131,26 @@ def write_sidecar(
     )
 
 
-def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read (some columns of) a sidecar, page checksums verified.
+def _arrow(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    """A column of int64 or float64 `values` (n,); `pa.array` would import pandas, which takes longer than a shard."""
+    kind, valid = pa.from_numpy_dtype(values.dtype), None
+    if missing is not None and missing.any():
+        valid = pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read (some columns of) a sidecar, page checksums verified; a column that is not there is left out.
 
     Raises:
-        CorruptError: it is missing, damaged or lacks a column.
+        CorruptError: it is missing or damaged.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=None if columns is None else list(columns))
+            table = file.read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise CorruptError(f"cannot be read: {error}", file=path) from error
+    return pl.DataFrame(pl.from_arrow(table))  # whose `to_numpy` does not import pandas, as pyarrow's does
 
 
 def read_sums(path: Path) -> npt.NDArray[np.int64] | None:
@@ -148,23 +159,17 @@ def read_sums(path: Path) -> npt.NDArray[np.int64] | None:
     Raises:
         CorruptError: the sidecar is missing or damaged.
     """
-    table = read_sidecar(path, [SUM_COLUMN])  # a column that is not there is left out
-    return table[SUM_COLUMN].to_numpy() if SUM_COLUMN in table.column_names else None
+    table = read_sidecar(path, [SUM_COLUMN])
+    return table[SUM_COLUMN].to_numpy() if SUM_COLUMN in table.columns else None
 
 
-def as_float(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
-    """A column of a sidecar as float64 (n,), the nearest ones, missing values as NaN."""
-    values: npt.NDArray[np.float64] = table[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return np.asarray(values, dtype=np.float64)
-
-
-def truth_vectors(table: pa.Table, columns: Sequence[Column]) -> npt.NDArray[np.float64]:
-    """The truth vectors that a sidecar was written from, float64 (n, len(columns))."""
+def truth_vectors(table: pl.DataFrame, columns: Sequence[Column]) -> npt.NDArray[np.float64]:
+    """The truth vectors that a sidecar was written from, float64 (n, len(columns)), missing values as NaN."""
     places = whole_places(columns)
-    truth = np.empty((table.num_rows, len(columns)))
+    truth = np.empty((len(table), len(columns)))
     for i, column in enumerate(columns):
         if column.role != "rest":
-            truth[:, i] = as_float(table, column.name)
+            truth[:, i] = table[column.name].cast(pl.Float64).to_numpy()
     for name, place in places.items():
         truth[:, place[0]], truth[:, place[1]] = parted(table[name].to_numpy())
     return truth

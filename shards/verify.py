@@ -173,9 +173,9 @@ def _full_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
     events, settings = dataset.manifest.shards[shard].events, dataset.manifest.settings
     layout, sidecar, tar = settings.layout, dataset.file(shard, "parquet"), dataset.file(shard, "tar")
     table = read_sidecar(sidecar)
-    if table.num_rows != events:
-        raise CorruptError("has the wrong number of rows", file=sidecar, found=table.num_rows, expected=events)
-    missing = sorted(set(dataset.table_columns) - set(table.column_names))
+    if len(table) != events:
+        raise CorruptError("has the wrong number of rows", file=sidecar, found=len(table), expected=events)
+    missing = sorted(set(dataset.table_columns) - set(table.columns))
     if missing:
         raise CorruptError("lacks columns of the manifest", file=sidecar, found=", ".join(missing))
     first, second = layout.offsets(events)
@@ -189,7 +189,7 @@ def _full_problems(dataset: Dataset, shard: int) -> Iterator[CorruptError]:
     if index.read_bytes() != index_text(layout.index_lines(keys)).encode():
         yield CorruptError("is not the index of this shard", file=index)
     truth = truth_vectors(table, settings.columns)
-    sums = table[SUM_COLUMN].to_numpy() if SUM_COLUMN in table.column_names else None
+    sums = table[SUM_COLUMN].to_numpy() if SUM_COLUMN in table.columns else None
     with open(tar, "rb") as file:
         for start in range(0, events, BLOCK_EVENTS):
             block = slice(start, min(start + BLOCK_EVENTS, events))

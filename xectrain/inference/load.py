@@ -15,6 +15,7 @@ from xectrain.inference.model import CPU_BATCH, GPU_BATCH, ModelFacts, checked_c
 from xectrain.inference.onnx import load_onnx
 from xectrain.inference.regressor import Predictor, TorchPredictor
 from xectrain.inference.sensors import SensorPredictor, TorchSensorPredictor
+from xectrain.models.blocks import without_initial_weights
 from xectrain.modes import find_mode
 from xectrain.modes.base import EventMode, Mode, SensorMode
 
@@ -78,7 +79,9 @@ def load_mode(
         ConfigError: it has no such weights, or a mode or configuration that this version does not know.
     """
     config = checked_config(state, path)
-    mode = find_mode(state["mode"]).load().of_checkpoint(config, state, chosen_weights(state, path, weights)).eval()
+    chosen = chosen_weights(state, path, weights)
+    with without_initial_weights():
+        mode = find_mode(state["mode"]).load().of_checkpoint(config, state, chosen).eval()
     found = read_calibration(path, state[DIGEST]) if calibrated and isinstance(mode, EventMode) else None
     if found is not None and weights == "raw" and state["ema"]:
         logger.warning("%s: its calibration is for the averaged weights, and is not applied", path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import uproot
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ CHUNK_ROWS = 8192
 small ones would take time growing with the square of their number."""
 CHUNK_BYTES = 64 << 20
 """A chunk is written earlier when its rows are this large (events with 4760 values per branch)."""
+TEXT = ak.types.from_datashape("string", highlevel=False)
+"""The type of character branches; given its name, uproot would make a parser of such names for every branch."""
 NAMED_TYPES = {
     "int8": "int8",
     "int32": "int32",
@@ -126,7 +129,7 @@ class RootOutput:
     def metadata(self, values: Mapping[str, str | int | float]) -> None:
         """Write the one-row tree `metadata`; strings become character branches, integers 64-bit, floats doubles."""
         tree = self._file.mktree(
-            METADATA, {name: "string" if isinstance(v, str) else np.asarray(v).dtype for name, v in values.items()}
+            METADATA, {name: TEXT if isinstance(v, str) else np.asarray(v).dtype for name, v in values.items()}
         )
         tree.extend({name: [v] if isinstance(v, str) else np.asarray([v]) for name, v in values.items()})
 

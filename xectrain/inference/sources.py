@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 512
 """Events read together: 20 MB of sensors."""
+FEW = 16
+"""Events that are read one by one, which takes less than starting DALI."""
 SHARDS_PER_PLAN = 16
 """Shards read by one plan: a plan holds its rows in memory, a dataset may have any number."""
 
@@ -210,7 +212,22 @@ class ShardPart:
         return np.concatenate(found).astype(np.int64)
 
     def _read(self, rows: NDArray[np.int64], wanted: Wanted, settings: ReadOptions) -> Iterator[Events]:
-        names, whole = self.dataset.columns, whole_places(self.dataset.manifest.settings.columns)
+        for stored, truth in self._batches(rows, wanted, settings):
+            columns: dict[str, NDArray[Any]] = {name: truth[:, i] for i, name in enumerate(self.dataset.columns)}
+            whole = whole_places(self.dataset.manifest.settings.columns)
+            columns |= {name: joined(truth[:, i], truth[:, j]) for name, (i, j) in whole.items()}
+            sensors = self._marked(stored, columns, settings.dead)
+            yield Events.stored(sensors, self.dataset.normalization, columns)
+
+    def _batches(
+        self, rows: NDArray[np.int64], wanted: Wanted, settings: ReadOptions
+    ) -> Iterator[tuple[Tensor, NDArray[np.float64]]]:
+        """Sensors as stored and truth of these rows, from the reader that was asked for; of a few, without one."""
+        if settings.backend == "auto" and len(rows) <= FEW:
+            for start in range(0, len(rows), wanted.chunk):
+                values, truth = self.dataset.read(rows[start : start + wanted.chunk])
+                yield torch.from_numpy(values).to(wanted.device), truth
+            return
         views = [View(self.dataset, rows)]
         plan = rank_plan(epoch_order(views, 0, 0, shuffle=False), min(wanted.chunk, len(rows)))
         with open_loader(
@@ -218,11 +235,7 @@ class ShardPart:
         ) as loader:
             for batch in loader:
                 real = int((batch.weight > 0).sum())
-                truth = batch.truth[:real].numpy()
-                columns = {name: truth[:, i] for i, name in enumerate(names)}
-                columns |= {name: joined(truth[:, i], truth[:, j]) for name, (i, j) in whole.items()}
-                sensors = self._marked(batch.sensors[:real], columns, settings.dead)
-                yield Events.stored(sensors, self.dataset.normalization, columns)
+                yield batch.sensors[:real], batch.truth[:real].numpy()
 
     def _marked(self, sensors: Tensor, columns: dict[str, NDArray[np.float64]], dead: DeadList | None) -> Tensor:
         where = None if dead is None else dead.mask(_runs(columns, len(sensors)))

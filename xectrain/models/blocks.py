@@ -11,6 +11,9 @@ channel.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +29,24 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(device_type=x.device.type, enabled=False)
 
 
+_initializing = ContextVar("initializing", default=True)
+
+
+@contextmanager
+def without_initial_weights() -> Iterator[None]:
+    """Networks made in this block are not given initial weights: those of a checkpoint follow. Drawing them takes
+    longer than reading a checkpoint."""
+    token = _initializing.set(False)
+    try:
+        yield
+    finally:
+        _initializing.reset(token)
+
+
 def spread_init(weight: Tensor, fan_in: int) -> None:
     """Truncated normal of variance 1/fan_in, so that a thin network starts with branches as strong as a wide one."""
+    if not _initializing.get():
+        return
     std = 1 / math.sqrt(fan_in)
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 

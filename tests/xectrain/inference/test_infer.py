@@ -26,7 +26,7 @@ from xectrain.inference.readahead import ahead, read_source
 from xectrain.inference.regressor import Predictor
 from xectrain.inference.request import Request
 from xectrain.inference.root_output import read_metadata
-from xectrain.inference.sources import ReadOptions, open_parts
+from xectrain.inference.sources import FEW, ReadOptions, open_parts
 from xectrain.inference.unlike import Watch
 
 XEC = [sys.executable, "-m", "xec"]
@@ -223,6 +223,28 @@ def test_selections_agree(place, predictor, tmp_path, expression):
     assert 0 < shards.events == root.events < EVENTS
     stored, direct = by_event(rows(tmp_path / "s.root")), by_event(rows(tmp_path / "r.root"))
     np.testing.assert_array_equal(stored["event"], direct["event"])
+
+
+@pytest.mark.parametrize("backend", ["dali", "webdataset"])
+def test_a_few_events_are_read_without_a_reader_and_are_the_same(place, predictor, tmp_path, backend):
+    few, read = tmp_path / "few.root", tmp_path / "read.root"
+    infer(predictor, open_parts([place / "data"]), few, Request(ReadOptions("event < 1010")))
+    infer(predictor, open_parts([place / "data"]), read, Request(ReadOptions("event < 1010", backend=backend)))
+    one, other = rows(few), rows(read)
+    assert 0 < len(one["event"]) <= FEW
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
+
+
+@pytest.mark.slow
+def test_a_few_events_take_no_package_that_they_do_not_need(place, tmp_path):
+    code = (
+        "import sys, xec\ntry:\n    xec.main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print([m for m in ('pandas', 'scipy', 'nvidia.dali', 'torch._dynamo', 'matplotlib') if m in sys.modules])"
+    )
+    arguments = ["infer", place / "regress", place / "data", "-o", tmp_path / "p.root", "--select", "event < 1010"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_selection_that_nothing_passes_gives_an_empty_tree(place, predictor, tmp_path):
