@@ -228,8 +228,8 @@ def test_selections_agree(place, predictor, tmp_path, expression):
 @pytest.mark.parametrize("backend", ["dali", "webdataset"])
 def test_a_few_events_are_read_without_a_reader_and_are_the_same(place, predictor, tmp_path, backend):
     few, read = tmp_path / "few.root", tmp_path / "read.root"
-    infer(predictor, open_parts([place / "data"]), few, Request(ReadOptions("event < 1010")))
-    infer(predictor, open_parts([place / "data"]), read, Request(ReadOptions("event < 1010", backend=backend)))
+    infer(predictor, open_parts([place / "data"]), few, Request(ReadOptions("event < 9")))
+    infer(predictor, open_parts([place / "data"]), read, Request(ReadOptions("event < 9", backend=backend)))
     one, other = rows(few), rows(read)
     assert 0 < len(one["event"]) <= FEW
     assert one.keys() == other.keys()
@@ -242,7 +242,7 @@ def test_a_few_events_take_no_package_that_they_do_not_need(place, tmp_path):
         "import sys, xec\ntry:\n    xec.main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print([m for m in ('pandas', 'scipy', 'nvidia.dali', 'torch._dynamo', 'matplotlib') if m in sys.modules])"
     )
-    arguments = ["infer", place / "regress", place / "data", "-o", tmp_path / "p.root", "--select", "event < 1010"]
+    arguments = ["infer", place / "regress", place / "data", "-o", tmp_path / "p.root", "--select", "event < 9"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
