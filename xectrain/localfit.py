@@ -98,31 +98,29 @@ def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) 
             Steps are damped alike and taken in part; rest is reached more slowly.
     """
     point_B3 = torch.cat([start_B3[:, :2], start_B3[:, 2:].clamp(*DEPTH_RANGE)], dim=1)
-    first_BS = patch.used_BS / variance(patch.photons_BS)
+    first = _Line(patch.photons_BS, patch.used_BS / variance(patch.photons_BS))
     damping_B = torch.full_like(point_B3[:, 0], SMOOTH_DAMPING if smooth else FIRST_DAMPING)
     moved_B = torch.zeros_like(damping_B)
     for _ in range(steps):
         omega_BS, slope_3BS = solid_angle_and_slopes(patch, point_B3)
-        weight_BS = _weights(patch, first_BS, omega_BS)
-        amplitude_B1, _, residual_BS = profile(patch.photons_BS, omega_BS, weight_BS)
-        step_B3 = _step(omega_BS, slope_3BS * amplitude_B1, residual_BS, weight_BS, damping_B)
+        line = _Line(patch.photons_BS, _weights(patch, first, omega_BS))
+        step_B3, before_B = _step(line, omega_BS, slope_3BS, damping_B)
         trial_B3 = _moved(point_B3, step_B3)
-        after_BS = profile(patch.photons_BS, solid_angle(patch, trial_B3), weight_BS)[2]
-        before_B, after_B = ((weight_BS * r_BS.square()).sum(dim=1) for r_BS in (residual_BS, after_BS))
+        after_B = line.chi2(solid_angle(patch, trial_B3))
         if smooth:
             gain_B = (before_B - after_B) / (TOLERATED[0] * before_B + TOLERATED[1])
             share_B = (0.5 + gain_B).clamp(0, 1)
         else:
             share_B = (after_B <= before_B).to(before_B.dtype)
             damping_B = torch.where(share_B > 0, damping_B / 5, damping_B * 8)
-        moved_B = (trial_B3 - point_B3).abs().amax(dim=1)
-        point_B3 = point_B3 + share_B[:, None] * (trial_B3 - point_B3)
+        change_B3 = trial_B3 - point_B3
+        moved_B = change_B3.abs().amax(dim=1)
+        point_B3 = point_B3 + share_B[:, None] * change_B3
     omega_BS = solid_angle(patch, point_B3)
-    weight_BS = _weights(patch, first_BS, omega_BS)
-    amplitude_B1, background_B1, residual_BS = profile(patch.photons_BS, omega_BS, weight_BS)
+    line = _Line(patch.photons_BS, _weights(patch, first, omega_BS))
+    amplitude_B1, background_B1 = line.parameters(omega_BS)
     freedom_B = (patch.used_BS.sum(dim=1) - PARAMETERS).clamp(min=1)
-    chi2_B = (weight_BS * residual_BS.square()).sum(dim=1) / freedom_B
-    return PointFit(point_B3, amplitude_B1[:, 0], background_B1[:, 0], chi2_B, moved_B)
+    return PointFit(point_B3, amplitude_B1[:, 0], background_B1[:, 0], line.chi2(omega_BS) / freedom_B, moved_B)
 
 
 def variance(photons: Tensor) -> Tensor:
@@ -132,22 +130,56 @@ def variance(photons: Tensor) -> Tensor:
 
 def profile(photons_BS: Tensor, omega_BS: Tensor, weight_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best A and B (B, 1) for given solid angles, and the residuals photons − model (B, S)."""
-    total_B1 = _sum(weight_BS).clamp(min=1e-12)
-    photons_B1, omega_B1 = _sum(weight_BS * photons_BS) / total_B1, _sum(weight_BS * omega_BS) / total_B1
-    dn_BS, do_BS = photons_BS - photons_B1, omega_BS - omega_B1
-    amplitude_B1 = _sum(weight_BS * do_BS * dn_BS) / _sum(weight_BS * do_BS * do_BS).clamp(min=1e-20)
-    return amplitude_B1, photons_B1 - amplitude_B1 * omega_B1, dn_BS - amplitude_B1 * do_BS
+    line = _Line(photons_BS, weight_BS)
+    amplitude_B1, background_B1 = line.parameters(omega_BS)
+    return amplitude_B1, background_B1, line.photons_BS - amplitude_B1 * line.centred(omega_BS)
+
+
+class _Line:
+    """The straight line photons = A·Ω + B for given weights; everything is taken from its weighted mean first."""
+
+    def __init__(self, photons_BS: Tensor, weight_BS: Tensor) -> None:
+        self.weight_BS = weight_BS
+        self.total_B1 = _sum(weight_BS).clamp(min=1e-12)
+        self.mean_B1 = self.mean(photons_BS)
+        self.photons_BS = photons_BS - self.mean_B1
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Weighted mean over the sensors, (…, B, 1)."""
+        return _sum(self.weight_BS * values) / self.total_B1
+
+    def centred(self, values: Tensor) -> Tensor:
+        """Values (…, B, S) minus their weighted mean."""
+        return values - self.mean(values)
+
+    def slopes(self, do_BS: Tensor, values: Tensor) -> Tensor:
+        """Slopes (…, B, 1) of values by the centred solid angles."""
+        weighted_BS = self.weight_BS * do_BS
+        return _sum(weighted_BS * values) / _sum(weighted_BS * do_BS).clamp(min=1e-20)
+
+    def parameters(self, omega_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """The best A and B, (B, 1)."""
+        omega_B1 = self.mean(omega_BS)
+        amplitude_B1 = self.slopes(omega_BS - omega_B1, self.photons_BS)
+        return amplitude_B1, self.mean_B1 - amplitude_B1 * omega_B1
+
+    def chi2(self, omega_BS: Tensor) -> Tensor:
+        """χ² (B,) with the best A and B."""
+        do_BS = self.centred(omega_BS)
+        residual_BS = self.photons_BS - self.slopes(do_BS, self.photons_BS) * do_BS
+        return (self.weight_BS * residual_BS.square()).sum(dim=1)
 
 
 def _sum(values: Tensor) -> Tensor:
     return values.sum(dim=-1, keepdim=True)
 
 
-def _weights(patch: Patch, first_BS: Tensor, omega_BS: Tensor) -> Tensor:
-    """Inverse variances from the model's photons: from the data's, `first_BS`, they would favour downward
+def _weights(patch: Patch, first: _Line, omega_BS: Tensor) -> Tensor:
+    """Inverse variances from the model's photons: from the data's, as in `first`, they would favour downward
     fluctuations."""
-    amplitude_B1, background_B1, _ = profile(patch.photons_BS, omega_BS, first_BS)
-    return patch.used_BS / variance((amplitude_B1 * omega_BS + background_B1).clamp(min=0))
+    do_BS = first.centred(omega_BS)
+    model_BS = first.slopes(do_BS, first.photons_BS) * do_BS + first.mean_B1
+    return patch.used_BS / variance(model_BS.clamp(min=0))
 
 
 def _moved(point_B3: Tensor, step_B3: Tensor) -> Tensor:
@@ -157,50 +189,50 @@ def _moved(point_B3: Tensor, step_B3: Tensor) -> Tensor:
     return torch.cat([trial_B3[:, :2], depth_B1], dim=1)
 
 
-def _step(omega_BS: Tensor, jacobian_3BS: Tensor, residual_BS: Tensor, weight_BS: Tensor, damping_B: Tensor) -> Tensor:
-    """Gauss-Newton step (B, 3), the Jacobian taken orthogonal to the profiled A and B."""
-    total_B1 = _sum(weight_BS).clamp(min=1e-12)
-    do_BS = omega_BS - _sum(weight_BS * omega_BS) / total_B1
-    norm_B1 = _sum(weight_BS * do_BS * do_BS).clamp(min=1e-20)
-    centred_3BS = jacobian_3BS - _sum(weight_BS * jacobian_3BS) / total_B1
-    centred_3BS = centred_3BS - do_BS * (_sum(weight_BS * do_BS * centred_3BS) / norm_B1)
-    weighted_3BS = weight_BS * centred_3BS
-    normal_33B = (weighted_3BS[:, None] * centred_3BS).sum(dim=-1)
-    gradient_3B = (weighted_3BS * residual_BS).sum(dim=-1)
-    return _solved(normal_33B, gradient_3B, damping_B)
+def _step(line: _Line, omega_BS: Tensor, slope_3BS: Tensor, damping_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Gauss-Newton step (B, 3), the Jacobian A·∂Ω taken orthogonal to the profiled A and B, and χ² (B,) before it."""
+    do_BS, *_ = rows_4BS = line.centred(torch.cat((omega_BS[None], slope_3BS)))
+    rows_4BS = torch.cat((line.photons_BS[None], rows_4BS[1:]))
+    slopes_4B1 = line.slopes(do_BS, rows_4BS)
+    left_4BS = rows_4BS - slopes_4B1 * do_BS
+    products_44B = ((line.weight_BS * left_4BS)[:, None] * left_4BS).sum(dim=-1)
+    amplitude_B = slopes_4B1[0, :, 0]
+    step_B3 = _solved(products_44B[1:, 1:] * amplitude_B.square(), products_44B[0, 1:] * amplitude_B, damping_B)
+    return step_B3, products_44B[0, 0]
 
 
 def _solved(normal_33B: Tensor, gradient_3B: Tensor, damping_B: Tensor) -> Tensor:
     """(N + damping·diag N)⁻¹ g, (B, 3), by Cramer's rule on the matrix scaled to a unit diagonal: no solver to be
     exported."""
-    diagonal_3B = torch.stack([normal_33B[k, k] for k in range(3)])
+    diagonal_3B = normal_33B.diagonal().T
     damped_3B = (diagonal_3B * (1 + damping_B) + 1e-7 * diagonal_3B.amax(dim=0)).clamp(min=1e-12)
     scale_3B = damped_3B.rsqrt()
-    a, b, c = (normal_33B[i, j] * scale_3B[i] * scale_3B[j] for i, j in ((0, 1), (0, 2), (1, 2)))
-    x, y, z = gradient_3B * scale_3B
-    determinant = (1 + 2 * a * b * c - a * a - b * b - c * c).clamp(min=1e-6)
-    ab, ac, bc = b * c - a, a * c - b, a * b - c
-    solved = (
-        (1 - c * c) * x + ab * y + ac * z,
-        ab * x + (1 - b * b) * y + bc * z,
-        ac * x + bc * y + (1 - a * a) * z,
-    )
-    return (torch.stack(solved) / determinant * scale_3B).T
+    scaled_33B = normal_33B * scale_3B * scale_3B[:, None]
+    a_3B = torch.stack((scaled_33B[1, 2], scaled_33B[2, 0], scaled_33B[0, 1]))  # opposite to the row that each lacks
+    x_3B = gradient_3B * scale_3B
+    square_3B, product_3B = a_3B.square(), a_3B * x_3B
+    determinant_B = (1 + 2 * a_3B.prod(dim=0) - square_3B.sum(dim=0)).clamp(min=1e-6)
+    others_3B = a_3B * (product_3B.sum(dim=0) - product_3B)
+    crossed_3B = a_3B.roll(1, 0) * x_3B.roll(-1, 0) + a_3B.roll(-1, 0) * x_3B.roll(1, 0)
+    return (((1 - square_3B) * x_3B + others_3B - crossed_3B) / determinant_B * scale_3B).T
 
 
 @dataclass(frozen=True)
 class _Edges:
-    """Where the edges of the sensors are, seen from a point: along both axes, and the point's height above them."""
+    """How far a sensor's edges are from the foot of a point, along both axes and towards the sensor's middle, and the
+    point's height above them."""
 
     p_E1BS: Tensor
     q_EBS: Tensor
     height_BS: Tensor
+    across_2EBS: Tensor
+    """p² + h² and q² + h²."""
     inverse_EEBS: Tensor
     """1 / distance of the corners [1/cm]."""
 
     def solid_angle(self) -> Tensor:
-        """(B, S): a sum over the corners of arctan(pq / (h·√(p² + q² + h²)))."""
-        return _corners((self.p_E1BS * self.q_EBS * self.inverse_EEBS / self.height_BS).atan())
+        """(B, S): the sum over the corners of arctan(pq / (h·√(p² + q² + h²)))."""
+        return (self.p_E1BS * self.q_EBS * self.inverse_EEBS / self.height_BS).atan().sum(dim=(0, 1))
 
 
 def solid_angle(patch: Patch, uvw_B3: Tensor) -> Tensor:
@@ -211,15 +243,13 @@ def solid_angle(patch: Patch, uvw_B3: Tensor) -> Tensor:
 def solid_angle_and_slopes(patch: Patch, uvw_B3: Tensor) -> tuple[Tensor, Tensor]:
     """Solid angles (B, S) [sr], and their derivatives by u, v, w (3, B, S) [sr/cm]."""
     edges = _edges(patch, uvw_B3)
-    p_E1BS, q_EBS, h_BS, inverse_EEBS = edges.p_E1BS, edges.q_EBS, edges.height_BS, edges.inverse_EEBS
-    by_p_E1BS, by_q_EBS = 1 / (p_E1BS.square() + h_BS.square()), 1 / (q_EBS.square() + h_BS.square())
-    local_3BS = torch.stack(
-        (
-            _corners(inverse_EEBS * (q_EBS * by_p_E1BS)) * h_BS,
-            _corners(inverse_EEBS * (p_E1BS * by_q_EBS)) * h_BS,
-            _corners(inverse_EEBS * p_E1BS * q_EBS * (by_p_E1BS + by_q_EBS)),
-        )
-    )
+    p_E1BS, q_EBS = edges.p_E1BS, edges.q_EBS
+    near_2EBS = edges.height_BS / edges.across_2EBS
+    near_p_E1BS, near_q_EBS = near_2EBS[0][:, None], near_2EBS[1]
+    over_p_EEBS, over_q_EEBS = edges.inverse_EEBS * p_E1BS, edges.inverse_EEBS * q_EBS
+    by_x_EBS, by_y_EBS = (over_q_EEBS * near_p_E1BS).sum(dim=1), (over_p_EEBS * near_q_EBS).sum(dim=0)
+    by_z_BS = (over_p_EEBS * q_EBS * (near_p_E1BS + near_q_EBS)).sum(dim=(0, 1)) / edges.height_BS
+    local_3BS = torch.stack((by_x_EBS[0] - by_x_EBS[1], by_y_EBS[0] - by_y_EBS[1], by_z_BS))
     x_BS, y_BS, z_BS = -(patch.frame_33BS * local_3BS[:, None]).sum(dim=0)
     r_B1, cosine_B1, sine_B1 = _cylinder(uvw_B3)
     by_v_BS = (x_BS * sine_B1 + y_BS * cosine_B1) * (r_B1 / geo.R_INNER)
@@ -241,16 +271,11 @@ def xyz(uvw_B3: Tensor) -> Tensor:
 
 def _edges(patch: Patch, uvw_B3: Tensor) -> _Edges:
     source_3B1 = xyz(uvw_B3).T[..., None]
-    x_BS, y_BS, height_BS = (patch.frame_33BS * (source_3B1 - patch.position_3BS)).sum(dim=1)
-    height_BS = height_BS.clamp(min=1e-3)
-    side = geo.SIPM_SQUARE_HALF_SIDE
-    p_E1BS = torch.stack((side - x_BS, -side - x_BS))[:, None]
-    q_EBS = torch.stack((side - y_BS, -side - y_BS))
-    inverse_EEBS = (p_E1BS.square() + q_EBS.square() + height_BS.square()).rsqrt()
-    return _Edges(p_E1BS, q_EBS, height_BS, inverse_EEBS)
-
-
-def _corners(values_EEBS: Tensor) -> Tensor:
-    """Sum over a sensor's corners, those of unlike edges counted negative."""
-    first_EBS = values_EEBS[0] - values_EEBS[1]
-    return first_EBS[0] - first_EBS[1]
+    local_3BS = (patch.frame_33BS * (source_3B1 - patch.position_3BS)).sum(dim=1)
+    height_BS = local_3BS[2].clamp(min=1e-3)
+    side, foot_2BS = geo.SIPM_SQUARE_HALF_SIDE, local_3BS[:2]
+    ends_2EBS = torch.stack((side - foot_2BS, side + foot_2BS), dim=1)
+    squares_2EBS = ends_2EBS.square()
+    across_2EBS = squares_2EBS + height_BS.square()
+    inverse_EEBS = (across_2EBS[0][:, None] + squares_2EBS[1]).rsqrt()
+    return _Edges(ends_2EBS[0][:, None], ends_2EBS[1], height_BS, across_2EBS, inverse_EEBS)
