@@ -4,10 +4,11 @@
 
 uproot: two processes, each reading and decompressing npho and relative_time of half of the entries into arrays. ROOT:
 RDataFrame with two threads, reading both branches, compiled before the clock starts; `--root` names a Python that has
-the package `ROOT` (default: this one). Conversion: `convert` with one worker and with two, the start of their processes
-and all fsyncs included. All read the same files, which are in the page cache, in turn, several times; the best of each
-counts. CPU is the processor time that an event takes, summed over processes: on a machine that does other things too,
-its ratio is the more telling one. Memory is the anonymous memory of all processes together, sampled 20 times a second.
+the package `ROOT` (default: this one). Conversion: `convert` with one worker and with two, the start of the second
+one's process and all fsyncs included. All read the same files, which are in the page cache, in turn, several times;
+the best of each counts. CPU is the processor time that an event takes, summed over processes: on a machine that does
+other things too, its ratio is the more telling one. Memory is the anonymous memory of all processes together, sampled
+20 times a second.
 
 A virtual machine may give free pages back to its host, and then every page of the cache that temporary rows take anew
 is as expensive as computing on it. With --full-cache other data fill the page cache before each conversion, as on a
@@ -28,6 +29,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +63,16 @@ DISTINCT = 1024
 REPEATS = 3
 
 
-def write_file(path: Path, events: int, compression: uproot.compression.Compression) -> None:
-    from ingest.toymc import (
-        ToyOptions,  # here, so that workers, which import this module, do without
-        generate,
-    )
+@cache
+def toy_events() -> dict[str, np.ndarray]:
+    """The branches of `DISTINCT` events."""
+    from ingest.toymc import ToyOptions, generate  # here, so that workers, which import this module, do without
 
-    block = generate(DISTINCT, ToyOptions(seed=1)).branches()
-    del block["event"]
+    return generate(DISTINCT, ToyOptions(seed=1)).branches()
+
+
+def write_file(path: Path, events: int, compression: uproot.compression.Compression) -> None:
+    block = {name: values for name, values in toy_events().items() if name != "event"}
     with uproot.recreate(path, compression=compression) as file:
         types = {
             name: values.dtype if values.ndim == 1 else (values.dtype, values.shape[1:])

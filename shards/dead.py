@@ -25,7 +25,7 @@ from shards.manifest import N_SENSORS
 KINDS = ("bad", "invalid")
 TABLE = ("run_first", "run_last", "sensor", "kind", "reason")
 LAST_RUN = 2**63 - 1
-"""Stands for "no last run"."""
+"""Run numbers up to here are kept exactly; stands for "no last run"."""
 
 
 @dataclass(frozen=True, order=True)

@@ -211,14 +211,19 @@ def _check_alike(views: Sequence[View]) -> None:
                     remedy=f"ingest both with the same {option}",
                 )
         if list(other.columns) != list(first.columns):
-            lacks = ", ".join(name for name in first.columns if name not in other.columns)
-            more = ", ".join(name for name in other.columns if name not in first.columns)
             raise InputError(
                 f"has other columns than {first.path}",
                 file=other.path,
-                found="; ".join(
-                    said for said, names in ((f"lacks {lacks}", lacks), (f"also has {more}", more)) if names
-                )
-                or "another order",
+                found=_difference(other.columns, first.columns),
                 remedy="convert both with one schema, from files that have the same branches",
             )
+
+
+def _difference(names: Sequence[str], expected: Sequence[str]) -> str:
+    """In words, what `names` has less and more than `expected`."""
+    said = []
+    if lacking := [name for name in expected if name not in names]:
+        said.append(f"lacks {', '.join(lacking)}")
+    if more := [name for name in names if name not in expected]:
+        said.append(f"also has {', '.join(more)}")
+    return "; ".join(said) or "another order"

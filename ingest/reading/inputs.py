@@ -11,14 +11,13 @@ from pathlib import Path
 
 from shards.base import InputError, local_path
 from shards.base.documents import read_text
+from shards.dead import LAST_RUN
 from shards.manifest import folder_of_others
 
 logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".list", ".lst")
 LIKE_ROOT = re.compile(r"\.root(\.\d+)?$", re.IGNORECASE)
-LAST_RUN = 2**63 - 1
-"""Run numbers up to here are kept exactly."""
 
 
 @dataclass(frozen=True)
