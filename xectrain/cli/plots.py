@@ -29,7 +29,9 @@ Uses the tables predictions_TASK.parquet and the metrics.jsonl found in the fold
 def plots(
     folder: Annotated[Path, Argument(help="Folder of an evaluation or a run; subfolders are searched, too.")],
     out: Annotated[Path | None, Option("--out", "-o", help="Folder to write to (default: beside each table).")] = None,
-    by: Annotated[list[str] | None, Option("--by", help="A column of the tables to bin in; repeatable.")] = None,
+    by: Annotated[
+        list[str] | None, Option("--by", help="A column of the tables to bin in; repeatable (default: as evaluated).")
+    ] = None,
     select: Annotated[
         str | None, Option("--select", help="Use only rows that pass this expression on the tables' columns.")
     ] = None,
@@ -50,7 +52,8 @@ def plots(
             pages = redrawn(path, select)
         else:
             table = selected_by(read_table(path), select)
-            pages = resolution_pages(table, path.parent.name, tuple(by or ())) if table.has_truth else []
+            columns = _grouped_by(path) if by is None else tuple(by)
+            pages = resolution_pages(table, path.parent.name, columns) if table.has_truth else []
         if pages:
             place = path.parent if out is None else out / path.parent.relative_to(folder)
             written += save_pages(pages, place / f"{path.stem.replace('predictions', 'resolution')}.pdf")
@@ -59,3 +62,13 @@ def plots(
         written += save_pages(loss_curves(path), place / "loss_curves.pdf")
     found = f"{counted(len(tables), 'table')} and {counted(len(logs), 'log')}"
     typer.echo(f"Wrote {counted(len(written), 'file')} of plots from {found} in {folder}.")
+
+
+def _grouped_by(table: Path) -> tuple[str, ...]:
+    """The columns that the evaluation which wrote a table was binned in (`--by`)."""
+    from shards.base.documents import read_json
+
+    for file in (table.parent / "metrics.json", table.parent.parent / "metrics.json"):
+        if file.is_file():
+            return tuple(read_json(file, "evaluation").get("request", {}).get("by", ()))
+    return ()

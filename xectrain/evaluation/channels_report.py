@@ -33,7 +33,7 @@ def write_report(
     note = (
         "Responses are relative to the reference, which takes out what the filling itself gets wrong."
         if reference
-        else "Without a reference, edges and steep light bias the responses of PMTs by more than 3 %."
+        else "Without a reference, edges and steep light bias the responses of PMTs by some 10 %."
     )
     sections = (
         Section("Runs", (_runs(found),), tuple(pages), note),

@@ -192,6 +192,18 @@ def test_the_command_redraws_from_tables(tmp_path, name):
         CliRunner().invoke(app, [str(tmp_path / "out")], catch_exceptions=False)
 
 
+def test_the_command_bins_as_the_evaluation_did(tmp_path, run_command):
+    table("timing", run=np.repeat([1.0, 2.0], N // 2)).write(tmp_path / "flat")
+
+    def redrawn(*options: str) -> bytes:
+        run_command("xectrain.cli.plots:app", tmp_path, "--out", tmp_path / "out", *options)
+        return (tmp_path / "out" / "flat" / "resolution_timing.png").read_bytes()
+
+    plain, binned = redrawn(), redrawn("--by", "run")
+    (tmp_path / "metrics.json").write_text(json.dumps({"request": {"by": ["run"]}, "data": {}}))
+    assert redrawn() == binned != plain
+
+
 def test_the_command_redraws_hidden_sensors(tmp_path):
     from typer.testing import CliRunner
 

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from xectrain.evaluation.plots.style import NETWORK_COLOUR, STRONG_COLOUR, new_figure, style
 
 A_PAGE = 12
+PHOTONS = "log₁₀ of photons"
+WORDS = {
+    "log10_light_": ("light", PHOTONS),
+    "hit_sensors_": ("sensors hit", "sensors"),
+    "time_ns_": ("median time", "time [ns]"),
+}
+"""Beginning of a feature's name → what it is, and its axis; a face follows."""
 
 
 def feature_pages(
@@ -43,14 +50,17 @@ def feature_pages(
                 )
                 for x, look in zip(values, looks, strict=True):
                     panel.hist(x, bins=edges.tolist(), weights=np.full(x.size, 1 / max(x.size, 1)), **look)
-                panel.set(title=name.replace("_", " "), xlabel=_label(name), ylabel="fraction of events")
+                title, label = _words(name)
+                panel.set(title=title, xlabel=label, ylabel="fraction of events")
             for panel in axes[len(shown) :]:
                 panel.set_visible(False)
             pages.append(figure)
     return pages
 
 
-def _label(feature: str) -> str:
-    """The axis of a feature, with its unit."""
-    units = {"log10_": "log₁₀ of photons", "time_ns_": "time [ns]", "hit_sensors_": "sensors hit"}
-    return next((unit for start, unit in units.items() if feature.startswith(start)), "sensors")
+def _words(feature: str) -> tuple[str, str]:
+    """The title of a feature, and its axis with the unit."""
+    for start, (what, unit) in WORDS.items():
+        if feature.startswith(start):
+            return f"{what}, {feature.removeprefix(start)}", unit
+    return feature.removeprefix("log10_").replace("_", " "), PHOTONS if feature.startswith("log10_") else "sensors"

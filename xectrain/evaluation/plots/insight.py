@@ -71,7 +71,8 @@ def worst_page(event: WorstEvent, rank: int) -> Figure:
         if predicted is None:
             continue
         told = "unknown" if true is None or not np.isfinite(true) else digits(true * show.scale)
-        parts.append(f"{symbol_of(column)} {digits(predicted * show.scale)} (true {told}) {show.unit}".rstrip())
+        told = f"{symbol_of(column)} {digits(predicted * show.scale)} (true {told}) {show.unit}".rstrip()
+        parts.append(told.replace(" ", "\N{NO-BREAK SPACE}"))  # lines are broken between quantities alone
     lines += textwrap.wrap(", ".join(parts), TITLE_WIDTH)
 
     def point(kind: str) -> NDArray[Any] | None:

@@ -58,7 +58,7 @@ def residual_histogram(axes: Axes, table: TaskTable, column: str) -> None:
         main = method in rivals(table)
         values = r[method][np.isfinite(r[method])]
         sigma, beyond = effective_sigma(np.sort(values)), float(np.mean(np.abs(values - centre) > reach))
-        label = f"{method.replace('_', ' ')}: σ_eff {digits(sigma)} {unit}, {100 * beyond:.1f} % beyond"
+        label = f"{method.replace('_', ' ')}: effective σ {digits(sigma)} {unit}, {100 * beyond:.1f} % beyond"
         axes.hist(
             values,
             bins=bins,
@@ -155,7 +155,7 @@ def resolution_and_bias(
         first = upper is uppers[0]
         upper.tick_params(labelleft=first)
         lower.tick_params(labelleft=first)
-    uppers[0].set(ylabel=f"σ_eff [{unit}]")
+    uppers[0].set(ylabel=f"effective σ [{unit}]")
     lowers[0].set(ylabel=f"bias [{unit}]")
     handles, labels = uppers[0].get_legend_handles_labels()
     uppers[0].figure.legend(handles, labels, loc="upper right", ncols=len(labels))  # beside the title, over no point

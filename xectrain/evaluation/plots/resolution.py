@@ -185,7 +185,9 @@ def _uncertainty_page(table: TaskTable, title: str) -> Figure:
         top = 1.1 * float(np.nanmax(np.concatenate([found.centre, found.sigma])))
         wide.plot((0, top), (0, top), color="black", linewidth=0.8, linestyle="--")
         wide.set(
-            xlabel=f"predicted σ [{show.unit}]", ylabel=f"σ_eff of residuals [{show.unit}]", title=symbol_of(column)
+            xlabel=f"predicted σ [{show.unit}]",
+            ylabel=f"effective σ of residuals [{show.unit}]",
+            title=symbol_of(column),
         )
         edges = np.linspace(-5, 5, 51)
         pulls.hist(r / sigma, bins=edges.tolist(), color=NETWORK_COLOUR, alpha=0.4)
@@ -240,7 +242,7 @@ def _relative_page(table: TaskTable, title: str, metrics: Mapping[str, TaskMetri
         x = np.linspace(binned.edges[0], binned.edges[-1], 200)
         axes.plot(x, fit(x / 1e3), color=colour[method], linewidth=1.0, linestyle="--")
         top = max(top, float(np.nanmax(binned.sigma)))
-    axes.set(xlabel="true E [MeV]", ylabel="σ_eff / E [%]", title="σ/E = √((a/√E)² + b² + (c/E)²), E in GeV")
+    axes.set(xlabel="true E [MeV]", ylabel="effective σ / E [%]", title="σ/E = √((a/√E)² + b² + (c/E)²), E in GeV")
     axes.set_ylim(0, 1.35 * top if top else None)
     axes.legend(loc="upper right")
     return figure
