@@ -59,6 +59,20 @@ def test_shapes_that_come_again_are_recorded_once() -> None:
     assert not replayed._recordings
 
 
+def test_the_compiler_leaves_it_alone() -> None:
+    seen: list[bool] = []
+
+    def looked(x: Tensor) -> Outer:
+        seen.append(torch.compiler.is_compiling())
+        return both(x)
+
+    replayed = Replayed(looked, Recorder())
+    compiled = torch.compile(lambda x: replayed(3 * x).inner.double + 1, backend="eager")
+    x = torch.rand(4)
+    assert torch.equal(compiled(x), 6 * x + 1)
+    assert seen == [False]
+
+
 def test_what_needs_gradients_is_never_recorded() -> None:
     record = Recorder()
     replayed = Replayed(both, record)
