@@ -204,7 +204,7 @@ def _step(line: _Line, omega_BS: Tensor, slope_3BS: Tensor, damping_B: Tensor) -
 def _solved(normal_33B: Tensor, gradient_3B: Tensor, damping_B: Tensor) -> Tensor:
     """(N + damping·diag N)⁻¹ g, (B, 3), by Cramer's rule on the matrix scaled to a unit diagonal: no solver to be
     exported."""
-    diagonal_3B = normal_33B.diagonal().T
+    diagonal_3B = torch.stack([normal_33B[k, k] for k in range(3)])  # the compiler fails at `diagonal`
     damped_3B = (diagonal_3B * (1 + damping_B) + 1e-7 * diagonal_3B.amax(dim=0)).clamp(min=1e-12)
     scale_3B = damped_3B.rsqrt()
     scaled_33B = normal_33B * scale_3B * scale_3B[:, None]
