@@ -26,7 +26,8 @@ NEAR_CM = 20.0
 FILLS = ("ring_mean", "ring_solid_angle", "near_mean", "near_solid_angle", "local_fit")
 """Nearest ring and all within 20 cm on the face: their mean, and Σ n_k·ω_m / Σ ω_k with solid angles ω from the fitted
 light centre (not the first interaction, far in front of the light); and the local fit: its amplitude times ω_m plus the
-ring's mean excess over its own such values, which is the scattered light there."""
+ring's mean excess over its own such values, which is the scattered light there. Where that would be less than none the
+fit does not hold (the brightest sensors are hidden, say), and the ring's solid angles tell the amplitude."""
 STRONG_FILL = "ring_solid_angle"
 """The one a network has to beat."""
 PAIRS_AT_ONCE = 1 << 21
@@ -130,13 +131,15 @@ def _filled(
         return FilledSensors(_mean(npho, ones, event, table), _median(time, photons, event, table))
     assert light is not None
     arrival = _median(time - light.path, photons, event, table) + light.path[where]
-    if name == "local_fit":
-        excess = _mean(npho - light.photons, ones, event, table)
-        return FilledSensors(np.maximum(light.photons[where] + excess, 0.0), arrival)
     # Σ n_k·ω_m / Σ ω_k is the ω-weighted mean of n_k / ω_k; without light in sight the plain mean is all there is
     seen = np.where(light.omega > 0, npho / np.where(light.omega > 0, light.omega, 1.0), np.nan)
     weighted = _mean(seen, light.omega, event, table) * light.omega[where]
-    return FilledSensors(np.where(np.isnan(weighted), _mean(npho, ones, event, table), weighted), arrival)
+    shared = np.where(np.isnan(weighted), _mean(npho, ones, event, table), weighted)
+    if name == "local_fit":
+        excess = _mean(npho - light.photons, ones, event, table)
+        fitted = np.where(excess >= 0, light.photons[where] + excess, shared)
+        return FilledSensors(np.maximum(fitted, 0.0), arrival)
+    return FilledSensors(shared, arrival)
 
 
 def _mean(values: Array, weights: Array, event: NDArray[np.int64], neighbours: NDArray[np.int32]) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ingest.toymc import ToyOptions, generate
 from shards import geometry as geo
 from xectrain.baselines import FILLS, RawEvents, fill, fill_baselines
 
@@ -53,6 +54,18 @@ def test_the_local_fit_adds_the_scattered_light_of_each_place():
     found = fill_baselines(events, hidden, ("local_fit",))["local_fit"].npho
     assert np.abs(found - truth)[truth == 7.0].mean() < 5.0
     assert np.median(np.abs(found - truth)[truth > 1000]) < 0.01 * 1000
+
+
+def test_the_local_fit_never_exceeds_what_the_ring_allows():
+    """Where the brightest sensors are hidden the fitted amplitude is anything; its share of the ring's light is not."""
+    toy = generate(60, ToyOptions(seed=4))
+    events = RawEvents(toy.npho.copy(), toy.relative_time, {})
+    brightest = np.argsort(-events.npho[:, : geo.N_SIPM], axis=1)
+    hidden = np.zeros(events.npho.shape, dtype=bool)
+    np.put_along_axis(hidden, brightest[:, [0, 1, 3]], True, axis=1)
+    found = fill_baselines(events, hidden, ("local_fit", "ring_mean", "ring_solid_angle"))
+    allowed = np.maximum(found["ring_mean"].npho, found["ring_solid_angle"].npho)
+    assert (found["local_fit"].npho <= allowed * (1 + 1e-9)).all()
 
 
 def test_a_late_neighbour_does_not_make_a_time_late():
