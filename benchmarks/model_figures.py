@@ -3,6 +3,7 @@
     python benchmarks/model_figures.py --data data/toy/val
     python benchmarks/model_figures.py --data data/toy/val --run runs/first
     python benchmarks/model_figures.py --data data/toy/val --run runs/first --evaluation runs/first/evaluation/val
+    python benchmarks/model_figures.py … --beside runs/whole-faces
 
 The first needs no trained network. The second adds the mean |∂prediction/∂sensor| over some events, seen from the
 window's middle; the third the course of the training beside the strong classical methods, whose figures are taken from
@@ -26,7 +27,7 @@ from shards.dataset import Dataset
 from shards.opening import open_dataset
 from xectrain.baselines import STRONG
 from xectrain.evaluation.insight import network_of
-from xectrain.evaluation.plots.style import NETWORK_COLOUR, STRONG_COLOUR, new_figure, style
+from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
 from xectrain.evaluation.tables import TaskTable
 from xectrain.inference.load import load
 from xectrain.metrics import task_metrics
@@ -114,24 +115,33 @@ def saliency_figure(dataset: Dataset, run: Path, events: int) -> Figure:
     return figure
 
 
-def curves_figure(run: Path, evaluation: Path) -> Figure:
-    """Validation metrics against event passes, and the strong classical methods' on the same events."""
+def course(run: Path) -> tuple[list[float], list[dict[str, float]]]:
+    """Thousand event passes and the record of every validation of a run."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     epochs = [record for record in records if "val/loss" in record]
     batch = yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"]
-    passes = [record["step"] * batch / 1000 for record in epochs]
+    return [record["step"] * batch / 1000 for record in epochs], epochs
+
+
+def curves_figure(run: Path, evaluation: Path, beside: Path | None) -> Figure:
+    """Validation metrics against event passes, and the strong classical methods' on the same events."""
     figure = new_figure(3.2 * len(CURVES), 2.9)
     for axis, (metric, (task, factor, label)) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
         frame = pl.read_parquet(evaluation / f"predictions_{task}.parquet")
         table = TaskTable(task, {c: frame[c].to_numpy() for c in frame.columns})
         classical = task_metrics(task, table.prediction(STRONG[task]), table.truth(), resamples=0).values()[metric]
-        axis.plot(
-            passes, [factor * epoch[f"val/{metric}"] for epoch in epochs], "o-", color=NETWORK_COLOUR, label="network"
-        )
+        for one, colour, name in ((run, NETWORK_COLOUR, "network"), (beside, OTHER_COLOURS[1], "whole faces")):
+            if one is not None:
+                passes, epochs = course(one)
+                values = [factor * epoch[f"val/{metric}"] for epoch in epochs]
+                axis.plot(passes, values, "o-", markersize=3, color=colour, label=name)
         axis.axhline(factor * classical, color=STRONG_COLOUR, ls="--", label="strong classical")
         axis.margins(y=0.1)
-        axis.set(xlabel="thousand event passes", ylabel=label, xlim=(0, None), ylim=(0, None))
-    figure.axes[0].legend(loc="lower left")
+        axis.set(xlabel="thousand event passes", ylabel=label, xscale="log", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.xaxis.set_major_formatter("{x:g}")
+    figure.axes[0].legend(loc="center left")
     return figure
 
 
@@ -140,6 +150,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a shard dataset")
     parser.add_argument("--run", type=Path, help="a run with a focus")
     parser.add_argument("--evaluation", type=Path, help="of the run on its validation data")
+    parser.add_argument("--beside", type=Path, help="a run of a network without a focus, validated on the same data")
     parser.add_argument("--event", type=int, default=0)
     parser.add_argument("--events", type=int, default=200, help="events that gradients are averaged over")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -150,7 +161,7 @@ def main() -> None:
         if options.run:
             figures["model_saliency.png"] = saliency_figure(dataset, options.run, options.events)
         if options.run and options.evaluation:
-            figures["model_learning.png"] = curves_figure(options.run, options.evaluation)
+            figures["model_learning.png"] = curves_figure(options.run, options.evaluation, options.beside)
         for name, figure in figures.items():
             figure.savefig(options.out / name, dpi=110)
             print(options.out / name)
