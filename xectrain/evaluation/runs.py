@@ -31,6 +31,8 @@ HIDING = tuple(f"masking.{name}" for name in ("kind", "ratio", "counts", "patter
 """Keys that say which sensors are hidden, and thereby how hard they are to predict."""
 LOSS = ("tasks.", "masking.", "reweight.", "data.normalization")
 """Beginnings of the keys that say what a loss is, beside the mode."""
+UNIT = ("data.train", "model.encoder.focus", "model.encoder.focus_fit")
+"""Keys that say what the loss of a regression is measured in: what the light alone leaves open in the training set."""
 MOST_KEYS = 5
 """Keys that are named; of more only the number is told."""
 
@@ -110,8 +112,9 @@ def _meaning(config: Mapping[str, Any], metric: str) -> dict[str, str]:
     if "loss" in metric:
         keys += LOSS
     off = tuple(key.removesuffix("enabled") for key, on in config.items() if key.endswith(".enabled") and on is False)
+    whole = ("mode", *UNIT) if config.get("mode") == "regress" else ("mode",)
     wanted = tuple(keys)
-    chosen = {k: str(v) for k, v in config.items() if k.startswith(wanted) or (k == "mode" and "loss" in metric)}
+    chosen = {k: str(v) for k, v in config.items() if k.startswith(wanted) or ("loss" in metric and k in whole)}
     return {key: value for key, value in chosen.items() if not key.startswith(off) or key.endswith(".enabled")}
 
 
@@ -230,8 +233,9 @@ def _unlike(comparison: Comparison) -> str:
     keys = comparison.differ
     shown = ", ".join(keys[:MOST_KEYS]) + (f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else "")
     said = f"{comparison.metric} is not the same thing in all of these runs, which differ in {shown}: "
-    one_loss = "loss" in comparison.metric and not any(key.startswith("data.") for key in keys)
-    if one_loss and comparison.shared:
+    set_apart = not all(run.settings.get("data.val") for setting in comparison.settings for run in setting.runs)
+    other_events = any(key.startswith(EVENTS) or (set_apart and key == "data.train") for key in keys)
+    if "loss" in comparison.metric and not other_events and comparison.shared:
         usual = [name for name in comparison.shared if name.endswith(("68pct", "mae_all"))]
         return f"{said}rank them by what they share, such as --metric {(usual or comparison.shared)[0]}."
     return (

@@ -98,6 +98,24 @@ def test_what_a_metric_does_not_mean_in_all_runs_is_said(tmp_path: Path, run_com
     assert compare_runs([heavy, same], "res_68pct", reports=tmp_path / "reports").differ == ("select",)
 
 
+def test_what_a_regression_measures_its_loss_in_is_compared(tmp_path: Path, run_command: Callable[..., str]) -> None:
+    """It is what the light leaves open in the training set: with and without a focus, losses differ by a factor."""
+
+    def run(name: str, focus: int, train: str, **encoder: object) -> Path:
+        network = {"model": {"encoder": {"focus": focus, **encoder}}}
+        events = {"data": {"train": [train], "val": ["v"]}}
+        return write_run(tmp_path / name, 1e-4, 0, [5.0], mode="regress", **network, **events)
+
+    window, faces, wide = run("a", 15, "t"), run("b", 0, "t"), run("c", 15, "t", focus_channels=64)
+    words = " ".join(run_command("xectrain.cli.compare:app", "runs", window, faces, "--out", tmp_path / "c").split())
+    assert "which differ in model.encoder.focus: rank them by what they share, such as --metric val/energy_res" in words
+    assert compare_runs([window, wide]).differ == ()
+    words = " ".join(
+        run_command("xectrain.cli.compare:app", "runs", window, run("d", 15, "u"), "--out", tmp_path / "c2").split()
+    )
+    assert "which differ in data.train: rank them by what they share" in words
+
+
 def test_what_is_no_run_or_no_metric_is_said(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 1.0, 0, [1.0])
     with pytest.raises(ConfigError, match=r"a: has no metric 'val/los' in its records; did you mean 'val/loss'"):
