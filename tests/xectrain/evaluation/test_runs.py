@@ -107,11 +107,11 @@ def test_what_a_regression_measures_its_loss_in_is_compared(tmp_path: Path, run_
         return write_run(tmp_path / name, 1e-4, 0, [5.0], mode="regress", **network, **events)
 
     window, faces, wide = run("a", 15, "t"), run("b", 0, "t"), run("c", 15, "t", focus_channels=64)
-    words = " ".join(run_command("xectrain.cli.compare:app", "runs", window, faces, "--out", tmp_path / "c").split())
+    words = " ".join(run_command("xectrain.cli.compare:app", "runs", window, faces, "--out", tmp_path / "o").split())
     assert "which differ in model.encoder.focus: rank them by what they share, such as --metric val/energy_res" in words
     assert compare_runs([window, wide]).differ == ()
     words = " ".join(
-        run_command("xectrain.cli.compare:app", "runs", window, run("d", 15, "u"), "--out", tmp_path / "c2").split()
+        run_command("xectrain.cli.compare:app", "runs", window, run("d", 15, "u"), "--out", tmp_path / "o2").split()
     )
     assert "which differ in data.train: rank them by what they share" in words
 
