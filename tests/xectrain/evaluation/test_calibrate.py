@@ -56,6 +56,7 @@ def test_a_bias_over_position_run_and_energy_is_found():
     assert np.log(corrected(unknown, factor) / corrected(events, factor)).mean() == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_bias_nothing_but_a_constant_is_found():
     events, _ = events_of_lines(2000, (54.9,), size=0.0)
     form, trials = choose(events)
@@ -96,6 +97,7 @@ def run(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained.regress, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_calibration_is_reported_stored_recognised_and_refused(trained, run, tmp_path):
     events, _ = events_of_lines(240, (54.9,))
     plain = load(run, device="cpu", calibrated=False)

@@ -192,6 +192,7 @@ def test_the_command_redraws_from_tables(tmp_path, name):
         CliRunner().invoke(app, [str(tmp_path / "out")], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_the_command_bins_as_the_evaluation_did(tmp_path, run_command):
     table("timing", run=np.repeat([1.0, 2.0], N // 2)).write(tmp_path / "flat")
 
