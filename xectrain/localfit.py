@@ -106,7 +106,7 @@ def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) 
         line = _Line(patch.photons_BS, _weights(patch, first, omega_BS))
         step_B3, before_B = _step(line, omega_BS, slope_3BS, damping_B)
         trial_B3 = _moved(point_B3, step_B3)
-        after_B = line.chi2(solid_angle(patch, trial_B3))
+        after_B = line.chi2(line.fit(solid_angle(patch, trial_B3))[2])
         if smooth:
             gain_B = (before_B - after_B) / (TOLERATED[0] * before_B + TOLERATED[1])
             share_B = (0.5 + gain_B).clamp(0, 1)
@@ -118,9 +118,9 @@ def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) 
         point_B3 = point_B3 + share_B[:, None] * change_B3
     omega_BS = solid_angle(patch, point_B3)
     line = _Line(patch.photons_BS, _weights(patch, first, omega_BS))
-    amplitude_B1, background_B1 = line.parameters(omega_BS)
+    amplitude_B1, background_B1, residual_BS = line.fit(omega_BS)
     freedom_B = (patch.used_BS.sum(dim=1) - PARAMETERS).clamp(min=1)
-    return PointFit(point_B3, amplitude_B1[:, 0], background_B1[:, 0], line.chi2(omega_BS) / freedom_B, moved_B)
+    return PointFit(point_B3, amplitude_B1[:, 0], background_B1[:, 0], line.chi2(residual_BS) / freedom_B, moved_B)
 
 
 def variance(photons: Tensor) -> Tensor:
@@ -130,9 +130,7 @@ def variance(photons: Tensor) -> Tensor:
 
 def profile(photons_BS: Tensor, omega_BS: Tensor, weight_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best A and B (B, 1) for given solid angles, and the residuals photons − model (B, S)."""
-    line = _Line(photons_BS, weight_BS)
-    amplitude_B1, background_B1 = line.parameters(omega_BS)
-    return amplitude_B1, background_B1, line.photons_BS - amplitude_B1 * line.centred(omega_BS)
+    return _Line(photons_BS, weight_BS).fit(omega_BS)
 
 
 class _Line:
@@ -157,16 +155,15 @@ class _Line:
         weighted_BS = self.weight_BS * do_BS
         return _sum(weighted_BS * values) / _sum(weighted_BS * do_BS).clamp(min=1e-20)
 
-    def parameters(self, omega_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """The best A and B, (B, 1)."""
+    def fit(self, omega_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best A and B (B, 1), and the residuals photons − model (B, S)."""
         omega_B1 = self.mean(omega_BS)
-        amplitude_B1 = self.slopes(omega_BS - omega_B1, self.photons_BS)
-        return amplitude_B1, self.mean_B1 - amplitude_B1 * omega_B1
+        do_BS = omega_BS - omega_B1
+        amplitude_B1 = self.slopes(do_BS, self.photons_BS)
+        return amplitude_B1, self.mean_B1 - amplitude_B1 * omega_B1, self.photons_BS - amplitude_B1 * do_BS
 
-    def chi2(self, omega_BS: Tensor) -> Tensor:
-        """χ² (B,) with the best A and B."""
-        do_BS = self.centred(omega_BS)
-        residual_BS = self.photons_BS - self.slopes(do_BS, self.photons_BS) * do_BS
+    def chi2(self, residual_BS: Tensor) -> Tensor:
+        """χ² (B,) of residuals."""
         return (self.weight_BS * residual_BS.square()).sum(dim=1)
 
 
@@ -191,8 +188,8 @@ def _moved(point_B3: Tensor, step_B3: Tensor) -> Tensor:
 
 def _step(line: _Line, omega_BS: Tensor, slope_3BS: Tensor, damping_B: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Newton step (B, 3), the Jacobian A·∂Ω taken orthogonal to the profiled A and B, and χ² (B,) before it."""
-    do_BS, *_ = rows_4BS = line.centred(torch.cat((omega_BS[None], slope_3BS)))
-    rows_4BS = torch.cat((line.photons_BS[None], rows_4BS[1:]))
+    do_BS, slope_3BS = line.centred(omega_BS), line.centred(slope_3BS)
+    rows_4BS = torch.cat((line.photons_BS[None], slope_3BS))
     slopes_4B1 = line.slopes(do_BS, rows_4BS)
     left_4BS = rows_4BS - slopes_4B1 * do_BS
     products_44B = ((line.weight_BS * left_4BS)[:, None] * left_4BS).sum(dim=-1)
