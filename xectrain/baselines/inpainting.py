@@ -145,10 +145,7 @@ def _filled(
 def _mean(values: Array, weights: Array, event: NDArray[np.int64], neighbours: NDArray[np.int32]) -> Array:
     """Weighted mean over the neighbours (m, k), −1 for none, that have a value and a weight; NaN without any."""
     usable = ~(np.isnan(values) | np.isnan(weights))
-    weight = np.zeros((len(values), values.shape[1] + 1))  # the last column stands for "no neighbour"
-    weight[:, :-1] = np.where(usable, weights, 0.0)
-    product = np.zeros_like(weight)
-    product[:, :-1] = np.where(usable, values * weights, 0.0)
+    weight, product = _padded(weights, usable, 0.0), _padded(values * weights, usable, 0.0)
     result = np.full(len(event), np.nan)
     for part in _pieces(len(event), neighbours.shape[1]):
         k, e = neighbours[part], event[part, None]
@@ -160,10 +157,7 @@ def _mean(values: Array, weights: Array, event: NDArray[np.int64], neighbours: N
 def _median(values: Array, weights: Array, event: NDArray[np.int64], neighbours: NDArray[np.int32]) -> Array:
     """Weighted median over the neighbours (m, k), as `_mean` has it: the first value to reach half of the weight."""
     usable = ~(np.isnan(values) | np.isnan(weights))
-    padded = np.full((len(values), values.shape[1] + 1), np.inf)  # the last column stands for "no neighbour"
-    padded[:, :-1] = np.where(usable, values, np.inf)
-    weight = np.zeros_like(padded)
-    weight[:, :-1] = np.where(usable, weights, 0.0)
+    padded, weight = _padded(values, usable, np.inf), _padded(weights, usable, 0.0)
     result = np.full(len(event), np.nan)
     for part in _pieces(len(event), neighbours.shape[1]):
         k, e = neighbours[part], event[part, None]
@@ -173,6 +167,13 @@ def _median(values: Array, weights: Array, event: NDArray[np.int64], neighbours:
         found = np.take_along_axis(np.take_along_axis(padded[e, k], order, axis=1), middle, axis=1)[:, 0]
         result[part] = np.where(np.isfinite(found), found, np.nan)
     return result
+
+
+def _padded(values: Array, usable: NDArray[np.bool_], other: float) -> Array:
+    """Values (n, 4760) where usable, `other` elsewhere and in a last column, which stands for "no neighbour"."""
+    padded = np.full((len(values), values.shape[1] + 1), other)
+    padded[:, :-1] = np.where(usable, values, other)
+    return padded
 
 
 def _pieces(count: int, width: int) -> Iterator[slice]:
