@@ -6,7 +6,8 @@
 
 Toy events of 15–65 MeV in many runs to train on, signal events of other runs to judge by (fiducial only). `clean` is
 the toy as it comes; `hard` has 5 % dead channels, drawn anew for every run, 0.3 further gammas in an event and a
-calibration good to 5 %, in training as in evaluation. Every step is an ordinary `xec` command: what is there is not
+calibration good to 5 %, in training as in evaluation; `dead`, `pile-up` and `miscalibrated` have one of these each
+(`--only`). Every step is an ordinary `xec` command: what is there is not
 made again, an interrupted training continues. The strong classical methods are calibrated on the training events and
 see exactly the events that the network sees; `core` is the Gaussian core, `68 %` half of the smallest interval with
 68.27 % of the events. The table goes to the screen and to `FOLDER/table.md`.
@@ -25,6 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shards import geometry as geo
+from shards.base import free_cores
 from xectrain.baselines import STRONG
 from xectrain.evaluation.tables import TaskTable
 from xectrain.metrics.statistics import core_sigma, effective_sigma
@@ -34,6 +36,9 @@ TASKS = ("angle", "energy", "timing", "uvwFI")
 SAMPLES = {
     "clean": (),
     "hard": ("--dead", 0.05, "--pileup", 0.3, "--calibration-spread", 0.05),
+    "dead": ("--dead", 0.05),
+    "pile-up": ("--pileup", 0.3),
+    "miscalibrated": ("--calibration-spread", 0.05),
 }
 SCALES = {"u": (10, "mm"), "v": (10, "mm"), "w": (10, "mm"), "energy": (100, "%"), "timing": (1000, "ps")}
 """Display units; of the energy the relative deviation is shown."""
@@ -79,7 +84,7 @@ def make_data(folder: Path, conditions: tuple[object, ...], events: int) -> None
     ):
         root = folder / f"{name}.root"
         which = ("--first-run", first_run, "--runs", runs, "--seed", first_run)
-        xec("toymc", "--events", count, *energy, *which, *conditions, "--out", root)
+        xec("toymc", "--events", count, *energy, *which, *conditions, "-j", min(runs, free_cores()), "--out", root)
         xec("ingest", "root2shards", root, "--out", folder / name)
 
 
@@ -162,7 +167,7 @@ def main() -> None:
     if options.of:
         print(report({str(options.of): options.of}))
         return
-    samples = options.only or list(SAMPLES)
+    samples = options.only or ["clean", "hard"]
     for sample in samples:
         make_data(options.folder / sample, SAMPLES[sample], options.events)
         train(options.folder / sample, options)
