@@ -7,9 +7,7 @@ variance, quantiles, or the value alone), stored parameter by parameter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ from xectrain.models.differences import MULTIPLIED, LearnedMean, reference_value
 from xectrain.models.encoder import Encoder
 from xectrain.models.ranges import Stray, TrainingRange, input_summaries
 from xectrain.models.reference import Scene, facts
-from xectrain.targets import TargetStatistics
+from xectrain.models.standardization import Standardization
 from xectrain.tasks import TASKS, Task, output_columns, parameters_per_value, resolve_tasks
 
 LOG_VARIANCE_LIMIT = 12.0
@@ -52,96 +50,6 @@ class Head(nn.Module):
         with full_precision(h_BX):
             out: Tensor = self.last(h_BX.float())
         return out
-
-
-class Standardization(nn.Module):
-    """Mean and spread of every task's targets, stored with the weights, and the way between the two scales.
-
-    Where a task predicts a difference to a reference, they are those of the differences: outputs then are of order one
-    plus the reference in units of that spread.
-    """
-
-    def __init__(self, tasks: Mapping[str, TaskConfig], references: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.tasks, self.references = dict(tasks), tuple(references)
-        self.logarithmic = {n for n, t in tasks.items() if t.log_transform or (n in references and n in MULTIPLIED)}
-        for name in tasks:
-            size = TASKS[name].size
-            self.register_buffer(f"{name}_mean", torch.zeros(size, dtype=torch.float64))
-            self.register_buffer(f"{name}_spread", torch.ones(size, dtype=torch.float64))
-            if tasks[name].loss == "gaussian_nll":
-                self.register_buffer(f"{name}_sigma_scale", torch.ones(size, dtype=torch.float64))
-            if tasks[name].loss == "quantile":
-                ones_RK = torch.ones(len(tasks[name].quantiles), size, dtype=torch.float64)
-                self.register_buffer(f"{name}_quantile_scale", ones_RK)
-            if name in references:
-                self.register_buffer(f"{name}_target_mean", torch.zeros(size, dtype=torch.float64))
-                self.register_buffer(f"{name}_target_spread", torch.ones(size, dtype=torch.float64))
-
-    def load(
-        self, statistics: Mapping[str, TargetStatistics], differences: Mapping[str, TargetStatistics] | None = None
-    ) -> None:
-        """Take over the statistics of a training set, by task; `differences` for those with a reference."""
-        for name in self.tasks:
-            own = statistics[name] if name not in self.references else (differences or {})[name]
-            self.mean(name).copy_(torch.from_numpy(np.asarray(own.mean)))
-            self.spread(name).copy_(torch.from_numpy(np.asarray(own.spread)))
-            if name in self.references:
-                self.target_mean(name).copy_(torch.from_numpy(np.asarray(statistics[name].mean)))
-                self.target_spread(name).copy_(torch.from_numpy(np.asarray(statistics[name].spread)))
-
-    def sigma_scale(self, name: str) -> Tensor:
-        """What predicted standard deviations are multiplied by (`Regress.calibrate`): float64 (K,)."""
-        return self.get_buffer(f"{name}_sigma_scale")
-
-    def quantile_scale(self, name: str) -> Tensor:
-        """What the distances of predicted quantiles from the median are multiplied by: float64 (R, K)."""
-        return self.get_buffer(f"{name}_quantile_scale")
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """As usual; what was stored before uncertainties were calibrated takes the scale 1."""
-        for name, scale in self.named_buffers(recurse=False):
-            if name.endswith(("_sigma_scale", "_quantile_scale")):
-                state_dict.setdefault(f"{prefix}{name}", torch.ones_like(scale))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def target_mean(self, name: str) -> Tensor:
-        """Mean of the targets themselves (of their logarithms with `log_transform`): float64 (K,)."""
-        return self.get_buffer(f"{name}_target_mean") if name in self.references else self.mean(name)
-
-    def target_spread(self, name: str) -> Tensor:
-        """Standard deviation of the targets themselves (of their logarithms with `log_transform`): float64 (K,)."""
-        return self.get_buffer(f"{name}_target_spread") if name in self.references else self.spread(name)
-
-    def physical_spread(self, name: str) -> Tensor:
-        """Standard deviation of the targets in their unit, to first order: float64 (K,)."""
-        factor = self.target_mean(name).exp() if self.tasks[name].log_transform else 1.0
-        return self.target_spread(name) * factor
-
-    def mean(self, name: str) -> Tensor:
-        """float64 (K,)."""
-        return self.get_buffer(f"{name}_mean")
-
-    def spread(self, name: str) -> Tensor:
-        """float64 (K,)."""
-        return self.get_buffer(f"{name}_spread")
-
-    def standardized(self, name: str, target_BK: Tensor) -> Tensor:
-        """Physical targets (float64) in units of the spread, float32; NaN stays NaN."""
-        if TASKS[name].kind == "classes":
-            return target_BK.float()
-        value = target_BK.double().log() if name in self.logarithmic else target_BK.double()
-        return ((value - self.mean(name)) / self.spread(name)).float()
-
-    def physical(self, name: str, value_BK: Tensor) -> Tensor:
-        """Standardized values in physical units, float32 (float64 inside would not export to every runtime)."""
-        value = value_BK.float() * self.spread(name).float() + self.mean(name).float()
-        return value.exp() if name in self.logarithmic else value
-
-    def physical_sigma(self, name: str, log_variance_BK: Tensor, value_BK: Tensor) -> Tensor:
-        """Standard deviation in physical units (to first order with `log_transform`), given the physical value."""
-        sigma = (0.5 * log_variance_BK.float()).exp() * (self.spread(name) * self.sigma_scale(name)).float()
-        return sigma * value_BK if name in self.logarithmic else sigma
 
 
 class Regressor(nn.Module):
@@ -272,13 +180,14 @@ class Regressor(nn.Module):
         value_BK = self.standardization.physical(name, out_BRK[:, 0])
         if config.loss != "gaussian_nll":
             return value_BK
-        return torch.cat([value_BK, self.standardization.physical_sigma(name, out_BRK[:, 1], value_BK)], dim=1)
+        return torch.cat([value_BK, self.standardization.physical_sigma(name, out_BRK[:, 1], out_BRK[:, 0])], dim=1)
 
     def _physical_quantiles(self, task: Task, config: TaskConfig, out_BRK: Tensor) -> Tensor:
         """The median, then the others; put in rising order, since nothing keeps a network from crossing them."""
         median = config.quantiles.index(0.5)
         middle_B1K = out_BRK[:, median : median + 1]
-        scaled_BRK = middle_B1K + (out_BRK - middle_B1K) * self.standardization.quantile_scale(task.name).float()
+        factor_BRK = self.standardization.factor(task.name, out_BRK[:, median])
+        scaled_BRK = middle_B1K + (out_BRK - middle_B1K) * factor_BRK
         rising_BRK = self.standardization.physical(task.name, scaled_BRK.sort(dim=1).values)
         value_BK = rising_BRK[:, median]
         if task.kind == "unit_vector":

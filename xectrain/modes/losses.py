@@ -21,7 +21,7 @@ from xectrain.config.networks import TaskConfig
 from xectrain.tasks import Task
 
 if TYPE_CHECKING:
-    from xectrain.models.regressor import Standardization
+    from xectrain.models.standardization import Standardization
 
 RELATIVE_FLOOR = 1e-6
 """Smallest |truth| that a relative deviation is divided by, in physical units."""

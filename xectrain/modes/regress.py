@@ -19,8 +19,10 @@ from xectrain.metrics import task_metrics
 from xectrain.metrics.statistics import FRACTION_1SIGMA
 from xectrain.models.calibration import ReferenceCorrection
 from xectrain.models.differences import is_corrected
+from xectrain.models.factors import fit_factor
 from xectrain.models.ranges import Stray, input_summaries
 from xectrain.models.regressor import Regressor
+from xectrain.models.standardization import UNCERTAIN
 from xectrain.modes.base import EventBatch, EventMode, StepResult
 from xectrain.modes.losses import Balance, task_loss
 from xectrain.modes.losses_physics import VERTEX, angle_position, check_physics, energy_light
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from xectrain.data import TrainingData
     from xectrain.model_input import InputRules
 
-ENOUGH_PULLS = 100
-"""Validation events from which uncertainties are calibrated."""
 RANGE_SAMPLE = 20_000
 """Training events whose sensors are used for the range of inputs and for the references."""
 
@@ -248,24 +248,26 @@ class Regress(EventMode):
         return terms
 
     def calibrate(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
-        """Scale the predicted uncertainties by the validation events.
+        """Scale the predicted uncertainties by the validation events (`xectrain.models.factors`).
 
         68.27 % of them then lie within σ, and the fraction below every quantile is its own. What is fitted to the
-        training set is overconfident elsewhere, and non-Gaussian tails widen σ. For quantiles this is a conformalized
-        regression with multiplied instead of added margins (Romano, Patterson, Candès, arXiv:1905.03222).
+        training set is overconfident elsewhere, and non-Gaussian tails widen σ.
         """
-        scales = self.model.standardization
         for name, task in self.model.tasks.items():
+            if task.loss not in UNCERTAIN:
+                continue
+            scales = self.model.standardization
+            physical_BK = torch.from_numpy(np.stack([outputs[f"pred_{c}"] for c in TASKS[name].columns], axis=1))
+            value_BK = scales.standardized(name, physical_BK.to(scales.mean(name).device))
+            before_BRK = scales.factor(name, value_BK).double().cpu().numpy()  # what the outputs have in them
+            rows = [(0, None)] if task.loss == "gaussian_nll" else [*enumerate(task.quantiles)]
             for k, column in enumerate(TASKS[name].columns):
-                predicted, true = outputs[f"pred_{column}"], outputs[f"true_{column}"]
-                if task.loss == "gaussian_nll":
-                    pull = np.abs(predicted - true) / outputs[f"sigma_{column}"]
-                    scales.sigma_scale(name)[k] *= _quantile(pull, FRACTION_1SIGMA)
-                elif task.loss == "quantile":
-                    for q, scale_K in zip(task.quantiles, scales.quantile_scale(name), strict=True):
-                        if q != 0.5:
-                            edge = outputs[f"pred_{column}_{quantile_suffix(q)}"]
-                            scale_K[k] *= _margin(predicted, edge, true, q, name in scales.logarithmic)
+                for row, quantile in rows:
+                    if quantile != 0.5:
+                        ratio = _ratio(outputs, column, quantile, name in scales.logarithmic) * before_BRK[:, row, k]
+                        fraction = FRACTION_1SIGMA if quantile is None else max(quantile, 1 - quantile)
+                        value = value_BK[:, k].double().cpu().numpy()
+                        scales.set_factor(name, row, k, fit_factor(value, ratio, fraction))
 
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -277,25 +279,19 @@ class Regress(EventMode):
         return metrics
 
 
-def _margin(
-    median: npt.NDArray[np.float64],
-    edge: npt.NDArray[np.float64],
-    true: npt.NDArray[np.float64],
-    quantile: float,
-    logarithmic: bool,
-) -> float:
-    """By what the distance of a predicted quantile from the median is multiplied for the right fraction below it."""
+def _ratio(
+    outputs: Mapping[str, npt.NDArray[np.float64]], column: str, quantile: float | None, logarithmic: bool
+) -> npt.NDArray[np.float64]:
+    """True distance from the prediction over the predicted one, of a quantile or (None) of σ; NaN without any."""
+    true, predicted = outputs[f"true_{column}"], outputs[f"pred_{column}"]
+    if quantile is None:
+        return np.abs(predicted - true) / outputs[f"sigma_{column}"]
+    edge = outputs[f"pred_{column}_{quantile_suffix(quantile)}"]
     if logarithmic:
-        median, edge, true = (np.log(values) for values in (median, edge, true))
-    distance = edge - median
+        true, predicted, edge = (np.log(values) for values in (true, predicted, edge))
+    distance = edge - predicted
     apart = distance * (quantile - 0.5) > 0
-    return max(0.0, _quantile((true - median)[apart] / distance[apart], max(quantile, 1 - quantile)))
-
-
-def _quantile(values: npt.NDArray[np.float64], fraction: float) -> float:
-    """A quantile of the finite values; 1 where they are too few."""
-    values = values[np.isfinite(values)]
-    return float(np.quantile(values, fraction)) if len(values) >= ENOUGH_PULLS else 1.0
+    return np.where(apart, (true - predicted) / np.where(apart, distance, 1), np.nan)
 
 
 def training_targets(data: TrainingData, task: str, options: TargetOptions) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import polars as pl
 import pytest
+import torch
 import uproot
 from onnx import TensorProto, helper, numpy_helper
 from support.pages import ROOT, blocks
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 from shards.base import ConfigError, CorruptError, InputError, OutputError
 from shards.normalization import PRESETS, normalize
 from xectrain import exporting
-from xectrain.checkpoint import find_checkpoint, read_checkpoint
+from xectrain.checkpoint import find_checkpoint, read_checkpoint, write_checkpoint
 from xectrain.cli.evaluate import app as evaluate_app
 from xectrain.cli.export import app
 from xectrain.cli.infer import app as infer_app
@@ -39,6 +40,8 @@ from xectrain.inference.onnx import OnnxPredictor
 from xectrain.inference.request import Request
 from xectrain.inference.sensors import SensorPredictor
 from xectrain.inference.sources import ReadOptions, Wanted, open_parts
+from xectrain.models.factors import KNOTS, Factor
+from xectrain.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,35 @@ def test_raw_sensors_in_physical_units_out(run, exported):
             for name, values in expected.items():
                 assert found[name].shape == (count,)
                 np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_factors_that_bend_with_the_prediction_are_exported(trained, tmp_path):
+    losses = {"tasks__energy__loss": "quantile", "tasks__uvwFI__loss": "gaussian_nll"}
+    own = tiny_run(tmp_path / "run", trained.train, ("energy", "uvwFI"), **losses)
+    plain = load(own, device="cpu", precision="fp32")
+    npho, time, _ = make_events(40, 3, COLUMNS)
+    straight = plain.predict(npho, time)
+    scales = plain.mode.model.standardization
+    for name, prediction, rows in (("energy", "pred_energy", (0, 2)), ("uvwFI", "pred_u", (0,))):
+        true_BK = torch.from_numpy(np.stack([straight[prediction]] * TASKS[name].size, axis=1))
+        low, high = scales.standardized(name, true_BK)[:, 0].quantile(torch.tensor([0.1, 0.9])).tolist()
+        for row in rows:
+            knots = np.linspace(low, high, KNOTS)
+            scales.set_factor(name, row, 0, Factor(1.5, knots, np.linspace(0.5, 2, KNOTS)))
+    file = find_checkpoint(own)
+    state = read_checkpoint(file)
+    which = "ema" if state["ema"] else "model"
+    write_checkpoint(file, {**state, which: {**state[which], **plain.mode.state_dict()}})
+    path = tmp_path / "model.onnx"
+    CliRunner().invoke(app, [str(own), "--output", str(path)], catch_exceptions=False)
+    bent, from_file = load(own, device="cpu", precision="fp32"), load(path, device="cpu")
+    for count in (1, 40):
+        expected, got = (model.predict(npho[:count], time[:count]) for model in (bent, from_file))
+        for name, values in expected.items():
+            np.testing.assert_allclose(got[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+    wider = bent.predict(npho, time)["sigma_u"] / straight["sigma_u"]
+    assert wider.max() / wider.min() == pytest.approx(4, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from shards.base import ConfigError
 from shards.normalization import normalize
 from xectrain.config.networks import RegressorConfig, TaskConfig
 from xectrain.models.differences import REFERENCED
+from xectrain.models.factors import KNOTS, Factor
 from xectrain.models.ranges import SUMMARIES, input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.targets import fit_statistics
@@ -94,7 +95,7 @@ def test_standardized_and_physical_are_inverse(log_transform: bool) -> None:
 
 def test_sigma_is_in_physical_units() -> None:
     model = fitted({"energy": TaskConfig(loss="gaussian_nll", log_transform=True)})
-    value = torch.tensor([[0.05]])
+    value = model.standardization.standardized("energy", torch.tensor([[0.05]]))
     spread = float(model.standardization.spread("energy"))
     sigma = model.standardization.physical_sigma("energy", torch.tensor([[2 * math.log(0.1)]]), value)
     assert float(sigma) == pytest.approx(0.05 * 0.1 * spread, rel=1e-5)
@@ -105,10 +106,11 @@ def test_weights_stored_before_uncertainties_were_calibrated_still_load() -> Non
     weights = model.state_dict()
     assert "standardization.energy_sigma_scale" in weights
     assert "standardization.uvwFI_sigma_scale" not in weights
-    model.standardization.sigma_scale("energy").fill_(3)
-    del weights["standardization.energy_sigma_scale"]
+    model.standardization.set_factor("energy", 0, 0, Factor(3.0, bend=np.linspace(1, 2, KNOTS)))
+    for kind in ("sigma_scale", "knots", "bend"):
+        del weights[f"standardization.energy_{kind}"]
     model.load_state_dict(weights)
-    assert model.standardization.sigma_scale("energy") == 1
+    assert (model.standardization.factor("energy", torch.linspace(-9, 99, 5)[:, None]) == 1).all()
 
 
 def test_a_crossed_quantile_is_put_in_order() -> None:
@@ -124,7 +126,7 @@ def test_the_distances_of_quantiles_from_the_median_are_scaled() -> None:
     weights = model.state_dict()
     out = torch.arange(9.0)[None] - 4
     before = model.physical("uvwFI", out)
-    scale = model.standardization.quantile_scale("uvwFI")
+    scale = model.standardization.scale("uvwFI")
     scale[0], scale[2] = 2, 0.5
     after = model.physical("uvwFI", out)
     middle, low, high = before.unflatten(1, (3, 3))[0]
@@ -133,6 +135,19 @@ def test_the_distances_of_quantiles_from_the_median_are_scaled() -> None:
     del weights["standardization.uvwFI_quantile_scale"]
     model.load_state_dict(weights)  # written before there were scales
     assert (scale == 1).all()
+
+
+def test_factors_bend_with_the_prediction_and_not_beyond_their_knots() -> None:
+    model = fitted({"uvwFI": TaskConfig(loss="quantile")})
+    knots, bend = np.arange(KNOTS) / 10.0, np.linspace(1, 3, KNOTS)
+    model.standardization.set_factor("uvwFI", 2, 1, Factor(0.5, knots, bend))
+    value = torch.tensor([-5.0, 0.0, 0.04, 0.77, 1.5, 40.0])
+    found = model.standardization.factor("uvwFI", value[:, None].expand(-1, 3))
+    torch.testing.assert_close(
+        found[:, 2, 1].numpy(), (0.5 * np.interp(value, knots, bend)).astype(np.float32), rtol=1e-6, atol=0
+    )
+    assert (found[:, :2] == 1).all()
+    assert (found[:, 2, ::2] == 1).all()
 
 
 def test_only_enabled_tasks_have_heads_and_one_head_does_not_move_another() -> None:

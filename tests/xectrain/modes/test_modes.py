@@ -155,11 +155,11 @@ def test_uncertainties_are_calibrated_on_the_validation_set() -> None:
     for c, factor in zip("uvw", (1.0, 2.0, 0.5), strict=True):
         outputs[f"pred_{c}"] = outputs[f"true_{c}"] + factor * outputs[f"sigma_{c}"] * draw.normal(size=4000)
     mode.calibrate(outputs)
-    assert mode.model.standardization.sigma_scale("uvwFI").tolist() == pytest.approx([1, 2, 0.5], rel=0.05)
+    assert mode.model.standardization.scale("uvwFI")[0].tolist() == pytest.approx([1, 2, 0.5], rel=0.05)
     scaled = {k: v * (1.0, 2.0, 0.5)["uvw".index(k[-1])] if k.startswith("sigma") else v for k, v in outputs.items()}
-    before = mode.model.standardization.sigma_scale("uvwFI").clone()
+    before = mode.model.standardization.scale("uvwFI")[0].clone()
     mode.calibrate(scaled)  # what comes out now is calibrated already
-    assert mode.model.standardization.sigma_scale("uvwFI").tolist() == pytest.approx(before.tolist(), rel=0.05)
+    assert mode.model.standardization.scale("uvwFI")[0].tolist() == pytest.approx(before.tolist(), rel=0.05)
 
 
 def test_quantiles_are_calibrated_on_the_validation_set() -> None:
@@ -180,9 +180,34 @@ def test_quantiles_are_calibrated_on_the_validation_set() -> None:
         outputs[f"pred_energy_{suffix}"] = outputs["pred_energy"] * np.exp(edge * width)
     mode.calibrate(outputs)
     scales = mode.model.standardization
-    timing, energy = (scales.quantile_scale(name)[:, 0].tolist() for name in ("timing", "energy"))
+    timing, energy = (scales.scale(name)[:, 0].tolist() for name in ("timing", "energy"))
     assert timing == pytest.approx([1.960, 0.9945, 1, 1.989, 1.960], rel=0.03)
     assert energy == pytest.approx([0.9945, 1, 1.989], rel=0.03)
+
+
+def test_a_calibration_follows_the_prediction_and_one_of_what_is_calibrated_changes_nothing() -> None:
+    settings = TasksConfig(angle=TaskConfig(), uvwFI=TaskConfig(enabled=True, loss="gaussian_nll"))
+    mode = Regress(tiny(), settings, STANDARD, ["u", "v", "w"], TargetOptions())
+    draw = np.random.default_rng(0)
+    predicted, error = draw.uniform(0, 10, 8000), draw.normal(size=8000)
+    true = predicted + np.interp(predicted, (0, 10), (0.5, 2)) * error
+    outputs = {}
+    for c in "uvw":
+        outputs |= {f"pred_{c}": predicted, f"true_{c}": true, f"sigma_{c}": np.ones(8000)}
+    mode.calibrate(outputs)
+    scales = mode.model.standardization
+
+    def sigma() -> np.ndarray:
+        value_BK = torch.from_numpy(np.stack([outputs[f"pred_{c}"] for c in "uvw"], axis=1))
+        return scales.factor("uvwFI", scales.standardized("uvwFI", value_BK))[:, 0, 0].double().numpy()
+
+    before = sigma()
+    for low in range(0, 10, 2):
+        some = (predicted >= low) & (predicted < low + 2)
+        inside = np.abs(predicted - true)[some] < before[some]
+        assert np.mean(inside) == pytest.approx(0.683, abs=0.05)
+    mode.calibrate(outputs | {f"sigma_{c}": before for c in "uvw"})
+    np.testing.assert_allclose(sigma(), before, rtol=1e-5)
 
 
 def test_the_ring_mean_is_that_of_the_neighbours_that_are_seen():
