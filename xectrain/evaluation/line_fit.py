@@ -112,14 +112,21 @@ def shape_of(energies: Array, line: float) -> LineShape:
     """
     fit = fit_peak(energies, line)
     if fit is None:
-        raise InputError(
-            f"there are too few events near the line at {line:g} MeV",
-            found=len(energies),
-            expected=f"{MIN_EVENTS} in its window",
-        )
+        raise _too_few(energies, line)
     mean, sigma, fraction, shift, ratio = fit.parameters
     low, high = np.log(np.maximum(fit.window, 0.1) / mean)
     return LineShape((0.0, sigma / mean, fraction, shift / mean, ratio), float(low), float(high))
+
+
+def _too_few(energies: Array, line: float) -> InputError:
+    """What is said where no peak can be fitted to the energies of a line, MeV."""
+    low, middle, high = np.quantile(energies, (0.16, 0.5, 0.84)) if len(energies) else (np.nan,) * 3
+    return InputError(
+        f"there are too few events near the line at {line:g} MeV",
+        found=f"{len(energies)} events at {middle:.1f} MeV, 68 % of them from {low:.1f} to {high:.1f}",
+        expected=f"a peak with {MIN_EVENTS} events",
+        remedy="give more events, or a model that has learned such energies",
+    )
 
 
 def corrected(events: LineEvents, factor: EnergyFactor) -> Array:
@@ -140,6 +147,8 @@ def fit_factor(events: LineEvents, form: Form) -> EnergyFactor:
     empty = _empty(events, form)
     terms = _terms(events, empty)
     start = [fit_peak(events.energy[events.line == k], line) for k, line in enumerate(events.lines)]
+    if not any(start):
+        raise _too_few(events.energy[events.line == 0], events.lines[0])
     weights: Array = np.zeros(terms.shape[1])
     weights[0] = float(np.mean([np.log(line / f.mean) for f, line in zip(start, events.lines, strict=True) if f]))
     penalty = np.diag([0.0] + [1 / PRIOR**2] * (terms.shape[1] - 1))
@@ -159,6 +168,9 @@ def _step(
     pull, curvature = np.zeros(len(z)), np.zeros(len(z))
     for k, shape in enumerate(shapes):
         own = (events.line == k) & (z > shape.low) & (z < shape.high)
+        if not own.any():  # the steps have led away from a peak that is hardly one
+            line = events.lines[k]
+            raise _too_few(line * np.exp(z[events.line == k]), line)
         slope, curvature[own] = shape.slope(z[own])
         pull[own] = slope - _mean_slope(shape)  # which the window's edges make other than 0
     return -np.asarray(

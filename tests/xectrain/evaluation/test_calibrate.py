@@ -76,6 +76,23 @@ def test_a_slope_does_not_squeeze_the_peaks():
         assert after_fit.sigma == pytest.approx(before_fit.sigma, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("seed", "spread", "said"),
+    [
+        (1, 3.0, r"near the line at 54.9 MeV \(found \d+ events at 5\d\.\d MeV, 68 % of them from 4\d\.\d to 5\d\.\d,"),
+        (3, 15.5, r"near the line at 17.6 MeV \(found \d+ events at 3\d\.\d MeV, 68 % of them from "),
+    ],
+    ids=["few", "a network that has not learned it"],
+)
+def test_lines_without_a_peak_are_refused_with_what_is_there(seed, spread, said):
+    rng = np.random.default_rng(seed)
+    line = rng.integers(0, 2, 60 if spread < 5 else 424)
+    energy = np.abs(rng.normal(np.array([52.0, 34.0])[line], spread)) + 1
+    events = LineEvents(energy, np.zeros((len(line), 3)), np.ones(len(line)), line, (54.9, 17.6))
+    with pytest.raises(InputError, match=f"there are too few events {said}"):
+        fit_factor(events, Form())
+
+
 class Biased(Predictor):
     """The predictions of `events_of_lines` for whatever is read, in the name of a real run."""
 
