@@ -20,6 +20,7 @@ import polars as pl
 
 from shards.base import ConfigError, CorruptError, InputError, nearest
 from shards.expressions import condition, inlined
+from shards.geometry import Geometry, nominal
 from shards.manifest import N_SENSORS, SHARD_FOLDER, Manifest
 from shards.normalization import Normalization
 from shards.selection import SavedView
@@ -84,6 +85,24 @@ class Dataset:
     def normalization(self) -> Normalization:
         """What the stored sensors are normalized with."""
         return self.manifest.settings.normalization
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Where its sensors are.
+
+        Raises:
+            InputError: they were surveyed, and an earlier version did not keep where they are.
+        """
+        settings = self.manifest.settings
+        found = nominal() if settings.survey is None else settings.survey.geometry(settings.geometry)
+        if settings.channel_map not in ("", found.digest):
+            raise InputError(
+                "does not hold the positions of its sensors",
+                file=self.path,
+                item=f"geometry {settings.geometry}",
+                remedy="convert the data again, with the same --geometry: earlier versions kept only its name",
+            )
+        return found
 
     @property
     def dtype(self) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from shards.base import CorruptError, InputError, local_path, package_version, publish_text
 from shards.base.documents import checked, json_digest, read_json
 from shards.columns import Column
+from shards.geometry import Geometry, nominal
 from shards.normalization import Normalization, SensorCounts
 from shards.order import HASH
 from shards.tarfmt import STORAGE_DTYPES, SampleLayout
@@ -93,6 +94,31 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """Where surveyed sensors are and look: three numbers per channel, channel by channel, rounded to 1e-6."""
+
+    positions: tuple[float, ...]
+    """cm."""
+    normals: tuple[float, ...]
+
+    @classmethod
+    def of(cls, where: Geometry) -> Survey | None:
+        """What has to be stored of a geometry: nothing if it is the nominal one."""
+        if where == nominal():
+            return None
+        return cls(*(tuple(np.round(table, 6).ravel().tolist()) for table in (where.positions, where.normals)))
+
+    def geometry(self, name: str) -> Geometry:
+        """The geometry again.
+
+        Raises:
+            ValueError: not three numbers per channel.
+        """
+        positions, normals = (np.reshape(table, (N_SENSORS, 3)) for table in (self.positions, self.normals))
+        return Geometry(positions, normals, nominal().face, name)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that was decided before the first event; datasets of equal settings can be merged."""
 
@@ -107,6 +133,8 @@ class Settings:
     """Name of the geometry that `channel_map` is the digest of."""
     channel_map: str = ""
     """Digest of the geometry: which channel is where."""
+    survey: Survey | None = None
+    """That geometry, unless it is nominal; datasets of earlier versions do not hold it."""
     shuffle: bool = True
     """False: source order was kept."""
     seed: int = 0
@@ -185,6 +213,8 @@ class Manifest:
         """The manifest as JSON values, keys in the order they are written."""
         s = self.settings
         settings = dataclasses.asdict(s)
+        if s.survey is None:
+            del settings["survey"]
         if s.split is not None and s.split.groups is None:
             del settings["split"]["groups"]
         elif s.split is not None and s.split.groups is not None:
@@ -275,7 +305,7 @@ def manifest_of(value: Mapping[str, Any], file: Path | str | None) -> Manifest:
         CorruptError: something is missing or of the wrong kind.
     """
     for name in (f.name for f in dataclasses.fields(Settings)):
-        if name not in value:
+        if name not in value and name != "survey":
             raise CorruptError("is missing", file=file, item=name)
     settings = checked(Settings, dict(value), file=file)
     contents = checked(_Contents, dict(value), file=file)

@@ -210,6 +210,15 @@ def _check_alike(views: Sequence[View]) -> None:
                     expected=expected,
                     remedy=f"ingest both with the same {option}",
                 )
+        if other.geometry != first.geometry:
+            raise ConfigError(
+                f"has its sensors elsewhere than {first.path}",
+                file=other.path,
+                item="geometry",
+                found=other.manifest.settings.geometry,
+                expected=first.manifest.settings.geometry,
+                remedy="convert both with the same --geometry",
+            )
         if list(other.columns) != list(first.columns):
             raise InputError(
                 f"has other columns than {first.path}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shards import geometry as geo
 from shards.base import InputError
+from shards.manifest import Survey
 from xectrain.baselines.energy import EnergyCalibration
 from xectrain.baselines.features import Features, concatenate, extract
 from xectrain.baselines.position import PositionCalibration
@@ -63,14 +64,16 @@ class Baselines:
     energy: EnergyCalibration | None
     timing: TimingCalibration | None
     """None where the training set has no truth for it."""
+    geometry: geo.Geometry = field(default_factory=geo.nominal)
+    """Where the sensors were in the training set, and are taken to be."""
 
-    def predict(self, events: RawEvents, geometry: geo.Geometry | None = None) -> Predictions:
+    def predict(self, events: RawEvents) -> Predictions:
         """Every method on a batch of events. `timing` is in the frame of the sensor times."""
         count = len(events)
         result: Predictions = {MEAN: {column: np.full(count, value) for column, value in self.means.items()}}
         if self.position is None:
             return result
-        features = extract(events, geometry)
+        features = extract(events, self.geometry)
         fitted = self.position.corrected(features)
         points = {
             "light_weighted": self.position.light_weighted(features),
@@ -84,7 +87,7 @@ class Baselines:
             result["coverage_sum"] = {"energy": self.energy.coverage_sum(features)}
             result["face_weights"] = {"energy": self.energy.face_weights(features, fitted)}
         if self.timing is not None:
-            times = sensor_times(events, fitted, geometry)
+            times = sensor_times(events, fitted, self.geometry)
             result["mean_time"] = {"timing": self.timing.simple(robust_mean(times))}
             after_walk = robust_mean(times, np.array(self.timing.walk))
             result["light_path"] = {"timing": self.timing.corrected(after_walk, fitted, features.log_light)}
@@ -93,7 +96,9 @@ class Baselines:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a file beside the results."""
         parts = {"position": self.position, "energy": self.energy, "timing": self.timing}
-        return {"means": dict(self.means), **{k: None if v is None else v.to_dict() for k, v in parts.items()}}
+        plain = {"means": dict(self.means), **{k: None if v is None else v.to_dict() for k, v in parts.items()}}
+        survey = Survey.of(self.geometry)
+        return plain if survey is None else {**plain, "survey": asdict(survey), "geometry": self.geometry.name}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Baselines:
@@ -103,6 +108,7 @@ class Baselines:
             None if values["position"] is None else PositionCalibration.from_dict(values["position"]),
             None if values["energy"] is None else EnergyCalibration.from_dict(values["energy"]),
             None if values["timing"] is None else TimingCalibration.from_dict(values["timing"]),
+            Survey(**values["survey"]).geometry(values["geometry"]) if "survey" in values else geo.nominal(),
         )
 
 
@@ -137,7 +143,7 @@ def calibrate(
     fitted = position.corrected(features)
     energy = EnergyCalibration.fit(features, fitted, truth["energy"]) if _enough(truth, "energy") else None
     timing = _calibrate_timing(batches, features, fitted, geometry) if _enough(truth, "timing") else None
-    return Baselines(means, position, energy, timing)
+    return Baselines(means, position, energy, timing, geometry or geo.nominal())
 
 
 def _calibrate_timing(

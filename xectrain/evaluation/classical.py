@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,8 @@ def calibrated_baselines(facts: ModelFacts, data: Path | None = None, events: in
                     yield RawEvents.from_sensors(sensors, dataset.normalization, sensor_frame(facts, named))
                     bar.advance(len(part))
 
-        found = calibrate(batches, columns)
-    return Baselines({**found.means, **facts.means}, found.position, found.energy, found.timing)
+        found = calibrate(batches, columns, chosen[0][0].geometry)
+    return replace(found, means={**found.means, **facts.means})
 
 
 def training_views(facts: ModelFacts, data: Path | None = None) -> list[tuple[Dataset, NDArray[np.int64]]]:

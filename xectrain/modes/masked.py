@@ -22,7 +22,7 @@ from xectrain.config.sensors import MaskingConfig
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
 from xectrain.models.sensors import hide
-from xectrain.modes.base import EventBatch, SensorMode, StepResult
+from xectrain.modes.base import EventBatch, SensorMode, StepResult, restored_geometry
 from xectrain.modes.losses import Balance
 from xectrain.modes.losses_sensors import SensorLoss, channel_weights, event_loss, sensor_loss
 from xectrain.modes.masking import Masker, MaskInput
@@ -57,11 +57,12 @@ class MaskedSensors(SensorMode):
         columns: list[str],
         seed: int,
         patterns: Tensor | None = None,
+        geometry: geo.Geometry | None = None,
     ) -> None:
         super().__init__()
         self.masking, self.normalization = masking, normalization
         self.channels = masking.channels(self.default_channels)
-        self.model = self.kind(config, self.channels, normalization)
+        self.model = self.kind(config, self.channels, normalization, geometry)
         self.balance = Balance(channel_weights(masking, self.channels), learned=masking.auto_channel_weight)
         self.masker = self.masks(masking, normalization, seed, patterns)
         self.truth_columns = columns
@@ -98,13 +99,15 @@ class MaskedSensors(SensorMode):
             if needed not in columns:
                 raise ConfigError(f"masks are drawn from {needed!r}, which the data do not have", item="mode")
         patterns = _patterns(config.masking, before)
-        return cls(config.model, config.masking, rules.model, columns, config.train.seed, patterns)
+        seed, where = config.train.seed, data.first.geometry
+        return cls(config.model, config.masking, rules.model, columns, seed, patterns, where)
 
     @classmethod
     def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         norm = Normalization.from_dict(state["normalization"])
         patterns = _patterns(config.masking, state)
-        mode = cls(config.model, config.masking, norm, list(state["columns"]), config.train.seed, patterns)
+        columns, where = list(state["columns"]), restored_geometry(state)
+        mode = cls(config.model, config.masking, norm, columns, config.train.seed, patterns, where)
         mode.load_state_dict(dict(tensors))
         return mode.eval()
 

@@ -23,7 +23,7 @@ from xectrain.models.factors import fit_factor
 from xectrain.models.ranges import Stray, input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.models.standardization import UNCERTAIN
-from xectrain.modes.base import EventBatch, EventMode, StepResult
+from xectrain.modes.base import EventBatch, EventMode, StepResult, restored_geometry
 from xectrain.modes.losses import Balance, task_loss
 from xectrain.modes.losses_physics import VERTEX, angle_position, check_physics, energy_light
 from xectrain.modes.reweight import fit_weights
@@ -103,7 +103,7 @@ class Regress(EventMode):
         options = target_options(config, data)
         check_columns(config.tasks.enabled(), columns, options)
         check_physics(config.tasks, columns)
-        mode = cls(config.model, config.tasks, rules.model, columns, options)
+        mode = cls(config.model, config.tasks, rules.model, columns, options, data.first.geometry)
         statistics = {}
         for name, task in mode.model.tasks.items():
             values = training_targets(data, name, options)
@@ -119,7 +119,7 @@ class Regress(EventMode):
     def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Regress:
         norm = Normalization.from_dict(state["normalization"])
         options = TargetOptions(bool(state["relative_time"]), config.tasks.timing_at)
-        mode = cls(config.model, config.tasks, norm, list(state["columns"]), options)
+        mode = cls(config.model, config.tasks, norm, list(state["columns"]), options, restored_geometry(state))
         network = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         mode.model.load_state_dict(network)  # the balance of the losses stays behind: nothing is trained
         return mode.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -151,6 +152,18 @@ def test_calibrations_survive_json(calibrated):
     for method, columns in first.items():
         for column, values in columns.items():
             np.testing.assert_array_equal(second[method][column], values)
+
+
+def test_classical_methods_read_events_where_the_sensors_were_surveyed(calibrated):
+    nominal, shift = geo.nominal(), np.array([0.0, 0.0, 1.5])
+    moved = geo.Geometry(nominal.positions + shift, nominal.normals, nominal.face, "survey.txt")
+    surveyed = dataclasses.replace(calibrated, geometry=moved)
+    events = point_sources(20, seed=78)
+    first, second = (each.predict(events)["local_fit"]["u"] for each in (calibrated, surveyed))
+    np.testing.assert_allclose(second - first, 1.5, atol=0.01)
+    again = Baselines.from_dict(json.loads(json.dumps(surveyed.to_dict())))
+    assert again == surveyed
+    assert again.geometry.name == "survey.txt"
 
 
 def test_without_positions_only_the_mean_is_compared(caplog):
