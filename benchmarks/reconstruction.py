@@ -6,8 +6,8 @@
 
 Toy events of 15–65 MeV in many runs to train on, signal events of other runs to judge by (fiducial only). `clean` is
 the toy as it comes; `hard` has 5 % dead channels, drawn anew for every run, 0.3 further gammas in an event and a
-calibration good to 5 %, in training as in evaluation; `dead`, `pile-up` and `miscalibrated` have one of these each
-(`--only`). Every step is an ordinary `xec` command: what is there is not
+calibration good to 5 %, in training as in evaluation; `dead`, `pile-up` and `miscalibrated` have one of these each, and
+in `surveyed` every sensor is a millimetre or so from its nominal place (`--only`). Every step is an ordinary `xec` command: what is there is not
 made again, an interrupted training continues. The strong classical methods are calibrated on the training events and
 see exactly the events that the network sees; `core` is the Gaussian core, `68 %` half of the smallest interval with
 68.27 % of the events. The table goes to the screen and to `FOLDER/table.md`.
@@ -39,7 +39,10 @@ SAMPLES = {
     "dead": ("--dead", 0.05),
     "pile-up": ("--pileup", 0.3),
     "miscalibrated": ("--calibration-spread", 0.05),
+    "surveyed": ("--geometry", "survey.txt"),
 }
+SURVEY_MM = 1.0
+"""Spread of the surveyed sensors' coordinates around the nominal ones."""
 SCALES = {"u": (10, "mm"), "v": (10, "mm"), "w": (10, "mm"), "energy": (100, "%"), "timing": (1000, "ps")}
 """Display units; of the energy the relative deviation is shown."""
 SETS = (
@@ -77,6 +80,9 @@ def xec(*arguments: object) -> None:
 def make_data(folder: Path, conditions: tuple[object, ...], events: int) -> None:
     """Training, validation and signal events, each of runs of its own."""
     flat = ("--energy", "flat", "--energy-range", 15, 65)
+    placed: tuple[object, ...] = ()
+    if "--geometry" in conditions:
+        conditions = placed = ("--geometry", write_survey(folder / "survey.txt"))
     for name, count, energy, first_run, runs in (
         ("train", events, flat, 1, max(10, events // 1000)),
         ("flat", 2000, flat, 1001, 2),
@@ -85,7 +91,16 @@ def make_data(folder: Path, conditions: tuple[object, ...], events: int) -> None
         root = folder / f"{name}.root"
         which = ("--first-run", first_run, "--runs", runs, "--seed", first_run)
         xec("toymc", "--events", count, *energy, *which, *conditions, "-j", min(runs, free_cores()), "--out", root)
-        xec("ingest", "root2shards", root, "--out", folder / name)
+        xec("ingest", "root2shards", root, *placed, "--out", folder / name)
+
+
+def write_survey(file: Path) -> Path:
+    """A table of sensors around their nominal places."""
+    nominal, shift = geo.nominal(), np.random.default_rng(1).normal(0, SURVEY_MM / 10, (geo.N_SENSORS, 3))
+    table = np.column_stack([np.arange(geo.N_SENSORS), nominal.normals, nominal.positions + shift, nominal.face])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(file, table, fmt=["%d"] + ["%.6f"] * 6 + ["%d"])
+    return file
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:
