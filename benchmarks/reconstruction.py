@@ -7,10 +7,10 @@
 Toy events of 15–65 MeV in many runs to train on, signal events of other runs to judge by (fiducial only). `clean` is
 the toy as it comes; `hard` has 5 % dead channels, drawn anew for every run, 0.3 further gammas in an event and a
 calibration good to 5 %, in training as in evaluation; `dead`, `pile-up` and `miscalibrated` have one of these each, and
-in `surveyed` every sensor is a millimetre or so from its nominal place (`--only`). Every step is an ordinary `xec` command: what is there is not
-made again, an interrupted training continues. The strong classical methods are calibrated on the training events and
-see exactly the events that the network sees; `core` is the Gaussian core, `68 %` half of the smallest interval with
-68.27 % of the events. The table goes to the screen and to `FOLDER/table.md`.
+in `surveyed` every sensor is a millimetre or so from its nominal place (`--only`). Every step is an ordinary `xec`
+command: what is there is not made again, an interrupted training continues. The strong classical methods are calibrated
+on the training events and see exactly the events that the network sees; `core` is the Gaussian core, `68 %` half of the
+smallest interval with 68.27 % of the events. The table goes to the screen and to `FOLDER/table.md`.
 """
 
 from __future__ import annotations
