@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from shards.base import ConfigError
+from shards.base import ConfigError, output_file
 from xectrain.cli import options as o
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xectrain.evaluation.calibrate import LineChoice
+    from xectrain.inference.sources import Part, ReadOptions
 
 app = typer.Typer(add_completion=False)
 
@@ -25,9 +28,11 @@ Examples:
 
   xec calibrate runs/first --undo
 
-The calibration is stored beside the checkpoint (checkpoint_best.calibration.json), and applied by everything that loads
-the run: infer, evaluate, lines, export. Its report is in RUN/calibration, or --out. ONNX files made before do not have
-it: export again.
+  xec calibrate runs/first shards/other --uncertainties --out calibrated.pt
+
+The calibration of the energy is stored beside the checkpoint (checkpoint_best.calibration.json), and applied by
+everything that loads the run: infer, evaluate, lines, export. Its report is in RUN/calibration, or --out. ONNX files
+made before do not have it: export again. That of the uncertainties is a checkpoint of its own.
 """
 
 
@@ -40,7 +45,17 @@ def calibrate(
         list[str] | None, Option("--line", help="Energy [MeV], or MeV=EXPRESSION for some of the events; repeatable.")
     ] = None,
     undo: Annotated[bool, Option("--undo", help="Remove the calibration.")] = False,
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder for the report (default: RUN/calibration).")] = None,
+    uncertainties: Annotated[
+        bool, Option("--uncertainties", help="Calibrate σ and quantiles instead, on events with truth.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        Option(
+            "--out",
+            "-o",
+            help="Folder for the report (default: RUN/calibration); --uncertainties: checkpoint to write.",
+        ),
+    ] = None,
     select: o.Cut = None,
     schema: o.Schema = "mc",
     batch_size: o.BatchSize = None,
@@ -48,8 +63,8 @@ def calibrate(
     precision: o.Precision = "auto",
     backend: o.Backend = "auto",
 ) -> None:
-    """Calibrate a model's energy on lines of known energy, over position and run."""
-    from xectrain.checkpoint import find_checkpoint
+    """Calibrate a model's energy on lines of known energy, over position and run; or its uncertainties."""
+    from xectrain.checkpoint import find_checkpoint, read_checkpoint
     from xectrain.cli.lines import energy_predictor
     from xectrain.evaluation.calibrate import calibrate as run
     from xectrain.evaluation.calibrate import undo as remove
@@ -62,7 +77,7 @@ def calibrate(
         raise ConfigError("is an exported model", file=model, remedy="calibrate the run folder, then export it again")
     checkpoint = find_checkpoint(model)
     if undo:
-        o.refuse(context, ("data", "lines", "out", "select", "schema"), "with --undo")
+        o.refuse(context, ("data", "lines", "uncertainties", "out", "select", "schema"), "with --undo")
         there = remove(checkpoint)
         typer.echo(
             f"Removed {calibration_path(checkpoint)}." if there else f"Nothing to do: {checkpoint} is not calibrated."
@@ -70,6 +85,14 @@ def calibrate(
         return
     if not data:
         raise ConfigError("are required", item="DATA", remedy="give the events of the lines, or --undo")
+    if uncertainties:
+        o.refuse(context, ("lines",), "with --uncertainties")
+        if out is None:
+            raise ConfigError("is required", item="--out", remedy="name the checkpoint to write, as in calibrated.pt")
+        output_file(out, "checkpoint", read_checkpoint, [checkpoint, *data])
+        read = ReadOptions(select, None, backend)
+        _uncertainties(checkpoint, open_parts(data, schema), out, read, device, precision, batch_size)
+        return
     if not lines:
         raise ConfigError("is required", item="--line", remedy="give the energy in MeV, as in --line 54.9")
     if out is not None:
@@ -91,6 +114,29 @@ def calibrate(
         typer.echo(f"spread over {one.name}: {spreads[0]} → {spreads[1]} %")
     typer.echo(summary(study.calibration))
     typer.echo(f"Wrote {calibration_path(checkpoint)}, which is applied from now on, and {folder / 'report.html'}.")
+
+
+def _uncertainties(
+    checkpoint: Path,
+    parts: Sequence[Part],
+    out: Path,
+    settings: ReadOptions,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+) -> None:
+    from xectrain.evaluation.uncertainties import calibrate_uncertainties
+    from xectrain.inference.load import load
+    from xectrain.inference.regressor import TorchPredictor
+
+    found = load(checkpoint, device=device, precision=precision, batch_size=batch_size, calibrated=False)
+    if not isinstance(found, TorchPredictor):
+        raise ConfigError("predicts no uncertainties", file=checkpoint, found=found.facts.mode, expected="a regressor")
+    events = calibrate_uncertainties(found, parts, out, settings)
+    if events is None:
+        typer.echo(f"Nothing to do: {out} is {checkpoint} calibrated on these events already.")
+    else:
+        typer.echo(f"Wrote {out}: {checkpoint} with its uncertainties calibrated on {events} events.")
 
 
 def _line(text: str) -> LineChoice:

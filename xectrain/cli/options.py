@@ -58,7 +58,8 @@ def refuse(context: Context, names: Iterable[str], reason: str, remedy: str | No
     Raises:
         ConfigError: naming the first of them.
     """
+    spelled = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"does not apply {reason}", item="--" + name.replace("_", "-"), remedy=remedy)
+            raise ConfigError(f"does not apply {reason}", item=spelled[name], remedy=remedy)

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.synthetic import make_dataset
+from support.trained import tiny_run
 
 from shards.base import ConfigError, InputError, OutputError
+from shards.opening import open_dataset
+from xectrain.checkpoint import BEST
 from xectrain.evaluation.calibrate import LineChoice, calibrate, choose, out_of_fold, undo
+from xectrain.evaluation.classical import sensor_frame
 from xectrain.evaluation.line_fit import Form, LineEvents, corrected, fit_factor
 from xectrain.evaluation.peaks import fit_peak
 from xectrain.inference.calibration import CalibratedEnergy, calibration_path, read_calibration
@@ -182,6 +187,52 @@ def test_what_is_refused(trained, run, run_command):
         run_command(app, run, "--undo", "--select", "run > 0")
     with pytest.raises(ConfigError, match=r"is an exported model"):
         run_command(app, "model.onnx", trained.train, "--line", "54.9")
+
+
+def test_uncertainties_are_calibrated_again_into_another_checkpoint(trained, tmp_path, run_command):
+    app = "xectrain.cli.calibrate:app"
+    losses = {"tasks__energy__loss": "quantile", "tasks__timing__loss": "gaussian_nll"}
+    own = tiny_run(tmp_path / "run", trained.train, ("energy", "timing"), val=trained.data, **losses)
+    before, out = (own / BEST).read_bytes(), tmp_path / "again.pt"
+    arguments = (app, own, trained.train, "--uncertainties", "--out", out)
+    assert "calibrated on 240 events" in run_command(*arguments)
+    assert "Nothing to do" in run_command(*arguments)
+    assert (own / BEST).read_bytes() == before
+    data = open_dataset(trained.train)
+    sensors, truth = data.read(data.rows())
+    table = dict(zip(data.columns, truth.T, strict=True))
+    model = load(out, device="cpu", precision="fp32")
+    found = model.predict_normalized(sensors, data.normalization)  # relative times, as the network has them
+    assert np.mean(table["energy"] < found["pred_energy_q84"]) == pytest.approx(0.84, abs=0.01)
+    apart = np.abs(found["pred_timing"] - sensor_frame(model.facts, table)["timing"]) / found["sigma_timing"]
+    assert np.mean(apart < 1) == pytest.approx(0.683, abs=0.01)
+    was = load(own, device="cpu", precision="fp32").predict_normalized(sensors, data.normalization)
+    np.testing.assert_array_equal(was["pred_timing"], found["pred_timing"])
+    with pytest.raises(OutputError, match=r"again.pt: exists, and is not this result; remove it, or choose another"):
+        run_command(*arguments, "--select", "event % 2 == 0")
+
+
+def test_uncertainties_need_some_and_events_with_truth(trained, run, tmp_path, run_command):
+    app, out = "xectrain.cli.calibrate:app", ("--out", tmp_path / "x.pt")
+    with pytest.raises(ConfigError, match=r"predicts no uncertainties; train with tasks.<name>.loss=quantile or gau"):
+        run_command(app, run, trained.train, "--uncertainties", *out)
+    with pytest.raises(ConfigError, match=r"predicts no uncertainties \(found inpaint, expected a regressor\)"):
+        run_command(app, trained.inpaint, trained.train, "--uncertainties", *out)
+    with pytest.raises(ConfigError, match=r"--out: is required; name the checkpoint to write, as in calibrated.pt"):
+        run_command(app, run, trained.train, "--uncertainties")
+    with pytest.raises(ConfigError, match=r"--line: does not apply with --uncertainties"):
+        run_command(app, run, trained.train, "--uncertainties", "--line", "52.8", *out)
+    with pytest.raises(OutputError, match=r"is an input of this command; choose another output"):
+        run_command(app, run, trained.train, "--uncertainties", "--out", run / BEST)
+    own = tiny_run(tmp_path / "own", trained.train, ("energy",), tasks__energy__loss="gaussian_nll")
+    with pytest.raises(InputError, match=r"too few events with truth to calibrate on \(found 40, expected 100 or more"):
+        run_command(app, own, trained.data, "--uncertainties", *out)
+    with pytest.raises(InputError, match=r"no events are left to calibrate on \(found run < 0\)"):
+        run_command(app, own, trained.data, "--uncertainties", "--select", "run < 0", *out)
+    bare = make_dataset(tmp_path / "bare", 20, columns=("run", "event", "u"))
+    with pytest.raises(InputError, match=r"bare: has no truth for energy"):
+        run_command(app, own, bare.path, "--uncertainties", *out)
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_a_calibration_of_another_state_is_refused(run):
