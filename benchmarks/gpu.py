@@ -5,8 +5,9 @@
 
 Every step runs in a process of its own, so that one that fails, hangs or loses the device ends nothing else: its error
 is its result. `--out` gets a line of JSON per result, and is continued: a step that it holds without an error is not
-run again. In this order: the device, DALI's delivery, a training step against the CPU's (float32, bf16, compiled, CUDA
-graphs, one rank of NCCL), rates by network and batch, the older network, a whole training, ONNX.
+run again. In this order: the device, DALI's delivery, a training step against the CPU's (float32, bf16, one rank of
+NCCL), whole trainings and inference, the older network, rates by network and batch; last what takes minutes before it
+says anything, ONNX and everything compiled.
 """
 
 from __future__ import annotations
@@ -235,14 +236,13 @@ def onnx(place: Place) -> Result:
 def steps(place: Place) -> dict[str, Callable[[Place], Result]]:
     """Every step by name, in order."""
     found: dict[str, Callable[[Place], Result]] = {"device": about, "DALI delivery": delivery}
-    found |= {"step float32": step_float32, "step bf16": step_bf16, "step compiled": step_compiled}
-    found |= {"step CUDA graphs": step_graphs, "step NCCL": step_nccl}
+    found |= {"step float32": step_float32, "step bf16": step_bf16, "step NCCL": step_nccl}
     size, tasks = place.sizes[0], ("--tasks", TASKS)
     for name in place.networks:
         found[f"train {name}"] = _step(command, name, size, "--preset", name, *tasks)
     for name in ("mae", "inpaint"):
         found[f"train {name}"] = _step(command, name, size, "--mode", name, "--preset", "small")
-    found |= {"infer": _step(infer, "small"), "fill": _step(infer, "inpaint"), "ONNX": onnx}
+    found |= {"infer": _step(infer, "small"), "fill": _step(infer, "inpaint")}
     found[f"older network {size}"] = _step(older, size)
     for batch in place.sizes:
         for threads in (2, 4, 8):
@@ -250,6 +250,7 @@ def steps(place: Place) -> dict[str, Callable[[Place], Result]]:
         for name in place.networks:
             for precision in ("fp32", "bf16"):
                 found[f"network {name} {batch} {precision}"] = _step(network, name, batch, precision, None)
+    found |= {"ONNX": onnx, "step compiled": step_compiled, "step CUDA graphs": step_graphs}
     for name in place.networks if place.device == "cuda" else ():
         for mode in ("default", "reduce-overhead"):
             found[f"network {name} {size} bf16 compiled {mode}"] = _step(network, name, size, "bf16", mode)
