@@ -21,7 +21,7 @@ from shards.normalization import Normalization
 from xectrain.baselines import RawEvents
 from xectrain.evaluation.pages import Row, Section, Table, write_page
 from xectrain.evaluation.plots import save_pages
-from xectrain.evaluation.plots.compare_data import feature_pages
+from xectrain.evaluation.plots.compare_data import feature_pages, feature_words
 from xectrain.evaluation.tables import write_frame
 from xectrain.evaluation.wording import digits
 from xectrain.inference.sources import Part, ReadOptions, Wanted
@@ -171,7 +171,7 @@ def _write_report(found: DataComparison, pages: Sequence[Path], path: Path) -> N
     rows = [
         Row(
             (
-                t.name.replace("_", " "),
+                "{} [{}]".format(*feature_words(t.name)),
                 digits(t.medians[0]),
                 digits(t.medians[1]),
                 f"{t.distance:.3f}",

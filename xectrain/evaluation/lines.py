@@ -35,9 +35,12 @@ from xectrain.inference.sources import Part, ReadOptions, Wanted
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+FILLED = {"neighbours": "network, neighbours filled", "inpainter": "network, inpainted"}
+"""Estimators that differ from the network's where sensors are dead."""
 CONVENTIONAL = "energyReco"
 CLASSICAL = ("photon_sum", "face_weights")
 GEV_TO_MEV = 1e3
+NOTHING_TO_FILL = " No sensor of these events is dead, so that filling would change nothing."
 
 
 def study_line(
@@ -109,7 +112,11 @@ def _events(
     if not tables:
         raise InputError("no event passes the cut", found=settings.select)
     names = dict.fromkeys(name for table in tables for name in table)
-    return {name: np.concatenate([t.get(name, np.full(len(t["group"]), np.nan)) for t in tables]) for name in names}
+    whole = {name: np.concatenate([t.get(name, np.full(len(t["group"]), np.nan)) for t in tables]) for name in names}
+    if all(np.array_equal(whole["network"], whole[name], equal_nan=True) for name in FILLED.values() if name in whole):
+        logger.info("no sensor of these events is dead, so that there is nothing to fill")
+        return {name: values for name, values in whole.items() if name not in FILLED.values()}
+    return whole
 
 
 def _estimates(
@@ -118,10 +125,13 @@ def _estimates(
     """Energies [GeV] by estimator."""
     raw = events.photons(predictor.facts.normalization)
     found = {"network": predictor.predict_events(events)["pred_energy"]}
-    found["network, neighbours filled"] = _predicted(predictor, fill(raw, STRONG_FILL))
+    dead = bool(np.isnan(raw.npho).any())
+    found[FILLED["neighbours"]] = _predicted(predictor, fill(raw, STRONG_FILL)) if dead else found["network"]
     if inpainter is not None:
-        filled = inpainter.fill_events(events)
-        found["network, inpainted"] = _predicted(predictor, RawEvents(filled.npho, filled.time, raw.columns))
+        found[FILLED["inpainter"]] = found["network"]
+        if dead:
+            filled = inpainter.fill_events(events)
+            found[FILLED["inpainter"]] = _predicted(predictor, RawEvents(filled.npho, filled.time, raw.columns))
     if baselines is not None:
         classical = baselines.predict(raw)
         found.update({method_label(name): classical[name]["energy"] for name in CLASSICAL if name in classical})
@@ -184,7 +194,8 @@ def _write_report(study: LineStudy, facts: ModelFacts, pages: Sequence[Path], pa
             tuple(pages),
             f"Every estimator on the same {study.events} events of the {study.passed} that pass the cut. A fit needs "
             f"{MIN_EVENTS} events within its window; shape: {line.shape}. σ is that of the core, FWHM / 2.355 that of "
-            "the whole curve. Where χ² is far above ndf, the shape does not describe the peak.",
+            "the whole curve. Where χ² is far above ndf, the shape does not describe the peak."
+            + ("" if any(result.name in FILLED.values() for result in study.results) else NOTHING_TO_FILL),
         )
     ]
     if line.group is not None:

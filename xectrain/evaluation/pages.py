@@ -32,6 +32,8 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[Row, ...]
     title: str = ""
+    words: int = 1
+    """How many columns, from the left, hold words: they begin at the left, and long ones go over several lines."""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,21 @@ def _differences(groups: Sequence[Sequence[Run]]) -> list[str]:
     differ = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
     if len(differ) > 4:
         return [group[0].path.name for group in groups]
-    return [", ".join(f"{key}={table.get(key)}" for key in differ) for table in tables]
+    named = [", ".join(f"{key}={_short(table.get(key))}" for key in differ) for table in tables]
+    if len(set(named)) < len(named):  # datasets of the same name in different folders
+        return [", ".join(f"{key}={table.get(key)}" for key in differ) for table in tables]
+    return named
+
+
+def _short(value: object) -> str:
+    """A setting as it is shown: of datasets their names, with weight and selection where they have them."""
+    if not (isinstance(value, list) and value and all(isinstance(v, Mapping) and "path" in v for v in value)):
+        return str(value)
+    weights = ("" if v.get("weight") in (None, 1) else f" × {v['weight']:g}" for v in value)
+    cuts = ("" if v.get("select") is None else f" where {v['select']}" for v in value)
+    return " + ".join(
+        f"{Path(v['path']).name}{weight}{cut}" for v, weight, cut in zip(value, weights, cuts, strict=True)
+    )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -217,7 +231,7 @@ def comparison_table(comparison: Comparison) -> Table:
         value = number(setting.value, setting.error)
         rows.append(Row((str(rank), setting.name, str(len(setting.runs)), value, behind + paired, epochs)))
     heads = ("", "setting", "runs", comparison.metric, "minus the best", "best epoch")
-    return Table(heads, tuple(rows))
+    return Table(heads, tuple(rows), words=2)
 
 
 def caveats(comparison: Comparison) -> list[str]:

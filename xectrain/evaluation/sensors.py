@@ -202,9 +202,18 @@ def _light(result: SensorResult) -> list[Table]:
         cells = (_light_cell(entry) for entry in found)
         kind = "network" if method == label else "strong" if method == STRONG_FILL else ""
         rows.append(Row((method_label(method), *cells), kind))
-    heads = (entry.place for entry in filled_light(np.ones(1), np.ones(1), np.zeros(1, dtype=np.int64)))
-    title = "Filled light over true light − 1, and bias in photons, per face and per decade of the true light"
-    return [Table(("method", *heads), tuple(rows), title)]
+    heads = [entry.place for entry in filled_light(np.ones(1), np.ones(1), np.zeros(1, dtype=np.int64))]
+    title = "Filled light over true light − 1, and bias in photons, per "
+    faces = len(FACE_NAMES)
+    parts = {"face": slice(0, faces), "decade of the true light [photons]": slice(faces, None)}
+    return [
+        Table(
+            ("method", *heads[part]),
+            tuple(Row((row.cells[0], *row.cells[1:][part]), row.kind) for row in rows),
+            title + of,
+        )
+        for of, part in parts.items()
+    ]
 
 
 def _light_cell(found: FilledLight) -> str:

@@ -20,7 +20,8 @@ from xectrain.cli.train import Artifacts
 from xectrain.evaluation.artifacts import validation_parts, write_artifacts
 from xectrain.evaluation.card import write_card
 from xectrain.evaluation.insight import WorstEvents, look_inside, spreads
-from xectrain.evaluation.results import EvaluationOptions
+from xectrain.evaluation.plots.insight import attention_page
+from xectrain.evaluation.results import EvaluationOptions, Insight
 from xectrain.inference.calibration import EnergyCalibration, EnergyFactor, calibration_path
 from xectrain.inference.events import Events
 from xectrain.inference.load import load
@@ -157,6 +158,14 @@ def test_hidden_faces_and_gradients_see_what_the_network_sees(trained, predictor
     assert (insight.importance[energy, others] == 0).all()
     assert (insight.saliency[:, :, 1] == 0).all()
     np.testing.assert_allclose(insight.attention.sum(axis=-1), 1, atol=1e-4)
+
+
+def test_a_network_without_fusion_layers_has_a_page_that_says_so():
+    tokens = ("inner", "outer")
+    insight = Insight(1, ("energy",), np.zeros((1, 2, 2)), np.zeros((1, 2)), np.zeros((0, 2, 2)), tokens)
+    (axes,) = attention_page(insight).axes
+    assert not axes.axison
+    assert "Without fusion layers" in axes.texts[0].get_text()
 
 
 def test_the_worst_events_are_kept_in_order(predictor):

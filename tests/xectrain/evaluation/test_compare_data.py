@@ -56,7 +56,10 @@ def test_the_command(tmp_path: Path):
     assert list(found["dead_candidates"]["b.root"].values()) == [[7, 4300]]
     assert found["features"]["dead_sensors"]["medians"] == [0, 2]
     assert (tmp_path / "out" / "comparison.pdf").read_bytes().startswith(b"%PDF")
-    assert "Dead-channel candidates by run" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Dead-channel candidates by run" in page
+    assert "light, inner [log₁₀ of photons]" in page
+    assert "median time, inner [ns]" in page
     with pytest.raises(InputError, match="no events are left to compare"):
         CliRunner().invoke(
             app, [*arguments[:-1], str(tmp_path / "no"), "--select", "energy > 1"], catch_exceptions=False

@@ -42,7 +42,8 @@ class PhotonSum(Predictor):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lines")
-    write(folder / "cex.root", 300, ToyOptions(energy="cex"))
+    write(folder / "cex.root", 300, ToyOptions(energy="cex", dead_channels=(4000,)))
+    write(folder / "whole.root", 60, ToyOptions(energy="cex"))
     return folder
 
 
@@ -75,6 +76,16 @@ def test_a_line_is_found_and_written(trained, parts, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Every estimator on the same 300 events of the 300 that pass the cut" in page
     assert "network, inpainted" in page
+
+
+def test_where_no_sensor_is_dead_filling_is_left_out(trained, place, tmp_path):
+    model = PhotonSum(load(trained.regress, device="cpu").facts)
+    parts = open_parts([place / "whole.root"], schema="cex")
+    study = study_line(model, parts, Line(54.9, shape="single"), tmp_path, ReadOptions())
+    assert [r.name for r in study.results] == ["network"]
+    assert "No sensor of these events is dead, so that filling would change nothing" in (
+        tmp_path / "report.html"
+    ).read_text().replace("\n", " ")
 
 
 def test_groups_are_fitted_apart_and_their_bias_removed(trained, parts, tmp_path):

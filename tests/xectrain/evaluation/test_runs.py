@@ -116,6 +116,20 @@ def test_what_a_regression_measures_its_loss_in_is_compared(tmp_path: Path, run_
     assert "which differ in data.train: rank them by what they share" in words
 
 
+def test_datasets_are_named_shortly_where_that_tells_them_apart(tmp_path: Path) -> None:
+    def run(name: str, *train: dict[str, object]) -> Path:
+        return write_run(tmp_path / name, 1.0, 0, [1.0], data={"train": list(train), "val": []})
+
+    def named(*runs: Path) -> set[str]:
+        return {setting.name for setting in compare_runs(list(runs)).settings}
+
+    plain = run("a", {"path": "/data/mc", "weight": 1.0, "select": None})
+    mixed = run("b", {"path": "/data/mc", "weight": 1.0}, {"path": "/data/real", "weight": 3.0, "select": "fiducial"})
+    assert named(plain, mixed) == {"data.train=mc", "data.train=mc + real × 3 where fiducial"}
+    other = run("c", {"path": "/elsewhere/mc", "weight": 1.0, "select": None})
+    assert all("'path': '/" in name for name in named(plain, other))
+
+
 def test_what_is_no_run_or_no_metric_is_said(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 1.0, 0, [1.0])
     with pytest.raises(ConfigError, match=r"a: has no metric 'val/los' in its records; did you mean 'val/loss'"):

@@ -195,7 +195,8 @@ def test_several_models_on_the_same_sensors(place, tmp_path):
     assert {"inpaint", "mae", *FILLS} == set(numbers)
     page = (tmp_path / "report.html").read_text()
     assert "Hidden sensors: inpaint, mae" in page
-    assert "Filled light over true light" in page
+    for part in ("face", "decade of the true light [photons]"):
+        assert f"Filled light over true light − 1, and bias in photons, per {part}" in page
 
 
 def test_evaluate_takes_these_modes_too(place, tmp_path):

@@ -16,9 +16,9 @@ PHOTONS = "log₁₀ of photons"
 WORDS = {
     "log10_light_": ("light", PHOTONS),
     "hit_sensors_": ("sensors hit", "sensors"),
-    "time_ns_": ("median time", "time [ns]"),
+    "time_ns_": ("median time", "ns"),
 }
-"""Beginning of a feature's name → what it is, and its axis; a face follows."""
+"""Beginning of a feature's name → what it is, and its unit; a face follows."""
 
 
 def feature_pages(
@@ -50,7 +50,7 @@ def feature_pages(
                 )
                 for x, look in zip(values, looks, strict=True):
                     panel.hist(x, bins=edges.tolist(), weights=np.full(x.size, 1 / max(x.size, 1)), **look)
-                title, label = _words(name)
+                title, label = feature_words(name)
                 panel.set(title=title, xlabel=label, ylabel="fraction of events")
             for panel in axes[len(shown) :]:
                 panel.set_visible(False)
@@ -58,8 +58,8 @@ def feature_pages(
     return pages
 
 
-def _words(feature: str) -> tuple[str, str]:
-    """The title of a feature, and its axis with the unit."""
+def feature_words(feature: str) -> tuple[str, str]:
+    """What a feature is, and its unit."""
     for start, (what, unit) in WORDS.items():
         if feature.startswith(start):
             return f"{what}, {feature.removeprefix(start)}", unit

@@ -47,7 +47,7 @@ def importance_page(insight: Insight) -> Figure:
 
 
 def attention_page(insight: Insight) -> Figure:
-    """Which token attends to which, per layer."""
+    """Which token attends to which, per layer; a network without layers that attend has a page that says so."""
     with style():
         layers = max(1, len(insight.attention))
         size = 1.6 + 0.4 * len(insight.tokens)
@@ -56,6 +56,9 @@ def attention_page(insight: Insight) -> Figure:
         axes = figure.subplots(1, layers, squeeze=False)[0]
         for number, (panel, weights) in enumerate(zip(axes, insight.attention, strict=False), 1):
             _matrix(panel, weights, insight.tokens, insight.tokens, f"layer {number} (row looks at column)")
+        if not len(insight.attention):
+            axes[0].set_axis_off()
+            axes[0].text(0, 1, "Without fusion layers,\nno token looks at another.", va="top")
     return figure
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from xectrain.evaluation.plots.style import PALETTE, new_figure, style
+from xectrain.baselines import STRONG
+from xectrain.evaluation.plots.style import NETWORK_COLOUR, OTHER_COLOURS, STRONG_COLOUR, new_figure, style
 from xectrain.evaluation.results import Line, LineResult
-from xectrain.evaluation.wording import fit_quality, plus_minus
+from xectrain.evaluation.wording import fit_quality, method_label, plus_minus
 
 
 def line_pages(results: Sequence[LineResult], line: Line) -> list[Figure]:
@@ -22,13 +24,20 @@ def line_pages(results: Sequence[LineResult], line: Line) -> list[Figure]:
     return pages
 
 
+def _colours(results: Sequence[LineResult]) -> list[str]:
+    """As on other pages: the network blue, the strong classical method red."""
+    others = itertools.cycle(OTHER_COLOURS)
+    known = {"network": NETWORK_COLOUR, method_label(STRONG["energy"]): STRONG_COLOUR}
+    return [known.get(result.name) or next(others) for result in results]
+
+
 def _overlay(results: Sequence[LineResult], line: Line) -> Figure:
     figure = new_figure(9, 5.4)
     removed = f", peaks of each {line.group} moved onto the line" if line.group else ", peak moved onto the line"
     figure.suptitle(f"Line at {line.energy:g} MeV{removed}", fontsize=11, fontweight="bold", x=0.01, ha="left")
     axes = figure.subplots()
     edges = np.linspace(line.energy - 6, line.energy + 4, 101)
-    for colour, result in zip(PALETTE * 2, results, strict=False):
+    for colour, result in zip(_colours(results), results, strict=True):
         values = result.values[np.isfinite(result.values)]
         fit = result.together
         told = (
@@ -52,7 +61,7 @@ def _groups(results: Sequence[LineResult], line: Line) -> Figure:
     title = f"Line at {line.energy:g} MeV per {line.group}: peak and width ({line.shape})"
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for shift, (colour, result) in enumerate(zip(PALETTE * 2, results, strict=False)):
+    for shift, (colour, result) in enumerate(zip(_colours(results), results, strict=True)):
         groups = sorted(result.groups)
         fits = [result.groups[g] for g in groups]
         x = np.array(groups) + 0.08 * (shift - len(results) / 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,6 +13,8 @@ from xectrain.evaluation.results import Comparison
 COLOURS = (NETWORK_COLOUR, STRONG_COLOUR, *OTHER_COLOURS[1:])
 """Of the best settings; all others are grey."""
 GREY = "#c8c8c8"
+WIDE = 70
+"""Letters that fit into half of the page's width."""
 
 
 def runs_page(comparison: Comparison) -> Figure:
@@ -24,7 +28,9 @@ def runs_page(comparison: Comparison) -> Figure:
         _curves(right, comparison, "curve", validated)
         if len(comparison.settings) > 1:
             handles, labels = right.get_legend_handles_labels()
-            figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)  # the best first
+            columns = 2 if max(map(len, labels)) < WIDE else 1
+            shown = [textwrap.fill(label, 2 * WIDE) for label in labels]
+            figure.legend(handles[::-1], shown[::-1], loc="outside lower center", ncols=columns)  # the best first
     return figure
 
 
