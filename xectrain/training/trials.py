@@ -133,8 +133,10 @@ class _Trial:
         if minutes is None and passes * SHARE < (STEPS + 1) * self.small:
             logger.info("computing in %s; the run is too short to time anything else", candidates[0].name)
             return candidates[0]
-        step_s = self._step_s(candidates[0], self.small)
-        run_s = minutes * 60 if minutes is not None else step_s * passes / self.batches.ranks.world / self.small
+        step_s, steps = self._step_s(candidates[0], self.small), passes / self.batches.ranks.world / self.small
+        if minutes is None and step_s * steps >= COMPILING_PAYS_S:  # or was it only the first one, which sets CUDA up?
+            step_s = min(step_s, self._step_s(candidates[0], self.small))
+        run_s = minutes * 60 if minutes is not None else step_s * steps
         step_s, run_s = self.batches.ranks.gather((step_s, run_s))[0]
         if run_s < COMPILING_PAYS_S:
             candidates = [compute for compute in candidates if not compute.compile_mode] or candidates

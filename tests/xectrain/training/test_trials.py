@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.training import assert_same_run, at_step, begun, config, launch, signalled, write_config
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from shards.base import ConfigError
 from shards.dataset import Dataset
 from xectrain.checkpoint import LAST, read_checkpoint
 from xectrain.compute import Compute, cpu_has_bf16
+from xectrain.models.regressor import Regressor
 from xectrain.training import session
 from xectrain.training.trainer import Stopped
 from xectrain.training.trials import Times
@@ -113,6 +116,23 @@ def test_timing_changes_no_weight_and_a_run_goes_on_as_it_began(
     assert_same_run(tmp_path / "auto", tmp_path / "asked")
     table.write_text(json.dumps({**content, "step_s": {"float32": 0.1, "bf16": 0.1, faster: 1.0}}))
     assert begin(dataset, tmp_path / "auto", 4)["precision"] == precision
+
+
+def test_a_first_step_that_takes_long_does_not_make_a_long_run(
+    dataset: Dataset, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a GPU it takes seconds, and the compiler would then take minutes of a run that is over before."""
+    calls: list[str] = []
+
+    def slow_at_first(module: torch.nn.Module, inputs: object) -> None:
+        if isinstance(module, Regressor):
+            time.sleep(0 if calls else 1.0)
+            calls.append("step")
+
+    with register_module_forward_pre_hook(slow_at_first), caplog.at_level("INFO"):
+        begin(dataset, tmp_path / "run", train__compile="auto", train__precision="fp32")
+    assert len(calls) > 2
+    assert "compiling" not in caplog.text
 
 
 @pytest.mark.slow
