@@ -12,6 +12,7 @@ from ingest.reading.schema import ColumnField, Schema, SensorField
 from ingest.reading.units import factor
 from shards.base import ConfigError, InputError, nearest
 from shards.columns import COLUMNS
+from shards.identity import IDENTITY
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def bind(schema: Schema, branches: Mapping[str, InputBranch], path: Path, tree: 
     for name in used_names:
         if used_names.count(name) > 1:
             raise ConfigError(f"column {name!r} would come from several branches", file=path, item=tree)
-    columns += [_filled(name) for name in ("run", "event") if name not in used_names]
+    columns += [_filled(name) for name in IDENTITY if name not in used_names]
     order = {name: i for i, name in enumerate(COLUMNS)}
     return Binding(
         npho=npho,
@@ -101,7 +102,7 @@ def bind(schema: Schema, branches: Mapping[str, InputBranch], path: Path, tree: 
         dead=dead,
         relative=time is not None and time.branch in schema.time.relative,
         columns=tuple(sorted(columns, key=lambda c: (order.get(c.name, len(order)), c.name))),
-        missing=tuple(name for name in missing if name not in ("run", "event")),
+        missing=tuple(name for name in missing if name not in IDENTITY),
     )
 
 

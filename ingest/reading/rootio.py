@@ -21,6 +21,7 @@ from ingest.reading.branches import InputBranch, Reader, Where, describe, open_r
 from ingest.reading.rootfile import find_tree, open_file
 from ingest.reading.sources import Skipped, Source, open_source, open_sources
 from shards.base import InputError
+from shards.identity import IDENTITY
 from shards.manifest import N_SENSORS
 from shards.whole import inexact
 
@@ -135,7 +136,7 @@ class SourceReader:
             if bound.branch not in raw:
                 raw[bound.branch] = self._scalars(bound, start, stop)
             values, bad = _cleaned(raw[bound.branch][:, bound.component], bound)
-            if bound.name in ("run", "event"):
+            if bound.name in IDENTITY:
                 self._check_identity(bound, values, raw[bound.branch][:, bound.component], start)
             if bad.any():
                 invalid[bound.name] = int(bad.sum())
@@ -203,7 +204,7 @@ def _check_unchanged(source: Source) -> None:
 
 def _without(bound: BoundColumn) -> str:
     """What to do about a column whose integers cannot be kept."""
-    if bound.name not in ("run", "event"):
+    if bound.name not in IDENTITY:
         return f"leave it out of the schema's {'carry' if bound.carried else 'columns'}"
     instead = "number events by entry" if bound.name == "event" else "give runs by a list file (or all are run 0)"
     return f"{instead}, with a schema: columns: [{{names: [{bound.name}], branches: [none]}}]"
@@ -250,7 +251,7 @@ def find_event(sources: Sequence[Source], run: int | None, event: int) -> Chunk:
     for source in sources:
         with SourceReader(source) as reader:
             for first in range(0, source.entries, 65536):
-                columns, _ = reader.read_columns(first, min(first + 65536, source.entries), ("run", "event"))
+                columns, _ = reader.read_columns(first, min(first + 65536, source.entries), IDENTITY)
                 hits = columns["event"].astype(np.int64) == event  # a float64 would be equal to its neighbours
                 if run is not None:
                     hits &= columns["run"].astype(np.int64) == run

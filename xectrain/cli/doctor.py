@@ -84,7 +84,7 @@ def _gpu() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("GPU", "none", "networks run on the CPU; the preset `small` is the default")
+        return Finding("GPU", "none", "so networks run on the CPU, in batches of 256 where nothing is said")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPU", ", ".join(names), f"CUDA {torch.version.cuda}; batches of 1024 are the default")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,27 @@ def _train(config: Config, run: RunFolder, ranks: Ranks, profile: bool, show_bes
     profiler = StepProfiler(run.path, compute.device) if profile and ranks.is_main else None
     with threads.given_back():
         threads.follow()
-        timing_s = settle(state, batches, None if found is None else found[1])
+        with told_what_was_kept(None if found is None else found[0]):
+            timing_s = settle(state, batches, None if found is None else found[1])
         if config.train.minutes is not None:
             state.at.spent_s += timing_s
         other_rate = any(change.within(OF_RATE) for change in differences)
         _fit(state, batches, run, threads, profiler, show_best, other_rate)
+
+
+@contextmanager
+def told_what_was_kept(checkpoint: Path | None) -> Iterator[None]:
+    """While steps are timed and compiled there is nothing to save: a signal ends the run at once, and a line says so.
+
+    Args:
+        checkpoint: what the run goes on from.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        kept = "nothing was kept" if checkpoint is None else f"{checkpoint} is as it was"
+        logger.warning("ended before the first step: %s; start the same command again", kept)
+        raise
 
 
 def _continue(

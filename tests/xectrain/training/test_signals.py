@@ -121,3 +121,16 @@ def test_a_terminal_that_closes_ends_the_run_after_a_checkpoint(dataset: Dataset
     running.send_signal(signal.SIGHUP)  # as its shell would
     assert running.wait(timeout=120) == 129
     assert RunFolder(tmp_path / "run").read_state().state == "requeue"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "kept"),
+    [(None, "nothing was kept"), (Path("run/checkpoint_last.pt"), "run/checkpoint_last.pt is as it was")],
+)
+def test_a_signal_before_the_first_step_is_answered(
+    checkpoint: Path | None, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the network is compiled, the process ends by what `shards.base.cli` does with signals."""
+    with pytest.raises(SystemExit), session.told_what_was_kept(checkpoint):
+        raise SystemExit(128 + signal.SIGTERM)
+    assert caplog.messages == [f"ended before the first step: {kept}; start the same command again"]
