@@ -59,6 +59,7 @@ class NormalizedInput(ExportModule):
         return (torch.rand(TRACE_BATCH, 4760, 2),)
 
     def forward(self, sensors_BN2: Tensor) -> tuple[Tensor, ...]:
+        """The outputs in their order, (B,) each, of normalized sensors (B, 4760, 2)."""
         return tuple(self.predicted(sensors_BN2).values())
 
 
@@ -127,6 +128,7 @@ class SensorInput(nn.Module):
         return 100 * torch.rand(TRACE_BATCH, 4760), 1e-7 * torch.rand(TRACE_BATCH, 4760), dead_BN
 
     def forward(self, npho_BN: Tensor, time_BN: Tensor, dead_BN: Tensor) -> tuple[Tensor, ...]:
+        """What each sensor is filled with, photons and s (B, 4760), and which were filled; the others as they came."""
         norm = self.facts.normalization
         sensors_BN2 = normalize(npho_BN, time_BN, norm, dead_BN).sensors
         x_BN2, mask_BN = self.rules.apply(sensors_BN2)

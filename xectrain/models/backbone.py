@@ -36,6 +36,7 @@ class ConvNeXtBlock(nn.Module):
         self.branch = PointwiseBranch(channels, drop_path)
 
     def forward(self, x_BHWC: Tensor, keep_BHW1: Tensor) -> Tensor:
+        """(B, H, W, C) → the same shape; `keep_BHW1` is 1 where a position is visible, else 0."""
         mixed_BHWC = conv_channels_last(self.depthwise, x_BHWC)
         branch_BPC: Tensor = self.branch(mixed_BHWC.flatten(1, 2), keep_BHW1.flatten(1, 2))
         return x_BHWC + branch_BPC.view(x_BHWC.shape)

@@ -38,6 +38,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x_BCRR: Tensor) -> Tensor:
+        """(B, C, R, R) → the same shape."""
         y_BCRR: Tensor = self.second(F.gelu(self.first(F.gelu(x_BCRR))))
         return x_BCRR + y_BCRR
 
@@ -62,6 +63,7 @@ class WindowReader(nn.Module):
         self.coarse = nn.Sequential(*(ResidualBlock(second) for _ in range(blocks[1])))
 
     def forward(self, scene: Scene) -> Tensor:
+        """Tokens (B, focus_tokens, D) of what the light says before anything is learned."""
         with full_precision(scene.facts_BA):
             x_BCRR = self.stem(window_image(scene, self.window))
             facts_BX = self.facts(scene.facts_BA)

@@ -79,6 +79,7 @@ class FusionLayer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) → the same shape."""
         if self.pre:
             x_BTD = x_BTD + self._drop(self._attend(self.attention_norm(x_BTD)))
             return x_BTD + self._drop(self._feed(self.feed_norm(x_BTD)))
@@ -119,6 +120,7 @@ class Fusion(nn.Module):
         self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.fusion_layers))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) → the same shape; as it came where there are no layers."""
         for layer in self.layers:
             x_BTD = layer(x_BTD)
         return x_BTD

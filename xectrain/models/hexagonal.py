@@ -76,6 +76,7 @@ class AttentionHexMixer(HexMixer):
         init_linear(self)
 
     def forward(self, x_BPC: Tensor, keep_BP1: Tensor) -> Tensor:
+        """(B, P, C) → the same shape; nodes whose `keep_BP1` is 0 are not attended to."""
         key_BPKC = self.gather(self.key(x_BPC))
         visible_BPK = self.gather(keep_BP1).squeeze(-1)
         scale = x_BPC.shape[-1] ** -0.5
@@ -101,6 +102,7 @@ class HexNeXtBlock(nn.Module):
         self.branch = PointwiseBranch(channels, drop_path)
 
     def forward(self, x_BPC: Tensor, keep_BP1: Tensor) -> Tensor:
+        """(B, P, C) → the same shape; `keep_BP1` is 1 where a node is visible, else 0."""
         branch_BPC: Tensor = self.branch(self.mixer(x_BPC, keep_BP1), keep_BP1)
         return x_BPC + branch_BPC
 

@@ -39,6 +39,7 @@ class ValueNetwork(nn.Module):
         init_linear(self)
 
     def forward(self, local_BPC: Tensor, latent_BD: Tensor) -> Tensor:
+        """Values (B, P, channels), float32, of P places in each event."""
         h: Tensor = F.gelu(self.local(local_BPC) + self.latent(latent_BD)[:, None])
         with full_precision(h):
             out: Tensor = self.last(h.float())

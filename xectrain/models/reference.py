@@ -112,6 +112,7 @@ class LightReference(nn.Module):
             self.register_buffer(name, torch.from_numpy(index.astype(np.int64)), persistent=False)
 
     def forward(self, light: Light) -> Scene:
+        """The window, the point that the light shows, and what it says about it, for each event."""
         spot = self.spotter(light)
         photons_BS, keep_BS = (gathered(v, spot.channels_BS) for v in (light.photons_BN, light.keep_BN))
         uv_B2 = self._centre(spot, photons_BS, keep_BS)

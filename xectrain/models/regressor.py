@@ -46,6 +46,7 @@ class Head(nn.Module):
         init_linear(self)
 
     def forward(self, flat_BX: Tensor) -> Tensor:
+        """(B, outputs), float32, of the event's tokens side by side."""
         h_BX = self.body(flat_BX)
         with full_precision(h_BX):
             out: Tensor = self.last(h_BX.float())

@@ -75,6 +75,7 @@ class FaceTokens(nn.Module):
         self.names = [token.name.removesuffix("/fine").partition(".")[0] for token in tokens]
 
     def forward(self, tokens_BTD: Tensor, part: str) -> Tensor:
+        """(B, D) of the tokens (B, T, D) of one part, out of `part_names`."""
         mine = [i for i, name in enumerate(self.names) if name == part]
         return tokens_BTD[:, mine].mean(dim=1) if len(mine) > 1 else tokens_BTD[:, mine[0]]
 
