@@ -1,6 +1,7 @@
-"""Run benchmarks and put what they print into docs/benchmarks.md: what `make bench` does.
+"""Run benchmarks and put what they print into docs/benchmarks.md: what `make bench` does; or into another page.
 
     python benchmarks/write.py cores steps
+    python benchmarks/write.py --page docs/dead-channels.md
 
 The page has places for each, between `<!-- begin: cores.py --preset small -->` and `<!-- end -->`: the command is run
 as it stands there, and its output replaces what is between, with the day and the processor. A benchmark that fails
@@ -58,11 +59,13 @@ def _text(path: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="which; default: all that have a place")
+    parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
-    places = [(found["name"], found["command"]) for found in PLACE.finditer(PAGE.read_text())]
+    page: Path = options.page
+    places = [(found["name"], found["command"]) for found in PLACE.finditer(page.read_text())]
     known = dict(places)
     if unknown := [name for name in options.names if name not in known]:
-        raise SystemExit(f"{PAGE}: no place for {', '.join(unknown)}; there is one for {', '.join(known)}")
+        raise SystemExit(f"{page}: no place for {', '.join(unknown)}; there is one for {', '.join(known)}")
     for name, command in places:
         if options.names and name not in options.names:
             continue
@@ -71,8 +74,8 @@ def main() -> None:
         done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True)
         print(done.stdout, flush=True)
         if done.returncode:
-            raise SystemExit(f"{script} failed with {done.returncode}; {PAGE} keeps what it had")
-        PAGE.write_text(filled(PAGE.read_text(), command, done.stdout, machine()))
+            raise SystemExit(f"{script} failed with {done.returncode}; {page} keeps what it had")
+        page.write_text(filled(page.read_text(), command, done.stdout, machine()))
 
 
 if __name__ == "__main__":
