@@ -12,8 +12,8 @@ two edges of a sensor along an axis.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,14 +56,19 @@ class Patch:
 
     def of(self, rows: Tensor) -> Patch:
         """The patches of some events."""
-        return self._at((..., rows, slice(None)))
+        return Patch(*(getattr(self, name)[..., rows, :] for name in self.__dataclass_fields__))
 
-    def among(self, sensors_X: Tensor) -> Patch:
-        """Some of the sensors of each patch."""
-        return self._at((..., sensors_X))
+    def central(self, side: int) -> Patch:
+        """The middle of square patches."""
+        return Patch(*(central(getattr(self, name), side) for name in self.__dataclass_fields__))
 
-    def _at(self, place: tuple[Any, ...]) -> Patch:
-        return Patch(*(getattr(self, name)[place] for name in self.__dataclass_fields__))
+
+def central(values: Tensor, side: int) -> Tensor:
+    """Values (…, side²) of the middle of a square (…, S) of sensors; all of them if it is no larger."""
+    whole = math.isqrt(values.shape[-1])
+    first = max(0, (whole - side) // 2)
+    inside = slice(first, whole - first)
+    return values.unflatten(-1, (whole, whole))[..., inside, inside].flatten(-2)
 
 
 @dataclass(frozen=True)

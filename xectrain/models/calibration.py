@@ -65,7 +65,7 @@ class ReferenceCorrection(nn.Module):
         """1, the facts and their products, (B, Q)."""
         known_BA = torch.minimum(torch.maximum(facts_BA, self.low_A), self.high_A)
         one_BA = torch.nn.functional.pad((known_BA - self.centre_A) / self.scale_A, (1, 0), value=1.0)
-        return one_BA[:, self.first_Q] * one_BA[:, self.second_Q]
+        return one_BA.index_select(1, self.first_Q) * one_BA.index_select(1, self.second_Q)
 
     @torch.no_grad()
     def fit(self, facts_NA: Tensor, differences: Mapping[str, Array], corrected: Container[str]) -> dict[str, Array]:

@@ -16,9 +16,8 @@ from shards.base import ConfigError
 from xectrain.config.networks import EncoderConfig, TaskConfig
 from xectrain.localfit import xyz
 from xectrain.models.blocks import full_precision, init_linear
-from xectrain.models.focus import gathered
-from xectrain.models.foveated import brightness, shown_lateness
-from xectrain.models.reference import LightReference, Scene
+from xectrain.models.focus import shown_lateness
+from xectrain.models.reference import Scene, distances
 
 REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
 """Tasks about which the light alone says something."""
@@ -89,13 +88,15 @@ class LearnedMean(nn.Module):
         for layer in (self.last, self.shift):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, scene: Scene, flat_BX: Tensor, reference: LightReference) -> Tensor:
+    def forward(self, scene: Scene, flat_BX: Tensor) -> Tensor:
         """Nanoseconds to be added to `scene.time_B`: float32 (B,). 0 before anything is learned, or without times."""
         with full_precision(flat_BX):
             flat_BX = flat_BX.float()
-            hidden_BKX = self.sensor(sensor_features(scene)) + self.context(flat_BX)[:, None]
-            ratio_BK, late_BK = self.last(F.gelu(hidden_BKX)).unbind(dim=-1)
-            moved_BK = reference.distances(scene.spot, scene.uvw_B3 + self.shift(flat_BX)) - scene.distance_BK
+            context_BX = self.context(flat_BX) + self.sensor.bias  # the weight of the feature that is 1
+            own_BXF = self.sensor.weight.expand(flat_BX.shape[0], -1, -1)
+            hidden_BXK = F.gelu(torch.cat([own_BXF, context_BX[..., None]], dim=2) @ sensor_features(scene))
+            ratio_BK, late_BK = (self.last.weight @ hidden_BXK + self.last.bias[:, None]).unbind(dim=1)
+            moved_BK = distances(scene.place_3BK, scene.uvw_B3 + self.shift(flat_BX)) - scene.distance_BK
             arrival_BK = scene.late_BK - moved_BK / geo.LIGHT_SPEED_XENON - late_BK
             weight_BK = scene.weight_BK * (RATIO_LIMIT * (ratio_BK / RATIO_LIMIT).tanh()).exp()
             mean_B: Tensor = (weight_BK * arrival_BK).sum(dim=1) / weight_BK.sum(dim=1).clamp(min=1e-3)
@@ -103,19 +104,17 @@ class LearnedMean(nn.Module):
 
 
 def sensor_features(scene: Scene) -> Tensor:
-    """What is known of each sensor that may have a time: float32 (B, K, 6)."""
-    light, channels_BS = scene.light, scene.spot.channels_BS
-    window = channels_BS.shape[1]
-    first_pmt = light.photons_BN.shape[1] - (scene.late_BK.shape[1] - window)
-    photons_BK = torch.cat([gathered(light.photons_BN, channels_BS), light.photons_BN[:, first_pmt:]], dim=1)
-    is_pmt_BK = (torch.arange(photons_BK.shape[1], device=photons_BK.device) >= window).float().expand_as(photons_BK)
+    """What is known of each sensor that may have a time, and 1: float32 (B, 6 + 1, K)."""
     late_BK = shown_lateness(scene.late_BK)
+    first_pmt = scene.spot.channels_BS.shape[1]
+    is_pmt_K = (torch.arange(late_BK.shape[1], device=late_BK.device) >= first_pmt).float()
     shown = (
-        brightness(photons_BK),
+        scene.bright_BK,
         late_BK,
         late_BK.square() / 4,
         scene.distance_BK / 20,
         scene.distance_BK.log() - 2,
-        is_pmt_BK,
+        is_pmt_K.expand_as(late_BK),
+        torch.ones_like(late_BK),
     )
-    return torch.stack(shown, dim=-1)
+    return torch.stack(shown, dim=1)

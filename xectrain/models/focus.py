@@ -18,6 +18,8 @@ from shards.normalization import Normalization, valid
 
 NOWHERE = -1e5
 """Score [photons] of a masked sensor."""
+LATEST = 6.0
+"""Lateness [ns] is compressed to within ±this: scattered light arrives tens of nanoseconds late."""
 CENTRE_PREFERENCE = 0.5
 """Photons by which the middle of the face is preferred to its corners: decides only where there is no light at all."""
 
@@ -35,6 +37,10 @@ class Light:
     timed_BN: Tensor
     """float32, 1 where visible with a valid time."""
 
+    def of(self, channels_BS: Tensor) -> Light:
+        """That of some sensors, (B, S); 0 outside the face."""
+        return Light(*(gathered(getattr(self, name), channels_BS) for name in self.__dataclass_fields__))
+
 
 def read_light(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normalization) -> Light:
     """Photons and nanoseconds of normalized, sentinel-marked sensors; see `Encoder.forward` for the arguments."""
@@ -42,10 +48,30 @@ def read_light(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normalizati
     keep_BN = npho_valid_BN if mask_BN is None else ~mask_BN
     timed_BN = time_valid_BN & keep_BN
     npho_BN, time_BN = x_BN2.float().unbind(dim=-1)
-    zero = torch.zeros_like(npho_BN)
-    photons_BN = torch.where(keep_BN, normalization.inverse_npho(torch.where(keep_BN, npho_BN, zero)), zero)
-    nanoseconds_BN = 1e9 * normalization.inverse_time(torch.where(timed_BN, time_BN, zero))
-    return Light(photons_BN, keep_BN.float(), torch.where(timed_BN, nanoseconds_BN, zero), timed_BN.float())
+    keep_BN, timed_BN = _flags(keep_BN), _flags(timed_BN)
+    photons_BN = keep_BN * _finite(normalization.inverse_npho(npho_BN))
+    return Light(photons_BN, keep_BN, timed_BN * _finite(1e9 * normalization.inverse_time(time_BN)), timed_BN)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """0 in place of what is not finite, so that a product with 0 is 0. Choosing by a mask takes a CPU ten times as long
+    where the next choice cannot be guessed."""
+    return values.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _flags(which: Tensor) -> Tensor:
+    """1 where true, otherwise 0. From bool itself a CPU makes numbers six times as slowly."""
+    return which.to(torch.uint8).float()
+
+
+def brightness(photons: Tensor) -> Tensor:
+    """Photons on a logarithmic scale of order one; pedestals count as dark."""
+    return (photons.clamp(min=0) / 10 + 1).log() / 4
+
+
+def shown_lateness(late: Tensor) -> Tensor:
+    """Lateness [ns] as a network sees it."""
+    return LATEST * (late / LATEST).tanh()
 
 
 @dataclass(frozen=True)
@@ -56,8 +82,9 @@ class Spot:
     """int64, inner channel in its middle."""
     channels_BS: Tensor
     """int64, channels of the window row by row; `geo.N_SENSORS` outside the face."""
-    smooth_BHW: Tensor
-    """float32, mean photons of the visible sensors among 3×3, on the inner face's grid; 0 if there are none."""
+    filled_BP: Tensor
+    """float32, photons of the inner face, where masked the mean of the visible sensors among 3×3; 0 if there are
+    none."""
 
 
 class Spotter(nn.Module):
@@ -105,30 +132,34 @@ class Spotter(nn.Module):
         single hot or dead channel moves it little.
         """
         photons_BP, keep_BP = light.photons_BN[:, : geo.N_SIPM], light.keep_BN[:, : geo.N_SIPM]
-        smooth_BHW = self._smooth(photons_BP, keep_BP)
-        smooth_BP = smooth_BHW.flatten(1)
-        filled_BP = torch.where(keep_BP > 0, photons_BP, smooth_BP).clamp(min=0)
-        square_B1 = (self._squares(filled_BP) + self.preference_P).argmax(dim=1, keepdim=True)
-        row_B1, column_B1 = self.row_P[square_B1], self.column_P[square_B1]
-        half = self.window // 2
-        inside_BP = ((self.row_P - row_B1).abs() <= half) & ((self.column_P - column_B1).abs() <= half)
-        score_BP = torch.where(inside_BP & (keep_BP > 0), smooth_BP, torch.full_like(photons_BP, NOWHERE))
-        place_B = (score_BP + self.preference_P).argmax(dim=1)
-        corner_B = self.row_P[place_B] * self.stride + self.column_P[place_B]
-        channels_BS = self.padded_Q[corner_B[:, None] + self.offset_S]
-        return Spot(place_B, channels_BS, smooth_BHW)
+        photons_BHW, keep_BHW = photons_BP.unflatten(1, self.shape), keep_BP.unflatten(1, self.shape)
+        smooth_BP = (_near(photons_BHW) / _near(keep_BHW).clamp(min=1)).flatten(1)
+        filled_BP = photons_BP + (1 - keep_BP) * smooth_BP
+        square_B = (self._squares(filled_BP.clamp(min=0)) + self.preference_P).argmax(dim=1)
+        near_BS = self._around(square_B)
+        smooth_BS, keep_BS = gathered(smooth_BP, near_BS), gathered(keep_BP, near_BS)
+        preference_BS = gathered(self.preference_P.expand_as(keep_BP), near_BS)
+        score_BS = torch.where(keep_BS > 0, smooth_BS, NOWHERE) + preference_BS
+        place_B = near_BS.gather(1, score_BS.argmax(dim=1, keepdim=True)).squeeze(1)
+        return Spot(place_B, self._around(place_B), filled_BP)
+
+    def _around(self, channel_B: Tensor) -> Tensor:
+        """Channels (B, S) of the window around a sensor; `geo.N_SENSORS` outside the face."""
+        corner_B = self.row_P[channel_B] * self.stride + self.column_P[channel_B]
+        places_BS = corner_B[:, None] + self.offset_S
+        return self.padded_Q.index_select(0, places_BS.flatten()).view_as(places_BS)
 
     def _squares(self, photons_BP: Tensor) -> Tensor:
         """Mean photons of the square of the window's size around each sensor; dark outside the face."""
         squares_BHW: Tensor = self.above_HH @ (photons_BP.unflatten(1, self.shape) @ self.beside_WW)
         return squares_BHW.flatten(1)
 
-    def _smooth(self, photons_BP: Tensor, keep_BP: Tensor) -> Tensor:
-        both_B2HW = torch.stack((photons_BP, keep_BP), dim=1).unflatten(2, self.shape)
-        padded_B2HW = F.pad(both_B2HW, (1, 1, 1, 1))
-        rows_B2HW = padded_B2HW[..., :-2, :] + padded_B2HW[..., 1:-1, :] + padded_B2HW[..., 2:, :]
-        sum_B2HW = rows_B2HW[..., :-2] + rows_B2HW[..., 1:-1] + rows_B2HW[..., 2:]
-        return sum_B2HW[:, 0] / sum_B2HW[:, 1].clamp(min=1)
+
+def _near(values_BHW: Tensor) -> Tensor:
+    """Sums over 3×3 sensors, as many as are on the face."""
+    padded_BHW = F.pad(values_BHW, (1, 1, 1, 1))
+    rows_BHW = padded_BHW[:, :-2] + padded_BHW[:, 1:-1] + padded_BHW[:, 2:]
+    return rows_BHW[..., :-2] + rows_BHW[..., 1:-1] + rows_BHW[..., 2:]
 
 
 def _band(size: int, half: int) -> np.ndarray:
@@ -139,9 +170,9 @@ def _band(size: int, half: int) -> np.ndarray:
 
 
 def gathered(values_BN: Tensor, channels_BS: Tensor) -> Tensor:
-    """Values of the window's sensors, (B, S); 0 outside the face."""
-    padded_BN: Tensor = F.pad(values_BN, (0, 1))
-    return padded_BN.gather(1, channels_BS)
+    """Finite values of the window's sensors, (B, S); 0 outside the face."""
+    found_BS: Tensor = values_BN.gather(1, channels_BS.clamp(max=values_BN.shape[1] - 1))
+    return found_BS * _flags(channels_BS < geo.N_SENSORS)
 
 
 def visible_median(values_BX: Tensor, keep_BX: Tensor) -> Tensor:

@@ -13,18 +13,11 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from xectrain.config.networks import EncoderConfig
 from xectrain.models.blocks import full_precision, init_linear
-from xectrain.models.focus import Light, gathered
+from xectrain.models.focus import Light, brightness, shown_lateness
 from xectrain.models.reference import Scene, facts
 
 WINDOW_CHANNELS = 6
-LATEST = 6.0
-"""Lateness [ns] is compressed to within ±this: scattered light arrives tens of nanoseconds late."""
 REST_CHANNELS = 4
-
-
-def brightness(photons: Tensor) -> Tensor:
-    """Photons on a logarithmic scale of order one; pedestals count as dark."""
-    return (photons.clamp(min=0) / 10 + 1).log() / 4
 
 
 class ResidualBlock(nn.Module):
@@ -79,28 +72,21 @@ def window_image(scene: Scene, window: int) -> Tensor:
     √(photons/brightest), brightness, whether visible, lateness, whether there is a time, whether inside the face, and
     how many standard deviations (compressed) the sensor is above the fitted point source.
     """
-    light, channels_BS = scene.light, scene.spot.channels_BS
-    photons_BS = gathered(light.photons_BN, channels_BS).clamp(min=0)
-    keep_BS, timed_BS = (gathered(v, channels_BS) for v in (light.keep_BN, light.timed_BN))
+    photons_BS, keep_BS = scene.window.photons_BN.clamp(min=0), scene.window.keep_BN
     brightest_B1 = photons_BS.amax(dim=1, keepdim=True).clamp(min=10)
-    late_BS = scene.late_BK[:, : channels_BS.shape[1]]
+    sensors = slice(photons_BS.shape[1])
     shown = [
         (photons_BS / brightest_B1 + 1e-6).sqrt() * keep_BS,
-        brightness(photons_BS),
+        scene.bright_BK[:, sensors],
         keep_BS,
-        shown_lateness(late_BS),
-        timed_BS,
-        (channels_BS < geo.N_SENSORS).float(),
+        shown_lateness(scene.late_BK[:, sensors]),
+        scene.window.timed_BN,
+        (scene.spot.channels_BS < geo.N_SENSORS).float(),
     ]
     if scene.pull_BS is not None:
         shown.append(scene.pull_BS.asinh() / 2)
-    image_BCRR: Tensor = torch.stack(shown, dim=1).unflatten(2, (window, window))
-    return image_BCRR
-
-
-def shown_lateness(late: Tensor) -> Tensor:
-    """Lateness [ns] as a network sees it."""
-    return LATEST * (late / LATEST).tanh()
+    image_BRRC = torch.stack(shown, dim=-1).unflatten(1, (window, window))
+    return image_BRRC.permute(0, 3, 1, 2)  # channels last in memory: convolutions keep it so, and are faster
 
 
 class RestReader(nn.Module):
@@ -156,20 +142,34 @@ class RestReader(nn.Module):
         weight_BP = timed_BP * photons_BP.clamp(min=0)
         keep_BP, time_BP = light.keep_BN[:, inner], light.time_BN[:, inner]
         maps = (photons_BP, keep_BP, weight_BP, weight_BP * time_BP, timed_BP)
-        sensors_BCHW = torch.stack(maps, dim=1).unflatten(2, self.grid_shape)
-        padded_BCHW = F.pad(sensors_BCHW, (0, self.padding[1], 0, self.padding[0]))
-        photons, keep, weight, moment, timed = F.avg_pool2d(padded_BCHW, self.pool).unbind(dim=1)
+        photons, keep, weight, moment, timed = (self._pooled(values_BP) for values_BP in maps)
         path = (self.cells_PX3 - point_B3[:, None]).square().sum(dim=-1).clamp(min=1e-4).sqrt() / geo.LIGHT_SPEED_XENON
         arrival = moment / weight.clamp(min=1e-3) - path.view_as(moment) - scene.time_B[:, None, None]
         late = torch.where(weight > 1e-3, arrival, torch.zeros_like(arrival))
         shown = (brightness(photons / keep.clamp(min=1e-3)), keep, shown_lateness(late), timed)
         return torch.stack(shown, dim=1)
 
+    def _pooled(self, values_BP: Tensor) -> Tensor:
+        """Sums over k×k sensors of the inner face, over k²: (B, H, W). Sums of slices: `avg_pool2d` takes several times
+        as long on a CPU, and a product may be rounded to TF32."""
+        sensors_BHW = values_BP.unflatten(1, self.grid_shape)
+        return _strided_sum(_strided_sum(sensors_BHW, 1, self.pool), 2, self.pool) / self.pool**2
+
     def _pmts(self, scene: Scene) -> list[Tensor]:
         """Brightness, visible, lateness and timed of the sensors of each face but the inner: (B, sensors, 4)."""
-        light = scene.light
-        late_BO = scene.late_BK[:, -geo.N_PMT :]
-        maps = (brightness(light.photons_BN[:, geo.N_SIPM :]), light.keep_BN[:, geo.N_SIPM :])
-        shown = (*maps, shown_lateness(late_BO), light.timed_BN[:, geo.N_SIPM :])
-        ordered_BO4 = torch.stack(shown, dim=-1)[:, self.order_O]
+        pmts, light = slice(-geo.N_PMT, None), scene.light
+        late_BO = shown_lateness(scene.late_BK[:, pmts])
+        shown = (scene.bright_BK[:, pmts], light.keep_BN[:, pmts], late_BO, light.timed_BN[:, pmts])
+        ordered_BO4 = torch.stack(shown, dim=-1).index_select(1, self.order_O)
         return list(ordered_BO4.split([len(part) for part in self.parts], dim=1))
+
+
+def _strided_sum(values: Tensor, dim: int, step: int) -> Tensor:
+    """Sums over `step` neighbours along a dimension; the last one over those that are left."""
+    size = values.shape[dim]
+    whole = size // step
+    blocks = values.narrow(dim, 0, whole * step).unflatten(dim, (whole, step)).unbind(dim + 1)
+    total = sum(blocks[1:], start=blocks[0])
+    if size == whole * step:
+        return total
+    return torch.cat([total, values.narrow(dim, whole * step, size - whole * step).sum(dim, keepdim=True)], dim)

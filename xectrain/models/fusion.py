@@ -99,6 +99,8 @@ class FusionLayer(nn.Module):
 
     def _attend(self, x_BTD: Tensor) -> Tensor:
         query, key, value = self._split(x_BTD)
+        if x_BTD.device.type == "cpu":  # a few tokens: there bf16 takes three times as long as float32
+            query, key, value = query.float(), key.float(), value.float()
         dropout = self.dropout if self.training else 0.0
         mixed_BATE = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         y_BTD: Tensor = self.out(mixed_BATE.transpose(1, 2).flatten(2))

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards import geometry as geo
-from xectrain.localfit import Patch, PointFit, fit_point, sensor_frames, solid_angle, variance, xyz
-from xectrain.models.focus import Light, Spot, Spotter, gathered, visible_median
+from xectrain.localfit import Patch, central, fit_point, sensor_frames, solid_angle, variance, xyz
+from xectrain.models.focus import Light, Spot, Spotter, brightness, visible_median
 
 CENTRE_SIDE = 9
 """Sensors along a side of the square over which light is weighted, as in `baselines.light`."""
@@ -39,18 +39,24 @@ class Scene:
 
     light: Light
     spot: Spot
+    window: Light
+    """The light of the window's sensors."""
     uvw_B3: Tensor
     """Light-weighted u, v and the depth that the width of the spot tells [cm]."""
     total_B: Tensor
     """Coverage-weighted photon sum, masked sensors filled from their neighbours, at least 1."""
     time_B: Tensor
     """Robust mean of sensor times minus light path [ns]; 0 without any time."""
+    place_3BK: Tensor
+    """Positions of the window's sensors, then of all PMTs [cm]."""
+    bright_BK: Tensor
+    """Brightness of these sensors."""
     late_BK: Tensor
-    """How much later than that a sensor is [ns], window first, then all PMTs; 0 without a time."""
+    """How much later than `time_B` each of them is [ns]; 0 without a time."""
     weight_BK: Tensor
     """Its weight in the mean [photons]; 0 without a time."""
     distance_BK: Tensor
-    """From the point to the sensor [cm]."""
+    """From `uvw_B3` to each of them [cm]."""
     facts_BA: Tensor
     """The numbers that a network is given of all this, of order one."""
     point_B3: Tensor
@@ -70,42 +76,29 @@ class LightReference(nn.Module):
         fit: steps of the fit of a point source, whose results join the facts; 0: no fit.
     """
 
-    position_N3: Tensor
-    uvw_N3: Tensor
-    coverage_N: Tensor
-    ring_OK: Tensor
+    ring_X: Tensor
     face_N6: Tensor
-    centre_X: Tensor
     rim_X: Tensor
     nested_RS: Tensor
-    place_3N: Tensor
-    frame_33N: Tensor
+    sensor_XN: Tensor
+    """Of every sensor its place (3), the vectors of its frame (3 × 3), u and v; last those of none."""
 
     def __init__(self, window: int, geometry: geo.Geometry | None = None, fit: int = 0) -> None:
         super().__init__()
         self.spotter, self.fit = Spotter(window), fit
         self.cell_area = float(geo.cell_area()[0])  # here: compiled code must not look into NumPy's tables
-        nowhere = np.zeros((1, 3))
         geometry = geometry or geo.nominal()
-        positions = geometry.positions
-        distance = np.abs(np.arange(window) - window // 2)
-        ring = np.maximum(distance[:, None], distance).ravel()
-        half = CENTRE_SIDE // 2
+        places, uv = geometry.positions.T, geo.uvw_from_xyz(geometry.positions)[:, :2].T
+        sensors = np.concatenate([places, sensor_frames(geometry).reshape(9, -1), uv])
+        none = np.concatenate([np.zeros(3), np.eye(3).ravel(), np.zeros(2)])
+        ring, middle = _rings(window), _rings(CENTRE_SIDE)
+        coverage = geo.cell_area() / geo.sensor_area()
         tables = {
-            "position_N3": np.concatenate([positions, nowhere]),
-            "uvw_N3": np.concatenate([geo.uvw_from_xyz(positions), nowhere]),
-            "coverage_N": geo.cell_area() / geo.sensor_area(),
-            "face_N6": np.eye(len(geo.FACE_NAMES))[geo.nominal().face],
+            "face_N6": coverage[:, None] * np.eye(len(geo.FACE_NAMES))[geo.nominal().face],
             "nested_RS": np.stack([ring <= side // 2 for side in RINGS]),
-            "place_3N": np.concatenate([positions, nowhere]).T,
-            "frame_33N": np.concatenate([sensor_frames(geometry), np.eye(3)[..., None]], axis=2),
+            "sensor_XN": np.concatenate([sensors, none[:, None]], axis=1),
         }
-        indices = {
-            "ring_OK": _pmt_rings(),
-            "centre_X": np.flatnonzero(ring <= half),
-            "rim_X": np.flatnonzero(ring == half),
-            **{f"square{side}_X": np.flatnonzero(ring <= side // 2) for side in (FIT_SIDE, WIDE_SIDE)},
-        }
+        indices = {"ring_X": _pmt_rings().T.ravel(), "rim_X": np.flatnonzero(middle == middle.max())}
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table.astype(np.float32)), persistent=False)
         for name, index in indices.items():
@@ -114,79 +107,61 @@ class LightReference(nn.Module):
     def forward(self, light: Light) -> Scene:
         """The window, the point that the light shows, and what it says about it, for each event."""
         spot = self.spotter(light)
-        photons_BS, keep_BS = (gathered(v, spot.channels_BS) for v in (light.photons_BN, light.keep_BN))
-        uv_B2 = self._centre(spot, photons_BS, keep_BS)
-        filled_BN = self._filled(light, spot)
-        inner_BP = filled_BN[:, : geo.N_SIPM].clamp(min=0)
+        window = light.of(spot.channels_BS)
+        place_3BS, frame_33BS, uv_2BS = self._sensors(spot)
+        middle_B2 = uv_2BS[..., uv_2BS.shape[2] // 2].T
+        uv_B2 = self._centre(window, uv_2BS, middle_B2)
+        inner_BP = spot.filled_BP.clamp(min=0)
         uvw_B3 = torch.cat([uv_B2, _depth(inner_BP, self.cell_area)[:, None]], dim=1)
-        faces_B6 = (filled_BN * self.coverage_N) @ self.face_N6
+        faces_B6 = torch.cat([spot.filled_BP, self._filled_pmts(light)], dim=1) @ self.face_N6
         total_B = faces_B6.sum(dim=1).clamp(min=1)
-        time_B, late_BK, weight_BK, distance_BK = self._times(light, spot, uvw_B3)
-        facts_BA = self._facts(spot, uvw_B3, faces_B6, inner_BP, photons_BS, keep_BS, weight_BK)
+        pmts_3BO = self.sensor_XN[:3, None, geo.N_SIPM : -1].expand(-1, uvw_B3.shape[0], -1)
+        place_3BK = torch.cat([place_3BS, pmts_3BO], dim=2)
+        bright_BK = brightness(_and_pmts(window.photons_BN, light.photons_BN))
+        distance_BK = distances(place_3BK, uvw_B3)
+        time_B, late_BK, weight_BK = _times(window, light, distance_BK)
+        facts_BA = self._facts(window, uvw_B3, middle_B2, faces_B6, inner_BP, weight_BK)
         point_B3, pull_BS = uvw_B3, None
         if self.fit:
-            point_B3, fit_BA, pull_BS = self._fitted(spot, uvw_B3, total_B, photons_BS, keep_BS)
+            patch = Patch(place_3BS, frame_33BS, window.photons_BN, window.keep_BN)
+            point_B3, fit_BA, pull_BS = self._fitted(patch, uvw_B3, middle_B2, total_B)
             facts_BA = torch.cat([facts_BA, fit_BA], dim=1)
-        return Scene(light, spot, uvw_B3, total_B, time_B, late_BK, weight_BK, distance_BK, facts_BA, point_B3, pull_BS)
+        arrivals = (place_3BK, bright_BK, late_BK, weight_BK, distance_BK)
+        return Scene(light, spot, window, uvw_B3, total_B, time_B, *arrivals, facts_BA, point_B3, pull_BS)
 
-    def _centre(self, spot: Spot, photons_BS: Tensor, keep_BS: Tensor) -> Tensor:
+    def _sensors(self, spot: Spot) -> tuple[Tensor, Tensor, Tensor]:
+        """Centres (3, B, S), frames (3, 3, B, S) as of `Patch`, and u, v (2, B, S) of the window's sensors [cm]."""
+        channels_BS = spot.channels_BS
+        found_XBS = self.sensor_XN.index_select(1, channels_BS.flatten()).unflatten(1, channels_BS.shape)
+        return found_XBS[:3], found_XBS[3:12].unflatten(0, (3, 3)), found_XBS[12:]
+
+    def _centre(self, window: Light, uv_2BS: Tensor, middle_B2: Tensor) -> Tensor:
         """Light-weighted u, v [cm] of the photons above the median of the rim; the middle sensor if there are none."""
-        rim_BX, seen_BX = photons_BS[:, self.rim_X], keep_BS[:, self.rim_X]
-        background_B1 = visible_median(rim_BX, seen_BX)
-        weight_BX = (photons_BS - background_B1)[:, self.centre_X].clamp(min=0) * keep_BS[:, self.centre_X]
-        place_BX2 = self.uvw_N3[spot.channels_BS[:, self.centre_X]][..., :2]
-        middle_B2 = self.uvw_N3[spot.centre_B][:, :2]
+        photons_BX, keep_BX = central(window.photons_BN, CENTRE_SIDE), central(window.keep_BN, CENTRE_SIDE)
+        rim_BX, seen_BX = photons_BX.index_select(1, self.rim_X), keep_BX.index_select(1, self.rim_X)
+        weight_BX = (photons_BX - visible_median(rim_BX, seen_BX)).clamp(min=0) * keep_BX
         light_B1 = weight_BX.sum(dim=1, keepdim=True)
-        mean_B2 = (weight_BX[..., None] * place_BX2).sum(dim=1) / light_B1.clamp(min=1e-3)
+        mean_B2 = (weight_BX * central(uv_2BS, CENTRE_SIDE)).sum(dim=2).T / light_B1.clamp(min=1e-3)
         return torch.where(light_B1 > 1e-3, mean_B2, middle_B2)
 
-    def _filled(self, light: Light, spot: Spot) -> Tensor:
-        """Photons with masked sensors replaced by the mean of the visible ones around them; 0 if there are none."""
-        around_BI = spot.smooth_BHW.flatten(1)
-        photons_BO, keep_BO = (
-            F.pad(v[:, geo.N_SIPM :], (0, 1))[:, self.ring_OK] for v in (light.photons_BN, light.keep_BN)
-        )
-        around_BO = photons_BO.sum(dim=-1) / keep_BO.sum(dim=-1).clamp(min=1)
-        around_BN = torch.cat([around_BI, around_BO], dim=1)
-        return light.photons_BN + (1 - light.keep_BN) * around_BN
-
-    def _times(self, light: Light, spot: Spot, uvw_B3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Robust mean arrival (B,), and per sensor lateness, weight and distance (B, K)."""
-
-        def used(values_BN: Tensor) -> Tensor:
-            return torch.cat([gathered(values_BN, spot.channels_BS), values_BN[:, geo.N_SIPM :]], dim=1)
-
-        timed_BK, photons_BK = used(light.timed_BN), used(light.photons_BN)
-        distance_BK = self.distances(spot, uvw_B3)
-        arrival_BK = used(light.time_BN) - timed_BK * distance_BK / geo.LIGHT_SPEED_XENON
-        weight_BK = timed_BK * photons_BK.clamp(min=1)
-        inverse_BK = HUBER_NS / (weight_BK / 100).clamp(min=1e-6).sqrt()
-        robust_BK = weight_BK
-        time_B1 = _weighted(arrival_BK, weight_BK)
-        for _ in range(ITERATIONS):
-            robust_BK = weight_BK * (inverse_BK / (arrival_BK - time_B1).abs().clamp(min=1e-6)).clamp(max=1)
-            time_B1 = _weighted(arrival_BK, robust_BK)
-        return time_B1[:, 0], timed_BK * (arrival_BK - time_B1), robust_BK, distance_BK
-
-    def distances(self, spot: Spot, uvw_B3: Tensor) -> Tensor:
-        """From a point to the sensors of the window and to all PMTs: (B, K), cm."""
-        point_B13 = xyz(uvw_B3)[:, None]
-        window_BS3 = self.position_N3[spot.channels_BS]
-        pmts_BO3 = self.position_N3[geo.N_SIPM : -1].expand(window_BS3.shape[0], -1, -1)
-        offset_BK3 = torch.cat([window_BS3, pmts_BO3], dim=1) - point_B13
-        return offset_BK3.square().sum(dim=-1).clamp(min=1e-4).sqrt()
+    def _filled_pmts(self, light: Light) -> Tensor:
+        """Photons of the PMTs, where masked the mean of the visible ones around them; 0 if there are none: (B, 668)."""
+        photons_BO, keep_BO = light.photons_BN[:, geo.N_SIPM :], light.keep_BN[:, geo.N_SIPM :]
+        both_OX = F.pad(torch.cat([photons_BO, keep_BO]).T, (0, 0, 0, 1))  # whole rows are found several times as fast
+        around_OX = both_OX.index_select(0, self.ring_X).unflatten(0, (-1, geo.N_PMT)).sum(dim=0)
+        photons_OB, seen_OB = around_OX.chunk(2, dim=1)
+        return photons_BO + (1 - keep_BO) * (photons_OB / seen_OB.clamp(min=1)).T
 
     def _facts(
         self,
-        spot: Spot,
+        window: Light,
         uvw_B3: Tensor,
+        middle_B2: Tensor,
         faces_B6: Tensor,
         inner_BP: Tensor,
-        photons_BS: Tensor,
-        keep_BS: Tensor,
         weight_BK: Tensor,
     ) -> Tensor:
-        middle_B2 = self.uvw_N3[spot.centre_B][:, :2]
+        photons_BS, keep_BS = window.photons_BN, window.keep_BN
         seen_BR = (keep_BS @ self.nested_RS.T).clamp(min=1)
         nested_BR = (photons_BS.clamp(min=0) @ self.nested_RS.T) / seen_BR
         total_B1 = faces_B6.sum(dim=1, keepdim=True).clamp(min=1)
@@ -207,31 +182,23 @@ class LightReference(nn.Module):
         )
 
     def _fitted(
-        self, spot: Spot, start_B3: Tensor, total_B: Tensor, photons_BS: Tensor, keep_BS: Tensor
+        self, window: Patch, start_B3: Tensor, middle_B2: Tensor, total_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The fitted point, and the results of fits of a point source, of order one: (B, FIT_FACTS).
 
         The point, how it moves with the size of the square, how good the fit is and how much of the light it explains.
         """
-
-        place_3BS, frame_33BS = self.place_3N[:, spot.channels_BS], self.frame_33N[:, :, spot.channels_BS]
-        window = Patch(place_3BS, frame_33BS, photons_BS, keep_BS)
-
-        def fit(side: int, start_B3: Tensor, steps: int) -> PointFit:
-            square = window.among(self.get_buffer(f"square{side}_X"))
-            return fit_point(square, start_B3, steps, smooth=True)
-
-        point = fit(FIT_SIDE, start_B3, self.fit)
+        point = fit_point(window.central(FIT_SIDE), start_B3, self.fit, smooth=True)
         uvw_B3 = point.uvw_B3
         depth_B1 = uvw_B3[:, 2:]
-        wide_B3 = fit(WIDE_SIDE, uvw_B3, WIDE_STEPS).uvw_B3
+        wide_B3 = fit_point(window.central(WIDE_SIDE), uvw_B3, WIDE_STEPS, smooth=True).uvw_B3
         light_B = (4 * math.pi * point.amplitude_B).clamp(min=1) / total_B
         omega_BS = solid_angle(window, uvw_B3)
         model_BS = (point.amplitude_B[:, None] * omega_BS + point.background_B[:, None]).clamp(min=0)
-        pull_BS = keep_BS * (photons_BS - model_BS) * variance(model_BS).rsqrt()
+        pull_BS = window.used_BS * (window.photons_BS - model_BS) * variance(model_BS).rsqrt()
         facts_BA = torch.cat(
             [
-                (uvw_B3[:, :2] - self.uvw_N3[spot.centre_B][:, :2]) / 1.5,
+                (uvw_B3[:, :2] - middle_B2) / 1.5,
                 depth_B1.log() - 1,
                 ((wide_B3[:, :2] - uvw_B3[:, :2]) / (depth_B1 + 1)).clamp(-3, 3),
                 (wide_B3[:, 2:] / depth_B1).log().clamp(-2, 2),
@@ -253,6 +220,17 @@ def facts(fit: int) -> int:
     return LIGHT_FACTS + (FIT_FACTS if fit else 0)
 
 
+def distances(place_3BK: Tensor, uvw_B3: Tensor) -> Tensor:
+    """From points u, v, w to sensors: (B, K), cm."""
+    return (place_3BK - xyz(uvw_B3).T[..., None]).square().sum(dim=0).clamp(min=1e-4).sqrt()
+
+
+def _rings(side: int) -> np.ndarray:
+    """In which ring around the middle of a square a sensor is: (side²,)."""
+    distance = np.abs(np.arange(side) - side // 2)
+    return np.maximum(distance[:, None], distance).ravel()
+
+
 def _depth(inner_BP: Tensor, area: float) -> Tensor:
     """Depth [cm] of a point source from the width of its light on the inner face.
 
@@ -264,6 +242,25 @@ def _depth(inner_BP: Tensor, area: float) -> Tensor:
     """
     ratio_B = inner_BP.sum(dim=1).square() / inner_BP.square().sum(dim=1).clamp(min=1)
     return (ratio_B * (area / (8 * math.pi))).clamp(min=0.05).sqrt()
+
+
+def _and_pmts(window_BS: Tensor, values_BN: Tensor) -> Tensor:
+    """Values of the window's sensors, then of all PMTs: (B, K)."""
+    return torch.cat([window_BS, values_BN[:, geo.N_SIPM :]], dim=1)
+
+
+def _times(window: Light, light: Light, distance_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Robust mean arrival (B,), and per sensor lateness and weight (B, K)."""
+    timed_BK = _and_pmts(window.timed_BN, light.timed_BN)
+    arrival_BK = _and_pmts(window.time_BN, light.time_BN) - timed_BK * distance_BK / geo.LIGHT_SPEED_XENON
+    weight_BK = timed_BK * _and_pmts(window.photons_BN, light.photons_BN).clamp(min=1)
+    inverse_BK = HUBER_NS / (weight_BK / 100).clamp(min=1e-6).sqrt()
+    robust_BK = weight_BK
+    time_B1 = _weighted(arrival_BK, weight_BK)
+    for _ in range(ITERATIONS):
+        robust_BK = weight_BK * (inverse_BK / (arrival_BK - time_B1).abs().clamp(min=1e-6)).clamp(max=1)
+        time_B1 = _weighted(arrival_BK, robust_BK)
+    return time_B1[:, 0], timed_BK * (arrival_BK - time_B1), robust_BK
 
 
 def _weighted(values_BK: Tensor, weight_BK: Tensor) -> Tensor:

@@ -126,8 +126,7 @@ class Regressor(nn.Module):
         """A head's output with the reference added, in units of the spread of the differences."""
         value_BK = self.reference_values(name, scene)
         if name == "timing" and self.time_mean is not None:
-            assert self.encoder.scene is not None
-            value_BK = value_BK + self.time_mean(scene, flat_BX, self.encoder.scene)[:, None]
+            value_BK = value_BK + self.time_mean(scene, flat_BX)[:, None]
         value_BK = value_BK / self.standardization.spread(name).float()
         out_BRK: Tensor = out_BX.float().unflatten(1, (-1, TASKS[name].size))
         values = out_BRK.shape[1] if self.tasks[name].loss == "quantile" else 1
