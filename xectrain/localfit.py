@@ -68,7 +68,8 @@ def central(values: Tensor, side: int) -> Tensor:
     whole = math.isqrt(values.shape[-1])
     first = max(0, (whole - side) // 2)
     inside = slice(first, whole - first)
-    return values.unflatten(-1, (whole, whole))[..., inside, inside].flatten(-2)
+    square: Tensor = values.unflatten(-1, (whole, whole))
+    return square[..., inside, inside].flatten(-2)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Shape suffixes: see `xectrain.models.focus`; here A facts, R rows and columns of
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -85,7 +87,7 @@ def window_image(scene: Scene, window: int) -> Tensor:
     ]
     if scene.pull_BS is not None:
         shown.append(scene.pull_BS.asinh() / 2)
-    image_BRRC = torch.stack(shown, dim=-1).unflatten(1, (window, window))
+    image_BRRC: Tensor = torch.stack(shown, dim=-1).unflatten(1, (window, window))
     return image_BRRC.permute(0, 3, 1, 2)  # channels last in memory: convolutions keep it so, and are faster
 
 
@@ -168,8 +170,8 @@ def _strided_sum(values: Tensor, dim: int, step: int) -> Tensor:
     """Sums over `step` neighbours along a dimension; the last one over those that are left."""
     size = values.shape[dim]
     whole = size // step
-    blocks = values.narrow(dim, 0, whole * step).unflatten(dim, (whole, step)).unbind(dim + 1)
-    total = sum(blocks[1:], start=blocks[0])
+    blocks: Tensor = values.narrow(dim, 0, whole * step).unflatten(dim, (whole, step))
+    total = functools.reduce(torch.add, blocks.unbind(dim + 1))
     if size == whole * step:
         return total
     return torch.cat([total, values.narrow(dim, whole * step, size - whole * step).sum(dim, keepdim=True)], dim)

@@ -5,6 +5,8 @@ Shape suffixes: see `xectrain.models.blocks`; here S summaries and X quantiles.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from shards import geometry as geo
-from shards.normalization import Normalization, valid
+from shards.normalization import Normalization
 from xectrain.config.networks import TaskConfig
-from xectrain.models.focus import visible_median
+from xectrain.models.focus import read_light, visible_median
 from xectrain.targets import RANGE_QUANTILES, TargetStatistics
 from xectrain.tasks import TASKS
 
@@ -50,25 +52,29 @@ def input_summaries(x_BN2: Tensor, mask_BN: Tensor | None, normalization: Normal
     Returns:
         float32 (B, S).
     """
-    npho_valid_BN, time_valid_BN = valid(x_BN2, normalization)
-    keep_BN = npho_valid_BN if mask_BN is None else ~mask_BN
-    timed_BN = time_valid_BN & keep_BN
-    npho_BN, time_BN = x_BN2[..., 0].float(), x_BN2[..., 1].float()
-    photons_BN = torch.where(keep_BN, normalization.inverse_npho(npho_BN), torch.zeros_like(npho_BN))
+    light = read_light(x_BN2, mask_BN, normalization)
+    photons_BN, timed_BN, ns_BN = light.photons_BN, light.timed_BN, light.time_BN
     total_B = photons_BN.sum(dim=1).clamp(min=1)
     brightest_B = photons_BN.amax(dim=1).clamp(min=1)
-    face_N = torch.from_numpy(geo.nominal_faces().astype(np.int64)).to(x_BN2.device)
-    shares = [(photons_BN * (face_N == code)).sum(dim=1) / total_B for code in range(len(geo.FACE_NAMES))]
-    weight_BN = torch.where(timed_BN, photons_BN.clamp(min=0), torch.zeros_like(photons_BN))
+    shares = [sum(photons_BN[:, part].sum(dim=1) for part in parts) / total_B for parts in _runs()]
+    weight_BN = timed_BN * photons_BN.clamp(min=0)
     weight_B = weight_BN.sum(dim=1)
-    ns_BN = torch.where(timed_BN, 1e9 * normalization.inverse_time(time_BN), torch.zeros_like(time_BN))
     mean_B = (weight_BN * ns_BN).sum(dim=1) / weight_B.clamp(min=1)
     square_B = (weight_BN * (ns_BN - mean_B[:, None]).square()).sum(dim=1) / weight_B.clamp(min=1)
     summaries = (
-        *(total_B.log10(), brightest_B.log10(), shares[0], keep_BN.float().sum(dim=1), timed_BN.float().sum(dim=1)),
-        *(*shares[1:], weight_B / total_B, mean_B, square_B.sqrt(), grain(photons_BN, keep_BN).log10()),
+        *(total_B.log10(), brightest_B.log10(), shares[0], light.keep_BN.sum(dim=1), timed_BN.sum(dim=1)),
+        *(*shares[1:], weight_B / total_B, mean_B, square_B.sqrt(), grain(photons_BN, light.keep_BN).log10()),
     )
     return torch.stack(summaries, dim=1)
+
+
+@functools.cache
+def _runs() -> list[list[slice]]:
+    """The channels of each face as ranges."""
+    face_N = geo.nominal_faces()
+    edges = [0, *(np.flatnonzero(np.diff(face_N)) + 1).tolist(), len(face_N)]
+    ranges = [slice(first, last) for first, last in itertools.pairwise(edges)]
+    return [[part for part in ranges if face_N[part.start] == code] for code in range(len(geo.FACE_NAMES))]
 
 
 def grain(photons_BN: Tensor, keep_BN: Tensor) -> Tensor:
@@ -82,7 +88,7 @@ def grain(photons_BN: Tensor, keep_BN: Tensor) -> Tensor:
 
     Args:
         photons_BN: (B, 4760), 0 where masked.
-        keep_BN: bool (B, 4760), visible sensors.
+        keep_BN: (B, 4760), 1 where visible.
     """
 
     def corners(values_BN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,9 +97,9 @@ def grain(photons_BN: Tensor, keep_BN: Tensor) -> Tensor:
         return above_BHW[..., :-1], above_BHW[..., 1:], below_BHW[..., :-1], below_BHW[..., 1:]
 
     a, b, c, d = corners(photons_BN)
-    seen_BX = torch.stack(corners(keep_BN)).all(dim=0).flatten(1)
+    seen_BX = functools.reduce(torch.mul, corners(keep_BN)).flatten(1)
     ratio_BX = ((a - b - c + d).square() / ((a + b + c + d).clamp(min=0) + 4)).flatten(1)
-    return visible_median(ratio_BX, seen_BX.float())[:, 0].clamp(min=1e-3)
+    return visible_median(ratio_BX, seen_BX)[:, 0].clamp(min=1e-3)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ class LightReference(nn.Module):
     def _sensors(self, spot: Spot) -> tuple[Tensor, Tensor, Tensor]:
         """Centres (3, B, S), frames (3, 3, B, S) as of `Patch`, and u, v (2, B, S) of the window's sensors [cm]."""
         channels_BS = spot.channels_BS
-        found_XBS = self.sensor_XN.index_select(1, channels_BS.flatten()).unflatten(1, channels_BS.shape)
+        found_XX = self.sensor_XN.index_select(1, channels_BS.flatten())
+        found_XBS = found_XX.unflatten(1, (-1, channels_BS.shape[1]))
         return found_XBS[:3], found_XBS[3:12].unflatten(0, (3, 3)), found_XBS[12:]
 
     def _centre(self, window: Light, uv_2BS: Tensor, middle_B2: Tensor) -> Tensor:
@@ -147,10 +148,11 @@ class LightReference(nn.Module):
     def _filled_pmts(self, light: Light) -> Tensor:
         """Photons of the PMTs, where masked the mean of the visible ones around them; 0 if there are none: (B, 668)."""
         photons_BO, keep_BO = light.photons_BN[:, geo.N_SIPM :], light.keep_BN[:, geo.N_SIPM :]
-        both_OX = F.pad(torch.cat([photons_BO, keep_BO]).T, (0, 0, 0, 1))  # whole rows are found several times as fast
-        around_OX = both_OX.index_select(0, self.ring_X).unflatten(0, (-1, geo.N_PMT)).sum(dim=0)
-        photons_OB, seen_OB = around_OX.chunk(2, dim=1)
-        return photons_BO + (1 - keep_BO) * (photons_OB / seen_OB.clamp(min=1)).T
+        both_O2B = F.pad(torch.stack([photons_BO, keep_BO]).permute(2, 0, 1), (0, 0, 0, 0, 0, 1))
+        around_XO2B = both_O2B.index_select(0, self.ring_X).unflatten(0, (-1, geo.N_PMT))  # rows: found fastest so
+        photons_OB, seen_OB = around_XO2B.sum(dim=0).unbind(dim=1)
+        filled_BO: Tensor = photons_BO + (1 - keep_BO) * (photons_OB / seen_OB.clamp(min=1)).T
+        return filled_BO
 
     def _facts(
         self,
