@@ -2,8 +2,9 @@
 
     python benchmarks/passes.py --batch 64
 
-Both are regressors of the same four tasks in float32, eager, on one thread. They take turns step by step, and what is
-counted is processor time, so that whatever else runs on the machine matters little; the best turns are compared, and
+Both are regressors of the same four tasks, eager, on one thread: in float32 and, in inference, also in bf16 where the
+processor has it. The last ratio is that of each network in its faster precision. They take turns step by step, and what
+is counted is processor time, so that whatever else runs on the machine matters little; the best turns are compared, and
 only the ratio means something.
 """
 
@@ -17,6 +18,7 @@ import torch
 
 from shards.base import keep_freed_memory
 from shards.normalization import preset
+from xectrain.compute import cpu_has_bf16
 from xectrain.config.networks import PRESETS, model_config
 from xectrain.models.regressor import Regressor
 
@@ -43,6 +45,12 @@ def infer(model: Regressor, x_BN2: torch.Tensor, mask_BN: torch.Tensor) -> None:
     model.eval()(x_BN2, mask_BN)
 
 
+def infer_bf16(model: Regressor, x_BN2: torch.Tensor, mask_BN: torch.Tensor) -> None:
+    """Forward alone, in bf16."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        infer(model, x_BN2, mask_BN)
+
+
 def rates(what: Callable[..., None], models: dict[str, Regressor], batch: int, turns: int) -> dict[str, float]:
     """Events per second by model."""
     x_BN2, mask_BN = torch.rand(batch, 4760, 2), torch.zeros(batch, 4760, dtype=torch.bool)
@@ -66,13 +74,18 @@ def main() -> None:
     configs = {"before": model_config("small", BEFORE), "small": PRESETS["small"]}
     models = {name: Regressor(config, TASKS, norm) for name, config in configs.items()}
     print(f"| batch {options.batch}, one thread | before | `small` | ratio |\n|---|---|---|---|")
-    for title, what in (("training", train), ("inference", infer)):
-        found = rates(what, models, options.batch, options.turns)
-        ratio = found["small"] / found["before"]
-        print(
-            f"| {title} [events/s] | {found['before']:.0f} | {found['small']:.0f} | **{ratio:.1f}** |",
-            flush=True,
-        )
+    training = rates(train, models, options.batch, options.turns)
+    _row("training, float32 [events/s]", training, training["small"] / training["before"])
+    ways = {"float32": infer, **({"bf16": infer_bf16} if cpu_has_bf16() else {})}
+    found = {name: rates(way, models, options.batch, options.turns) for name, way in ways.items()}
+    best = {name: max(rate[name] for rate in found.values()) for name in models}
+    for name, rate in found.items():
+        _row(f"inference, {name} [events/s]", rate, rate["small"] / rate["before"])
+    _row("inference, the faster of each [events/s]", best, best["small"] / best["before"])
+
+
+def _row(title: str, rate: dict[str, float], ratio: float) -> None:
+    print(f"| {title} | {rate['before']:.0f} | {rate['small']:.0f} | **{ratio:.1f}** |", flush=True)
 
 
 if __name__ == "__main__":
