@@ -46,6 +46,10 @@ NOT_RUN = {
         "python benchmarks/reconstruction.py --of demo",
     ): "the demo was not made; a later one runs",
     ("model.md", "python benchmarks/reconstruction.py --minutes"): "trains for five minutes on each of several samples",
+    (
+        "model.md",
+        "python benchmarks/reconstruction.py --only",
+    ): "a training of six minutes on a sample of 40,000 events",
     ("sites.md", "python3.11 -m venv"): "installs torch once more",
     ("sites.md", "~/xec/"): "the environment that was not made",
     ("sites.md", "apptainer"): "needs Apptainer; tests/cluster/test_docs.py compares what is in the image",
