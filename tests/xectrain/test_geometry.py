@@ -61,11 +61,12 @@ def test_two_geometries_do_not_make_one_training_set(surveyed: Dataset, toy_data
         open_training_data(mixed, 0)
 
 
+@pytest.mark.slow
 def test_a_network_reads_events_where_its_sensors_are(
     surveyed: Dataset, toy_dataset: Path, tmp_path: Path, run_command
 ) -> None:
     """What it says of the light alone moves along with the sensors; the exported graph predicts the same."""
-    few = {"train__epochs": 1, "data__batch_size": 16, "model__encoder.focus": 9}
+    few = {"train__epochs": 1, "data__batch_size": 16, "model__encoder.focus": 9, "model__encoder.inner_resolution": 4}
     sensors = surveyed.read(np.arange(40))[0]
     centres = []
     for name, data in (("surveyed", surveyed), ("nominal", open_dataset(toy_dataset))):
