@@ -82,7 +82,9 @@ def make_data(folder: Path, conditions: tuple[object, ...], events: int) -> None
     flat = ("--energy", "flat", "--energy-range", 15, 65)
     placed: tuple[object, ...] = ()
     if "--geometry" in conditions:
-        conditions = placed = ("--geometry", write_survey(folder / "survey.txt"))
+        survey = folder / str(conditions[1])
+        write_survey(survey)
+        conditions = placed = ("--geometry", survey)
     for name, count, energy, first_run, runs in (
         ("train", events, flat, 1, max(10, events // 1000)),
         ("flat", 2000, flat, 1001, 2),
@@ -94,13 +96,11 @@ def make_data(folder: Path, conditions: tuple[object, ...], events: int) -> None
         xec("ingest", "root2shards", root, *placed, "--out", folder / name)
 
 
-def write_survey(file: Path) -> Path:
+def write_survey(file: Path) -> None:
     """A table of sensors around their nominal places."""
     nominal, shift = geo.nominal(), np.random.default_rng(1).normal(0, SURVEY_MM / 10, (geo.N_SENSORS, 3))
-    table = np.column_stack([np.arange(geo.N_SENSORS), nominal.normals, nominal.positions + shift, nominal.face])
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savetxt(file, table, fmt=["%d"] + ["%.6f"] * 6 + ["%d"])
-    return file
+    geo.save(file, geo.Geometry(nominal.positions + shift, nominal.normals, nominal.face, file.name))
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:

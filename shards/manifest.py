@@ -18,7 +18,7 @@ import numpy as np
 from shards.base import CorruptError, InputError, local_path, package_version, publish_text
 from shards.base.documents import checked, json_digest, read_json
 from shards.columns import Column
-from shards.geometry import Geometry, nominal
+from shards.geometry import Survey
 from shards.normalization import Normalization, SensorCounts
 from shards.order import HASH
 from shards.tarfmt import STORAGE_DTYPES, SampleLayout
@@ -91,31 +91,6 @@ class Split:
     def rule(self) -> Split:
         """The split without what follows from the data."""
         return dataclasses.replace(self, groups=None)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """Where surveyed sensors are and look: three numbers per channel, channel by channel, rounded to 1e-6."""
-
-    positions: tuple[float, ...]
-    """cm."""
-    normals: tuple[float, ...]
-
-    @classmethod
-    def of(cls, where: Geometry) -> Survey | None:
-        """What has to be stored of a geometry: nothing if it is the nominal one."""
-        if where == nominal():
-            return None
-        return cls(*(tuple(np.round(table, 6).ravel().tolist()) for table in (where.positions, where.normals)))
-
-    def geometry(self, name: str) -> Geometry:
-        """The geometry again.
-
-        Raises:
-            ValueError: not three numbers per channel.
-        """
-        positions, normals = (np.reshape(table, (N_SENSORS, 3)) for table in (self.positions, self.normals))
-        return Geometry(positions, normals, nominal().face, name)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from shards import geometry
 from shards.base import InputError
 from shards.columns import COLUMNS, Column, canonical_order
 from shards.identity import IDENTITY
-from shards.manifest import Settings, Split, Survey
+from shards.manifest import Settings, Split
 from shards.whole import rest_of
 
 UNITS = 2048
@@ -126,7 +126,7 @@ def _settings(sources: Sequence[Source], given: Sequence[Source], options: Conve
         time_reference=_time_reference(sources),
         geometry=where.name,
         channel_map=where.digest,
-        survey=Survey.of(where),
+        survey=geometry.Survey.of(where),
         shuffle=options.shuffle,
         seed=options.seed if options.shuffle else 0,
         events_per_shard=options.events_per_shard,

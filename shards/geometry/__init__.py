@@ -40,7 +40,7 @@ from shards.geometry.constants import (
 )
 from shards.geometry.coordinates import in_fiducial, inside, uvw_from_xyz, xyz_from_uvw
 from shards.geometry.coverage import cell_area, sensor_area
-from shards.geometry.detector import Geometry, load, nominal
+from shards.geometry.detector import Geometry, Survey, geometry_of, load, nominal, save, survey_document
 from shards.geometry.grids import GRID_NAMES, face_channels, face_grid, outer_fine_cells, outer_fine_grid
 from shards.geometry.hexagon import DIRECTIONS, HexGraph, hexagon
 from shards.geometry.neighbours import NeighbourLists, face_centres, nearest, ring, within
@@ -84,6 +84,7 @@ __all__ = [
     "HexGraph",
     "NeighbourLists",
     "Panel",
+    "Survey",
     "Unrolled",
     "cell_area",
     "chips",
@@ -91,6 +92,7 @@ __all__ = [
     "face_centres",
     "face_channels",
     "face_grid",
+    "geometry_of",
     "hexagon",
     "in_fiducial",
     "inside",
@@ -107,9 +109,11 @@ __all__ = [
     "project",
     "rectangle",
     "ring",
+    "save",
     "sensor_area",
     "solid_angle",
     "square",
+    "survey_document",
     "unrolled",
     "uvw_from_xyz",
     "within",

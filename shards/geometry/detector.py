@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +74,55 @@ class Geometry:
 def nominal() -> Geometry:
     """The geometry of the specification, positions computed from the channel numbers."""
     return Geometry(nominal_positions(), nominal_normals(), nominal_faces(), "nominal")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A geometry as datasets, checkpoints and calibrations keep it: plain numbers, rounded as its digest is.
+
+    Raises:
+        ValueError: not three numbers per channel.
+    """
+
+    positions: tuple[float, ...]
+    """cm, channel by channel."""
+    normals: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if {len(self.positions), len(self.normals)} != {3 * c.N_SENSORS}:
+            raise ValueError(f"expected {3 * c.N_SENSORS} positions and normals, three numbers per channel")
+
+    @classmethod
+    def of(cls, where: Geometry) -> Survey | None:
+        """What has to be kept of a geometry: nothing if it is the nominal one."""
+        if where == nominal():
+            return None
+        return cls(*(tuple(np.round(table, 6).ravel().tolist()) for table in (where.positions, where.normals)))
+
+    def geometry(self, name: str) -> Geometry:
+        """The geometry again."""
+        positions, normals = (np.reshape(table, (c.N_SENSORS, 3)) for table in (self.positions, self.normals))
+        return Geometry(positions, normals, nominal_faces(), name)
+
+
+def survey_document(where: Geometry) -> dict[str, Any] | None:
+    """What a file keeps of a geometry whose name stands nowhere else in it; None if it is the nominal one."""
+    survey = Survey.of(where)
+    return None if survey is None else {"name": where.name, **asdict(survey)}
+
+
+def geometry_of(document: Mapping[str, Any] | None) -> Geometry:
+    """The inverse of `survey_document`."""
+    if document is None:
+        return nominal()
+    tables = (tuple(np.ravel(document[name]).tolist()) for name in ("positions", "normals"))
+    return Survey(*tables).geometry(document["name"])
+
+
+def save(path: Path | str, where: Geometry) -> None:
+    """Write a table that `load` reads as the same geometry."""
+    table = np.column_stack([np.arange(c.N_SENSORS), where.normals, where.positions, where.face])
+    np.savetxt(path, table, fmt=["%d"] + ["%.17g"] * 6 + ["%d"], header=" ".join(TABLE_COLUMNS))
 
 
 def load(path: Path | str) -> Geometry:

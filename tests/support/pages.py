@@ -36,15 +36,9 @@ NOT_RUN = {
     ("cluster.md", "xec cluster status"): SLURM,
     ("cluster.md", "xec cluster resubmit"): SLURM,
     ("cluster.md", "xec cluster cancel"): SLURM,
-    (
-        "cluster-scripts.md",
-        "xec cluster submit",
-    ): "the page is what they print: tests/cluster/test_scripts.py",
+    ("cluster-scripts.md", "xec cluster submit"): "the page is what they print: tests/cluster/test_scripts.py",
     ("model.md", "xec demo"): "tests/test_demo.py runs it",
-    (
-        "model.md",
-        "python benchmarks/reconstruction.py --of demo",
-    ): "the demo was not made; a later one runs",
+    ("model.md", "python benchmarks/reconstruction.py --of demo"): "the demo was not made; a later one runs",
     ("model.md", "python benchmarks/reconstruction.py --minutes"): "trains for five minutes on each of several samples",
     (
         "model.md",

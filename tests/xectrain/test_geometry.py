@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from support.training import config
 
 from shards import geometry as geo
-from shards.base import ConfigError, InputError
+from shards.base import ConfigError, CorruptError, InputError
 from shards.dataset import Dataset
 from shards.normalization import denormalize
 from shards.opening import open_dataset
@@ -29,8 +30,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every sensor 1.5 cm further along z, and 0.1 mm anywhere."""
     nominal, file = geo.nominal(), tmp_path_factory.mktemp("survey") / "survey.txt"
     places = nominal.positions + SHIFT + np.random.default_rng(1).normal(0, 0.01, (4760, 3))
-    table = np.column_stack([np.arange(4760), nominal.normals, places, nominal.face])
-    np.savetxt(file, table, fmt=["%d"] + ["%.9f"] * 6 + ["%d"])
+    geo.save(file, geo.Geometry(places, nominal.normals, nominal.face, file.name))
     return file
 
 
@@ -52,6 +52,14 @@ def test_positions_that_were_not_kept_are_missed(surveyed: Dataset) -> None:
     older = Dataset(surveyed.path, dataclasses.replace(surveyed.manifest, settings=settings))
     with pytest.raises(InputError, match=r"geometry survey.txt: does not hold the positions of its sensors; convert"):
         _ = older.geometry
+
+
+def test_a_damaged_survey_is_refused_with_the_file(surveyed: Dataset, tmp_path: Path) -> None:
+    manifest = json.loads((surveyed.path / "manifest.json").read_text())
+    manifest["survey"]["positions"].pop()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptError, match=r"manifest\.json: .*expected 14280 positions and normals"):
+        Dataset.at(tmp_path)
 
 
 def test_two_geometries_do_not_make_one_training_set(surveyed: Dataset, toy_dataset: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from shards import geometry as geo
 from shards.base import InputError
-from shards.manifest import Survey
 from xectrain.baselines.energy import EnergyCalibration
 from xectrain.baselines.features import Features, concatenate, extract
 from xectrain.baselines.position import PositionCalibration
@@ -97,8 +96,7 @@ class Baselines:
         """Plain values, for a file beside the results."""
         parts = {"position": self.position, "energy": self.energy, "timing": self.timing}
         plain = {"means": dict(self.means), **{k: None if v is None else v.to_dict() for k, v in parts.items()}}
-        survey = Survey.of(self.geometry)
-        return plain if survey is None else {**plain, "survey": asdict(survey), "geometry": self.geometry.name}
+        return {**plain, "survey": geo.survey_document(self.geometry)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Baselines:
@@ -108,7 +106,7 @@ class Baselines:
             None if values["position"] is None else PositionCalibration.from_dict(values["position"]),
             None if values["energy"] is None else EnergyCalibration.from_dict(values["energy"]),
             None if values["timing"] is None else TimingCalibration.from_dict(values["timing"]),
-            Survey(**values["survey"]).geometry(values["geometry"]) if "survey" in values else geo.nominal(),
+            geo.geometry_of(values.get("survey")),
         )
 
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from shards import geometry as geo
 from shards.base import ConfigError
 from shards.normalization import Normalization
 
@@ -27,22 +26,6 @@ if TYPE_CHECKING:
     from xectrain.model_input import InputRules
     from xectrain.models.ranges import Stray
     from xectrain.modes.masking import Masker
-
-
-def stored_survey(geometry: geo.Geometry) -> dict[str, Any] | None:
-    """What a checkpoint keeps of where the sensors were in training: nothing if they were at their nominal places."""
-    if geometry == geo.nominal():
-        return None
-    tables = {"positions": geometry.positions, "normals": geometry.normals}
-    return {"name": geometry.name, **{name: torch.from_numpy(table.copy()) for name, table in tables.items()}}
-
-
-def restored_geometry(state: Mapping[str, Any]) -> geo.Geometry:
-    """The sensors of a checkpoint; checkpoints of earlier versions were made with the nominal ones."""
-    kept = state.get("survey")
-    if kept is None:
-        return geo.nominal()
-    return geo.Geometry(kept["positions"].numpy(), kept["normals"].numpy(), geo.nominal().face, kept["name"])
 
 
 class EventBatch(NamedTuple):

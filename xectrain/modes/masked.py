@@ -22,7 +22,7 @@ from xectrain.config.sensors import MaskingConfig
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
 from xectrain.models.sensors import hide
-from xectrain.modes.base import EventBatch, SensorMode, StepResult, restored_geometry
+from xectrain.modes.base import EventBatch, SensorMode, StepResult
 from xectrain.modes.losses import Balance
 from xectrain.modes.losses_sensors import SensorLoss, channel_weights, event_loss, sensor_loss
 from xectrain.modes.masking import Masker, MaskInput
@@ -106,7 +106,7 @@ class MaskedSensors(SensorMode):
     def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         norm = Normalization.from_dict(state["normalization"])
         patterns = _patterns(config.masking, state)
-        columns, where = list(state["columns"]), restored_geometry(state)
+        columns, where = list(state["columns"]), geo.geometry_of(state.get("survey"))
         mode = cls(config.model, config.masking, norm, columns, config.train.seed, patterns, where)
         mode.load_state_dict(dict(tensors))
         return mode.eval()

@@ -23,7 +23,7 @@ from xectrain.models.factors import fit_factor
 from xectrain.models.ranges import Stray, input_summaries
 from xectrain.models.regressor import Regressor
 from xectrain.models.standardization import UNCERTAIN
-from xectrain.modes.base import EventBatch, EventMode, StepResult, restored_geometry
+from xectrain.modes.base import EventBatch, EventMode, StepResult
 from xectrain.modes.losses import Balance, task_loss
 from xectrain.modes.losses_physics import VERTEX, angle_position, check_physics, energy_light
 from xectrain.modes.reweight import fit_weights
@@ -119,7 +119,8 @@ class Regress(EventMode):
     def of_checkpoint(cls, config: Config, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Regress:
         norm = Normalization.from_dict(state["normalization"])
         options = TargetOptions(bool(state["relative_time"]), config.tasks.timing_at)
-        mode = cls(config.model, config.tasks, norm, list(state["columns"]), options, restored_geometry(state))
+        where = geo.geometry_of(state.get("survey"))  # earlier versions computed with the nominal one
+        mode = cls(config.model, config.tasks, norm, list(state["columns"]), options, where)
         network = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         mode.model.load_state_dict(network)  # the balance of the losses stays behind: nothing is trained
         return mode.eval()
@@ -260,14 +261,14 @@ class Regress(EventMode):
             physical_BK = torch.from_numpy(np.stack([outputs[f"pred_{c}"] for c in TASKS[name].columns], axis=1))
             value_BK = scales.standardized(name, physical_BK.to(scales.mean(name).device))
             before_BRK = scales.factor(name, value_BK).double().cpu().numpy()  # what the outputs have in them
+            value_NK = value_BK.double().cpu().numpy()
             rows = [(0, None)] if task.loss == "gaussian_nll" else [*enumerate(task.quantiles)]
             for k, column in enumerate(TASKS[name].columns):
                 for row, quantile in rows:
                     if quantile != 0.5:
                         ratio = _ratio(outputs, column, quantile, name in scales.logarithmic) * before_BRK[:, row, k]
                         fraction = FRACTION_1SIGMA if quantile is None else max(quantile, 1 - quantile)
-                        value = value_BK[:, k].double().cpu().numpy()
-                        scales.set_factor(name, row, k, fit_factor(value, ratio, fraction))
+                        scales.set_factor(name, row, k, fit_factor(value_NK[:, k], ratio, fraction))
 
     def summarize(self, outputs: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         metrics: dict[str, float] = {}

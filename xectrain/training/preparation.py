@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from shards.base import ConfigError, InputError, code_version, local_path
+from shards.geometry import survey_document
 from shards.normalization import NPHO_THRESHOLD, PRESETS, Normalization, check_remap, denormalize, preset, valid
 from shards.plan import View
 from shards.plausible import PLAUSIBLE, outside
@@ -20,7 +21,7 @@ from xectrain.config.tree import Config
 from xectrain.data import TrainingData, open_training_data
 from xectrain.model_input import InputRules
 from xectrain.modes import find_mode
-from xectrain.modes.base import Mode, stored_survey
+from xectrain.modes.base import Mode
 from xectrain.modes.regress import target_options, training_targets
 from xectrain.modes.reweight import fit_weights
 from xectrain.tasks import find_task
@@ -221,7 +222,7 @@ def _facts(config: Config, data: TrainingData, rules: InputRules, mode: Mode) ->
         "npho_threshold": rules.npho_threshold,
         "parameters": sum(p.numel() for p in mode.parameters()),
         "geometry": data.first.manifest.settings.channel_map,
-        "survey": stored_survey(data.first.geometry),
+        "survey": survey_document(data.first.geometry),
         "relative_time": data.first.manifest.settings.time_reference == "relative",
         "code_version": code_version(),
     }

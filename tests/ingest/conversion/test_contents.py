@@ -19,7 +19,7 @@ from ingest.reading.rootio import open_sources
 from shards.base import ConfigError, InputError, OutputError
 from shards.dead import DeadEntry, DeadList
 from shards.gains import GainFile
-from shards.geometry import nominal
+from shards.geometry import Geometry, nominal, save
 from shards.normalization import denormalize, normalize, preset, valid
 from shards.opening import open_dataset
 from shards.operations.describe import describe
@@ -232,8 +232,8 @@ def test_sources_that_disagree_on_the_time_reference_are_refused(trees: list[Any
 
 def test_a_surveyed_geometry_is_remembered(files: list[Path], tmp_path: Path) -> None:
     geometry = nominal()
-    table = np.column_stack([np.arange(S), geometry.normals, geometry.positions + 0.1, geometry.face])
-    np.savetxt(tmp_path / "survey.txt", table, fmt=["%d"] + ["%.6f"] * 6 + ["%d"])
+    moved = Geometry(geometry.positions + 0.1, geometry.normals, geometry.face, "survey.txt")
+    save(tmp_path / "survey.txt", moved)
     surveyed = run(files, tmp_path / "d", geometry=str(tmp_path / "survey.txt")).manifest.settings
     assert surveyed.geometry != "nominal"
     assert surveyed.channel_map != geometry.digest

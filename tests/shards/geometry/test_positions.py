@@ -171,6 +171,15 @@ def write_table(path: Path, positions: np.ndarray = P, normals: np.ndarray = N, 
     return path
 
 
+def test_a_written_geometry_is_read_back(tmp_path: Path) -> None:
+    moved = geo.Geometry(P + np.random.default_rng(3).normal(0, 0.1, P.shape), N, face_codes, "moved.txt")
+    geo.save(tmp_path / "moved.txt", moved)
+    assert geo.load(tmp_path / "moved.txt") == moved
+    assert geo.geometry_of(geo.survey_document(moved)) == moved
+    assert geo.survey_document(geo.nominal()) is None
+    assert geo.geometry_of(None) == geo.nominal()
+
+
 def test_a_survey_file_is_read_back(tmp_path: Path) -> None:
     shifted = P + np.random.default_rng(1).normal(0, 0.1, P.shape)
     survey = geo.load(write_table(tmp_path / "survey.txt", shifted, 3 * N))
