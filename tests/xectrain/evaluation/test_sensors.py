@@ -184,6 +184,7 @@ def test_evaluation_numbers_are_those_of_the_table(place, inpainter, tmp_path):
     assert (tmp_path / "resolution_sensors.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_several_models_on_the_same_sensors(place, tmp_path):
     arguments = [str(place / "inpaint"), str(place / "mae"), "--data", str(place / "data"), "--out", str(tmp_path)]
     done = CliRunner().invoke(compare_cli.app, [*arguments, "--device", "cpu"], catch_exceptions=False)

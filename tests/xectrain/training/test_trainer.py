@@ -51,6 +51,7 @@ def test_accumulation_gives_the_same_losses(dataset: Dataset, tmp_path: Path, un
     assert len(one) == len(two)
 
 
+@pytest.mark.slow
 def test_a_profile_has_every_phase_and_changes_nothing(
     dataset: Dataset, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
