@@ -67,7 +67,9 @@ class Events:
             sensors: float32 (n, 4760, 2), normalized as `storage`, sentinel-marked, on any device.
             columns: (n,) each.
         """
-        tensor = sensors if isinstance(sensors, Tensor) else _tensor(np.asarray(sensors, np.float32))
+        tensor = (
+            sensors if isinstance(sensors, Tensor) else torch.from_numpy(np.require(sensors, np.float32, ["C", "W"]))
+        )
         return cls(columns or {}, _Stored(tensor, storage))
 
     @classmethod
@@ -169,9 +171,9 @@ class _Raw:
         return _Raw(self.npho[rows], self.time[rows], None if self.dead is None else self.dead[rows])
 
     def model_input(self, model: Normalization, threshold: float, device: str) -> tuple[Tensor, Tensor]:
-        npho_BN, time_BN = (_tensor(values).to(device, non_blocking=True) for values in (self.npho, self.time))
-        dead_BN = None if self.dead is None else _tensor(self.dead).to(device, non_blocking=True)
-        return InputRules(model, model, threshold).apply(normalize(npho_BN, time_BN, model, dead_BN).sensors)
+        # By NumPy, whatever the device is: the very bytes of shards, and on a CPU a third of the time that torch takes.
+        sensors_BN2 = torch.from_numpy(normalize(self.npho, self.time, model, self.dead).sensors)
+        return InputRules(model, model, threshold).apply(sensors_BN2.to(device, non_blocking=True))
 
     def raw(self) -> RawSensors:
         dead = np.zeros(self.npho.shape, dtype=bool) if self.dead is None else self.dead
@@ -181,11 +183,3 @@ class _Raw:
         classes = classify(self.npho, self.time, judge, self.dead)
         photons = np.where(classes.dead, np.nan, self.npho).astype(np.float32)
         return photons, np.where(classes.time_invalid, np.nan, self.time).astype(np.float32)
-
-
-def _tensor(values: NDArray[Any]) -> Tensor:
-    """A tensor of the same numbers; ROOT's byte order is swapped, and integers become float32."""
-    native = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
-    if native.dtype.kind not in "fb":
-        native = native.astype(np.float32)
-    return torch.from_numpy(np.require(native, requirements=["C", "W"]))

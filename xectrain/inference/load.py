@@ -39,7 +39,7 @@ def load(
         model: run folder (its best checkpoint), checkpoint file or ONNX file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32` or `bf16`.
-        batch_size: events per forward pass; None: 64 on a CPU, 1024 on a GPU.
+        batch_size: events per forward pass; None: 128 on a CPU, 1024 on a GPU.
         weights: `ema`, `raw`, or `auto`: the moving average where there is one.
         normalization: preset of the input of an ONNX file that this project did not export.
         allow_cpu: for an ONNX file: accept the CPU where a GPU was asked for but is unavailable.

@@ -23,8 +23,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IN_RANGE = "in_training_range"
-CPU_BATCH, GPU_BATCH = 64, 1024
-"""Default events per forward pass: what fits the cache of a CPU core, and what fills a GPU."""
+CPU_BATCH, GPU_BATCH = 128, 1024
+"""Default events per forward pass. On a CPU: so many that Python, which one worker at a time may run, is a small part
+of a batch, and few enough for the cache; on a GPU: what fills it."""
 
 
 @dataclass(frozen=True)
