@@ -7,8 +7,9 @@ threads, normalization in numpy, predictions collected in lists and written at t
 is equal to the run's but written plainly (as in `model.py`; both graphs' outputs are compared first). A second row
 gives the script the graph that `xec export` writes. All are whole commands in processes of their own, which take
 turns; `without start` is a second measurement with a twentieth of the events subtracted. `model alone` is the rate of
-the network on events that are in memory. The network is an untrained one of the preset; making and exporting it takes
-minutes, and `--folder` keeps it.
+the network on events that are in memory. The last row is no equal network, but the one that replaces it today. Below
+the table is how far one can get at all: the arithmetic of a forward pass, and how fast this machine multiplies
+matrices. The networks are untrained; making and exporting the first takes minutes, and `--folder` keeps it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ import uproot
 from conversion import COMPRESSIONS, write_file
 from model import PlainEncoder
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from shards import geometry as geo
+from shards.base import keep_freed_memory
 from xectrain.checkpoint import find_checkpoint, read_checkpoint
 from xectrain.exporting.graph import onnx_bytes
 from xectrain.exporting.modules import NormalizedInput, module_for
@@ -165,6 +169,7 @@ def alone(run: Path, root: Path, events: int) -> float:
     from xectrain.inference.events import Events
     from xectrain.inference.load import load
 
+    keep_freed_memory()  # as the command does
     with uproot.open(root) as file:
         arrays = file["tree"].arrays(["npho", "relative_time"], library="np", entry_stop=min(events, 512))
     loaded, known = load(run, device="cpu"), Events.of_raw(arrays["npho"], arrays["relative_time"])
@@ -173,6 +178,33 @@ def alone(run: Path, root: Path, events: int) -> float:
     for _ in range(max(1, events // len(known))):
         loaded.predict_events(known)  # type: ignore[union-attr]
     return len(known) * max(1, events // len(known)) / (time.perf_counter() - began)
+
+
+def measured_rates(pairs: list[tuple[float, float]], events: int) -> tuple[float, float]:
+    """Events/s with and without start, from the seconds that all events and a part of them took in each turn."""
+    whole, start = (min(pair[i] for pair in pairs) for i in range(2))
+    return events / whole, (events - events // SMALLER) / (whole - start)
+
+
+def arithmetic(run: Path) -> float:
+    """Floating-point operations of a forward pass, per event: those of products and convolutions."""
+    path, events = find_checkpoint(run), 4
+    mode, _ = load_mode(read_checkpoint(path), path)
+    x_BN2, mask_BN = torch.rand(events, geo.N_SENSORS, 2), torch.zeros(events, geo.N_SENSORS, dtype=torch.bool)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        mode.model(x_BN2, mask_BN)
+    return counter.get_total_flops() / events
+
+
+def multiplying(dtype: torch.dtype, size: int = 2048, seconds: float = 1.0) -> float:
+    """Floating-point operations per second in products of large matrices, by all cores: the best of several."""
+    left, right = (torch.rand(size, size).to(dtype) for _ in range(2))
+    best, began = float("inf"), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        before = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best
 
 
 def singles(onnx: Path, root: Path, count: int = 200) -> tuple[float, float]:
@@ -197,6 +229,7 @@ def singles(onnx: Path, root: Path, count: int = 200) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="reference")
+    parser.add_argument("--beside", default="small", help="preset of the last row")
     parser.add_argument("--events", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="events at which only memory is measured")
@@ -206,6 +239,9 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     make(folder, options.preset)
+    beside = folder / options.beside
+    beside.mkdir(exist_ok=True)
+    make_run(beside, options.beside)
     files = {events: folder / f"{events}.root" for events in (options.events, options.events // SMALLER)}
     files |= {events: folder / f"{events}.root" for events in options.memory}
     for events, file in files.items():
@@ -227,6 +263,7 @@ def main() -> None:
         "`xec infer run`": lambda file: ours(run, file),
         "`xec infer run --precision bf16`": lambda file: ours(run, file, "--precision", "bf16"),
         "`xec infer raw.onnx`": lambda file: ours(folder / "raw.onnx", file),
+        f"`xec infer` with `{options.beside}`": lambda file: ours(beside / "run", file),
     }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(options.turns):
@@ -238,14 +275,18 @@ def main() -> None:
         f"| `{options.preset}`, {options.events} events | events/s | ratio | without start | ratio | of model alone |"
     )
     print("|---|---|---|---|---|---|")
-    first: tuple[float, float] | None = None
-    for name, pairs in taken.items():
-        whole, start = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
-        rates = options.events / whole, (options.events - options.events // SMALLER) / (whole - start)
-        first = first or rates
-        ratios = [rate / other for rate, other in zip(rates, first, strict=True)]
-        share = f"{rates[1] / network:.2f}" if name == "`xec infer run`" else ""
-        print(f"| {name} | {rates[0]:.1f} | {ratios[0]:.2f} | {rates[1]:.1f} | {ratios[1]:.2f} | {share} |")
+    rates = {name: measured_rates(pairs, options.events) for name, pairs in taken.items()}
+    script_rates = rates["the plain script"]
+    for name, (whole, inner) in rates.items():
+        ratios = f"{whole:.1f} | {whole / script_rates[0]:.2f} | {inner:.1f} | {inner / script_rates[1]:.2f}"
+        print(f"| {name} | {ratios} | {f'{inner / network:.2f}' if name == '`xec infer run`' else ''} |")
+    operations, speeds = arithmetic(run), [multiplying(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    limits = [f"{speed / operations:.0f} ({speed / operations / script_rates[1]:.1f})" for speed in speeds]
+    print(
+        f"\nAn event is {operations / 1e9:.2f} GFLOP, and the cores multiply large matrices at {speeds[0] / 1e9:.0f} "
+        f"GFLOP/s in float32, {speeds[1] / 1e9:.0f} in bf16: no program does more than {limits[0]} and {limits[1]} "
+        "events/s (in brackets: ratio without start)."
+    )
     median, late = singles(folder / "raw.onnx", files[options.events])
     print(f"\nOne event at a time, one thread of onnxruntime: median {median:.1f} ms, 99th percentile {late:.1f} ms.")
     for events in options.memory:
