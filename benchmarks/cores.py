@@ -66,11 +66,12 @@ class Work:
             while time.perf_counter() - began < seconds:
                 yield self.batch
 
-        if what == "inference":
-            events = sum(in_order(self.infer, batches(), cores if way == "xec" else 1))
-        else:
-            events = sum(map(self.train, batches()))
-        return events / (time.perf_counter() - began)
+        workers = cores if what == "inference" and way == "xec" else 1
+        events, taken = 0, 0.0
+        for done in in_order(self.infer if what == "inference" else self.train, batches(), workers):
+            if taken < seconds:  # afterwards workers run dry, one by one
+                events, taken = events + done, time.perf_counter() - began
+        return events / taken
 
     def look_around(self) -> None:
         """Train until the number of threads follows from what others do, as it does in a training all the time."""
@@ -85,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn")
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     keep_freed_memory()
