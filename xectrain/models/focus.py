@@ -21,7 +21,8 @@ NOWHERE = -1e5
 LATEST = 6.0
 """Lateness [ns] is compressed to within ±this: scattered light arrives tens of nanoseconds late."""
 MANY = 1000
-"""Values from which a median is found without sorting, in a quarter of the time on a CPU. No ONNX operator does so."""
+"""Values from which a CPU finds a median by NumPy's partition, in a tenth of the time of sorting. No ONNX operator does
+so."""
 CENTRE_PREFERENCE = 0.5
 """Photons by which the middle of the face is preferred to its corners: decides only where there is no light at all."""
 
@@ -180,18 +181,16 @@ def gathered(values_BN: Tensor, channels_BS: Tensor) -> Tensor:
 
 
 def visible_median(values_BX: Tensor, keep_BX: Tensor) -> Tensor:
-    """Median over the visible ones (`keep_BX`: 1), (B, 1); 0 if there are none."""
+    """Median over the visible ones (`keep_BX`: 1), (B, 1); 0 if there are none. Of many values it has no gradients."""
     count_B1 = keep_BX.sum(dim=1, keepdim=True).long()
-    half_B1 = torch.div(count_B1, 2, rounding_mode="floor")
-    if values_BX.shape[1] > MANY and not torch.onnx.is_in_onnx_export():
-        seen_BX = torch.where(keep_BX > 0, values_BX, torch.nan)
-        lower_B1 = seen_BX.nanmedian(dim=1, keepdim=True).values
-        above_B1 = torch.where(seen_BX > lower_B1, seen_BX, torch.inf).amin(dim=1, keepdim=True)
-        upper_B1 = torch.where((seen_BX <= lower_B1).sum(dim=1, keepdim=True) > half_B1, lower_B1, above_B1)
+    seen_BX = torch.where(keep_BX > 0, values_BX, torch.full_like(values_BX, 1e30))
+    last = values_BX.shape[1] - 1
+    lower_B1 = torch.div(count_B1 - 1, 2, rounding_mode="floor").clamp(min=0)
+    upper_B1 = torch.div(count_B1, 2, rounding_mode="floor").clamp(max=last)
+    if last >= MANY and seen_BX.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
+        places = torch.cat([lower_B1, upper_B1]).unique().tolist()
+        rising_BX = torch.from_numpy(np.partition(seen_BX.numpy(), places, axis=1))
     else:
-        rising_BX = torch.where(keep_BX > 0, values_BX, torch.full_like(values_BX, 1e30)).sort(dim=1).values
-        before_B1 = torch.div(count_B1 - 1, 2, rounding_mode="floor").clamp(min=0)
-        lower_B1 = rising_BX.gather(1, before_B1)
-        upper_B1 = rising_BX.gather(1, half_B1.clamp(max=values_BX.shape[1] - 1))
-    middle_B1 = 0.5 * (lower_B1 + upper_B1)
+        rising_BX = seen_BX.sort(dim=1).values
+    middle_B1 = 0.5 * (rising_BX.gather(1, lower_B1) + rising_BX.gather(1, upper_B1))
     return torch.where(count_B1 > 0, middle_B1, torch.zeros_like(middle_B1))

@@ -19,7 +19,7 @@ from xectrain.baselines.light import light_centre, window_table
 from xectrain.baselines.raw import RawEvents
 from xectrain.localfit import xyz
 from xectrain.models.encoder import Encoder
-from xectrain.models.focus import Light, Spotter, read_light
+from xectrain.models.focus import MANY, Light, Spotter, read_light, visible_median
 from xectrain.models.foveated import window_image
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
@@ -219,3 +219,15 @@ def test_a_shallow_photon_of_less_light_does_not_draw_the_window() -> None:
     x = sensors(np.tile(photons, (2, 1)), np.full((2, 4760), np.nan))
     scene = scene_of(x)
     assert np.abs(np.argwhere(int(scene.spot.centre_B[0]) == GRID)[0] - (75, 30)).max() <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 2, 31, MANY, MANY + 1, MANY + 2]), seen=st.floats(0, 1))
+def test_the_median_over_the_visible_is_that_of_numpy_whichever_way_it_is_found(
+    seed: int, size: int, seen: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    values, keep = rng.normal(size=(3, size)).astype(np.float32), rng.random((3, size)) < seen
+    expected = [np.median(row[which]) if which.any() else 0 for row, which in zip(values, keep, strict=True)]
+    found = visible_median(torch.from_numpy(values), torch.from_numpy(keep).float())
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
