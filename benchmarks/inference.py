@@ -128,6 +128,7 @@ def make(folder: Path, preset: str) -> None:
 
 def make_run(folder: Path, preset: str) -> None:
     """`FOLDER/run`, an untrained network of a preset, and `FOLDER/shards`, a few events."""
+    folder.mkdir(exist_ok=True)
     toy, shards, run = folder / "toy.root", folder / "shards", folder / "run"
     steps = [
         (toy, xec("toymc", "--events", 64, "--energy", "flat", "--energy-range", 15, 65, "--out", toy)),
@@ -240,7 +241,6 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     make(folder, options.preset)
     beside = folder / options.beside
-    beside.mkdir(exist_ok=True)
     make_run(beside, options.beside)
     files = {events: folder / f"{events}.root" for events in (options.events, options.events // SMALLER)}
     files |= {events: folder / f"{events}.root" for events in options.memory}

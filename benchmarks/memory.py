@@ -1,9 +1,9 @@
-"""Peak anonymous memory of converting and of reading, over all processes, against the number of events.
+"""Peak anonymous memory of converting, reading and predicting, over all processes, against the number of events.
 
     python benchmarks/memory.py [--events 10000 30000 100000] [--folder DIR]
 
-Both must not depend on it. Each figure is taken in a process of its own. Conversion has two workers; reading is one
-shuffled epoch through DALI.
+None may depend on it. Each figure is taken in a process of its own. Conversion has two workers; reading is one shuffled
+epoch through DALI; `xec infer` reads the ROOT file, with an untrained network of the preset `small`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conversion import COMPRESSIONS, Memory, write_file
+from inference import make_run, seconds, xec
 from loading import dali
 
 from ingest.conversion.convert import convert
@@ -54,18 +55,22 @@ def measured(work: Callable[[Path, Path], None], root: Path, out: Path) -> float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--folder", type=Path, default=None, help="where files are made (default: a temporary folder)")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
-    print(f"{'events':>8}{'converting MB':>15}{'reading MB':>12}")
     try:
+        make_run(folder / "network", "small")
+        print("| events | converting [MB] | reading [MB] | predicting [MB] |\n|---|---|---|---|")
         for events in arguments.events:
             root, out = folder / "a.root", folder / "shards"
             write_file(root, events, COMPRESSIONS["lz4"])
             row = [measured(work, root, out) for work in (converting, reading)]
-            print(f"{events:8d}{row[0]:15.0f}{row[1]:12.0f}", flush=True)
+            predictions = folder / "predictions.root"
+            command = xec("infer", folder / "network" / "run", root, "--output", predictions, "--device", "cpu")
+            row.append(seconds(command, predictions)[1])
+            print(f"| {events} | {' | '.join(f'{megabytes:.0f}' for megabytes in row)} |", flush=True)
             shutil.rmtree(out)
             root.unlink()
     finally:
