@@ -6,21 +6,20 @@ light, locally constant) are profiled analytically (variable projection: Golub a
 events of a batch at once. Everything is a tensor operation of fixed shape, in the precision of what is given, and a
 fixed number of steps, so that it is exported and compiled with a network.
 
-Shape suffixes: B events, S sensors of a patch, 3 coordinates (of the detector, of a sensor's frame, or u, v, w), E the
-two edges of a sensor along an axis.
+A network that has a fit runs it in every pass, and small tensors take as long as there are operations: so there are
+few. None of them is a matrix product: those may be rounded to TF32.
+
+Shape suffixes: as in `xectrain.patch`; here 3 are u, v, w, and 5 they, the solid angles and the photons.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shards import geometry as geo
+from xectrain.patch import Patch, View, less, solid_angle
 
 STATISTICS = 11.0
 """Variance of a sensor's photon number per photon: excess-noise factor over detection efficiency."""
@@ -42,37 +41,6 @@ PARAMETERS = 5
 
 
 @dataclass(frozen=True)
-class Patch:
-    """Sensors that a point is fitted to."""
-
-    position_3BS: Tensor
-    """Centres [cm]."""
-    frame_33BS: Tensor
-    """Unit vectors along the sensor's edges and along its normal: which vector, which coordinate."""
-    photons_BS: Tensor
-    """Photons; what stands at unused sensors does not matter if it is finite."""
-    used_BS: Tensor
-    """1 where a sensor is used, otherwise 0; same type as the photons."""
-
-    def of(self, rows: Tensor) -> Patch:
-        """The patches of some events."""
-        return Patch(*(getattr(self, name)[..., rows, :] for name in self.__dataclass_fields__))
-
-    def central(self, side: int) -> Patch:
-        """The middle of square patches."""
-        return Patch(*(central(getattr(self, name), side) for name in self.__dataclass_fields__))
-
-
-def central(values: Tensor, side: int) -> Tensor:
-    """Values (…, side²) of the middle of a square (…, S) of sensors; all of them if it is no larger."""
-    whole = math.isqrt(values.shape[-1])
-    first = max(0, (whole - side) // 2)
-    inside = slice(first, whole - first)
-    square: Tensor = values.unflatten(-1, (whole, whole))
-    return square[..., inside, inside].flatten(-2)
-
-
-@dataclass(frozen=True)
 class PointFit:
     """The fitted points."""
 
@@ -88,13 +56,15 @@ class PointFit:
     """Largest change of a coordinate in the last step [cm], accepted or not."""
 
 
-def sensor_frames(geometry: geo.Geometry) -> npt.NDArray[np.float64]:
-    """Edges and normal of every sensor, as in `Patch.frame_33BS`: float64 (3, 3, 4760)."""
-    return np.stack([vectors.T for vectors in (*geometry.tangents, geometry.normals)])
-
-
 def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) -> PointFit:
-    """Fit by Levenberg and Marquardt's method; weights follow the model.
+    """Fit by Levenberg and Marquardt's method; weights follow the model. Arguments as of `settled`."""
+    uvw_B3, moved_B = settled(patch, start_B3, steps, smooth)
+    return PointFit(uvw_B3, *fit_light(patch, solid_angle(patch, uvw_B3)), moved_B)
+
+
+def settled(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) -> tuple[Tensor, Tensor]:
+    """The fitted point alone, u, v, w (B, 3), and the largest change of a coordinate in the last step (B,), accepted or
+    not; both in cm.
 
     Args:
         start_B3: u, v, w to start from [cm].
@@ -103,182 +73,135 @@ def fit_point(patch: Patch, start_B3: Tensor, steps: int, smooth: bool = False) 
             deep points lie in valleys so flat that rounding decides, and two runtimes would disagree by millimetres.
             Steps are damped alike and taken in part; rest is reached more slowly.
     """
-    point_B3 = torch.cat([start_B3[:, :2], start_B3[:, 2:].clamp(*DEPTH_RANGE)], dim=1)
-    first = _Line(patch.photons_BS, patch.used_BS / variance(patch.photons_BS))
-    damping_B = torch.full_like(point_B3[:, 0], SMOOTH_DAMPING if smooth else FIRST_DAMPING)
-    moved_B = torch.zeros_like(damping_B)
+    view, weights = View(patch), _Weights(patch)
+    point_3B1 = torch.cat([start_B3[:, :2], start_B3[:, 2:].clamp(*DEPTH_RANGE)], dim=1).T[..., None]
+    change_3B1 = torch.zeros_like(point_3B1)
+    damping_B1 = torch.full_like(change_3B1[0], SMOOTH_DAMPING if smooth else FIRST_DAMPING)
+    tolerated_B1 = torch.full_like(damping_B1, TOLERATED[1])
     for _ in range(steps):
-        omega_BS, slope_3BS = solid_angle_and_slopes(patch, point_B3)
-        line = _Line(patch.photons_BS, _weights(patch, first, omega_BS))
-        step_B3, before_B = _step(line, omega_BS, slope_3BS, damping_B)
-        trial_B3 = _moved(point_B3, step_B3)
-        after_B = line.chi2(line.fit(solid_angle(patch, trial_B3))[2])
+        omega_BS, slopes = view.solid_angle_and_slopes(point_3B1)
+        line = _Line(weights.roots_at(omega_BS))
+        step_3B1, photons_BS, before_B1 = _step(line, slopes, omega_BS, patch.photons_BS, damping_B1)
+        trial_3B1 = _moved(point_3B1, step_3B1)
+        residual_BS = _without(photons_BS, line.centred(view.solid_angle(trial_3B1))[0])[0]
+        after_B1 = _dot(residual_BS, residual_BS)
         if smooth:
-            gain_B = (before_B - after_B) / (TOLERATED[0] * before_B + TOLERATED[1])
-            share_B = (0.5 + gain_B).clamp(0, 1)
+            scale_B1 = torch.add(tolerated_B1, before_B1, alpha=TOLERATED[0])
+            share_B1 = (torch.add(before_B1 - after_B1, scale_B1, alpha=0.5) / scale_B1).clamp(0, 1)
         else:
-            share_B = (after_B <= before_B).to(before_B.dtype)
-            damping_B = torch.where(share_B > 0, damping_B / 5, damping_B * 8)
-        change_B3 = trial_B3 - point_B3
-        moved_B = change_B3.abs().amax(dim=1)
-        point_B3 = point_B3 + share_B[:, None] * change_B3
-    omega_BS = solid_angle(patch, point_B3)
-    line = _Line(patch.photons_BS, _weights(patch, first, omega_BS))
-    amplitude_B1, background_B1, residual_BS = line.fit(omega_BS)
+            share_B1 = (after_B1 <= before_B1).to(before_B1.dtype)
+            damping_B1 = torch.where(share_B1 > 0, damping_B1 / 5, damping_B1 * 8)
+        change_3B1 = trial_3B1 - point_3B1
+        point_3B1 = torch.addcmul(point_3B1, share_B1, change_3B1)
+    return point_3B1[..., 0].T, change_3B1[..., 0].abs().amax(dim=0)
+
+
+def fit_light(patch: Patch, omega_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A [photons/sr], B [photons] and χ² per degree of freedom, (B,) each, of a point with these solid angles [sr]."""
+    roots_BS = _Weights(patch).roots_at(omega_BS)
+    amplitude_B1, background_B1, residual_BS = profile(patch.photons_BS, omega_BS, roots_BS)
     freedom_B = (patch.used_BS.sum(dim=1) - PARAMETERS).clamp(min=1)
-    return PointFit(point_B3, amplitude_B1[:, 0], background_B1[:, 0], line.chi2(residual_BS) / freedom_B, moved_B)
+    return amplitude_B1[:, 0], background_B1[:, 0], residual_BS.square().sum(dim=1) / freedom_B
 
 
-def variance(photons: Tensor) -> Tensor:
-    """Variance of a sensor's photon number [photons²] at an expected number of photons."""
-    return STATISTICS * photons.clamp(min=0) + NOISE + (CALIBRATION * photons).square()
+def variance(photons_BS: Tensor, used_BS: Tensor) -> Tensor:
+    """Variances of the sensors' photon numbers [photons²] at expected numbers; infinite at unused sensors."""
+    statistical_BS = torch.add(NOISE / used_BS, photons_BS.clamp(min=0), alpha=STATISTICS)
+    return torch.addcmul(statistical_BS, photons_BS, photons_BS, value=CALIBRATION**2)
 
 
-def profile(photons_BS: Tensor, omega_BS: Tensor, weight_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best A and B (B, 1) for given solid angles, and the residuals photons − model (B, S)."""
-    return _Line(photons_BS, weight_BS).fit(omega_BS)
+def profile(photons_BS: Tensor, omega_BS: Tensor, root_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best A and B (B, 1) for given solid angles, and the residuals photons − model (B, S) in standard deviations.
+
+    Args:
+        root_BS: the weights' roots, 1 / standard deviation [1/photons]; 0 at unused sensors.
+    """
+    line = _Line(root_BS)
+    centred_BS, photons_B1 = line.centred(photons_BS)
+    do_BS, omega_B1 = line.centred(omega_BS)
+    residual_BS, amplitude_B1 = _without(centred_BS, do_BS)
+    return amplitude_B1, photons_B1 - amplitude_B1 * omega_B1, residual_BS
 
 
 class _Line:
-    """The straight line photons = A·Ω + B for given weights; everything is taken from its weighted mean first."""
+    """The straight line photons = A·Ω + B for given weights.
 
-    def __init__(self, photons_BS: Tensor, weight_BS: Tensor) -> None:
-        self.weight_BS = weight_BS
-        self.total_B1 = _sum(weight_BS).clamp(min=1e-12)
-        self.mean_B1 = self.mean(photons_BS)
-        self.photons_BS = photons_BS - self.mean_B1
+    What is fitted is multiplied by the weights' roots and taken from its weighted mean: products are weighted then, and
+    no B is left in them.
+    """
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Weighted mean over the sensors, (…, B, 1)."""
-        return _sum(self.weight_BS * values) / self.total_B1
+    def __init__(self, root_BS: Tensor) -> None:
+        self.root_BS = root_BS
+        self.share_BS = root_BS / _dot(root_BS, root_BS).clamp(min=1e-12)
 
-    def centred(self, values: Tensor) -> Tensor:
-        """Values (…, B, S) minus their weighted mean."""
-        return values - self.mean(values)
-
-    def slopes(self, do_BS: Tensor, values: Tensor) -> Tensor:
-        """Slopes (…, B, 1) of values by the centred solid angles."""
-        weighted_BS = self.weight_BS * do_BS
-        return _sum(weighted_BS * values) / _sum(weighted_BS * do_BS).clamp(min=1e-20)
-
-    def fit(self, omega_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best A and B (B, 1), and the residuals photons − model (B, S)."""
-        omega_B1 = self.mean(omega_BS)
-        do_BS = omega_BS - omega_B1
-        amplitude_B1 = self.slopes(do_BS, self.photons_BS)
-        return amplitude_B1, self.mean_B1 - amplitude_B1 * omega_B1, self.photons_BS - amplitude_B1 * do_BS
-
-    def chi2(self, residual_BS: Tensor) -> Tensor:
-        """χ² (B,) of residuals."""
-        return (self.weight_BS * residual_BS.square()).sum(dim=1)
+    def centred(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (…, B, S) × root, from their mean, and that mean (…, B, 1) itself."""
+        rooted = values * self.root_BS
+        mean = _dot(rooted, self.share_BS)
+        return torch.addcmul(rooted, mean, self.root_BS, value=-1), mean
 
 
-def _sum(values: Tensor) -> Tensor:
-    return values.sum(dim=-1, keepdim=True)
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Scalar products over the sensors, (…, B, 1)."""
+    return (one * other).sum(dim=-1, keepdim=True)
 
 
-def _weights(patch: Patch, first: _Line, omega_BS: Tensor) -> Tensor:
-    """Inverse variances from the model's photons: from the data's, as in `first`, they would favour downward
-    fluctuations."""
-    do_BS = first.centred(omega_BS)
-    model_BS = first.slopes(do_BS, first.photons_BS) * do_BS + first.mean_B1
-    return patch.used_BS / variance(model_BS.clamp(min=0))
+def _without(values: Tensor, do_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (…, B, S) without what is proportional to the solid angles, and how much that was (…, B, 1); all of it
+    centred."""
+    slope = _dot(values, do_BS) / _dot(do_BS, do_BS).clamp(min=1e-20)
+    return torch.addcmul(values, slope, do_BS, value=-1), slope
 
 
-def _moved(point_B3: Tensor, step_B3: Tensor) -> Tensor:
-    trial_B3 = point_B3 + step_B3.clamp(-LONGEST_STEP, LONGEST_STEP)
-    depth_B1 = torch.maximum(trial_B3[:, 2:], point_B3[:, 2:] / 3)
-    depth_B1 = torch.minimum(depth_B1, 3 * point_B3[:, 2:] + 0.05).clamp(*DEPTH_RANGE)
-    return torch.cat([trial_B3[:, :2], depth_B1], dim=1)
+class _Weights:
+    """Roots of the weights, from the model's photons: from the data's, as in a first fit of A and B, they would favour
+    downward fluctuations."""
+
+    def __init__(self, patch: Patch) -> None:
+        self.used_BS = patch.used_BS
+        self.first = _Line(variance(patch.photons_BS, patch.used_BS).rsqrt())
+        self.photons_BS, self.mean_B1 = self.first.centred(patch.photons_BS)
+
+    def roots_at(self, omega_BS: Tensor) -> Tensor:
+        """(B, S) for given solid angles."""
+        do_BS, omega_B1 = self.first.centred(omega_BS)
+        amplitude_B1 = _dot(self.photons_BS, do_BS) / _dot(do_BS, do_BS).clamp(min=1e-20)
+        background_B1 = torch.addcmul(self.mean_B1, amplitude_B1, omega_B1, value=-1)
+        model_BS = torch.addcmul(background_B1, amplitude_B1, omega_BS)
+        return variance(model_BS.clamp(min=0), self.used_BS).rsqrt()
 
 
-def _step(line: _Line, omega_BS: Tensor, slope_3BS: Tensor, damping_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Gauss-Newton step (B, 3), the Jacobian A·∂Ω taken orthogonal to the profiled A and B, and χ² (B,) before it."""
-    do_BS, slope_3BS = line.centred(omega_BS), line.centred(slope_3BS)
-    rows_4BS = torch.cat((line.photons_BS[None], slope_3BS))
-    slopes_4B1 = line.slopes(do_BS, rows_4BS)
-    left_4BS = rows_4BS - slopes_4B1 * do_BS
-    products_44B = ((line.weight_BS * left_4BS)[:, None] * left_4BS).sum(dim=-1)
-    amplitude_B = slopes_4B1[0, :, 0]
-    step_B3 = _solved(products_44B[1:, 1:] * amplitude_B.square(), products_44B[0, 1:] * amplitude_B, damping_B)
-    return step_B3, products_44B[0, 0]
+def _moved(point_3B1: Tensor, step_3B1: Tensor) -> Tensor:
+    trial_3B1 = point_3B1 + step_3B1.clamp(-LONGEST_STEP, LONGEST_STEP)
+    depth_1B1 = point_3B1[2:]
+    deep_1B1 = trial_3B1[2:].clamp(depth_1B1 / 3, 3 * depth_1B1 + 0.05).clamp(*DEPTH_RANGE)
+    return torch.cat([trial_3B1[:2], deep_1B1])
 
 
-def _solved(normal_33B: Tensor, gradient_3B: Tensor, damping_B: Tensor) -> Tensor:
-    """(N + damping·diag N)⁻¹ g, (B, 3), by Cramer's rule on the matrix scaled to a unit diagonal: no solver to be
-    exported."""
-    diagonal_3B = torch.stack([normal_33B[k, k] for k in range(3)])  # the compiler fails at `diagonal`
-    damped_3B = (diagonal_3B * (1 + damping_B) + 1e-7 * diagonal_3B.amax(dim=0)).clamp(min=1e-12)
-    scale_3B = damped_3B.rsqrt()
-    scaled_33B = normal_33B * scale_3B * scale_3B[:, None]
-    a_3B = torch.stack((scaled_33B[1, 2], scaled_33B[2, 0], scaled_33B[0, 1]))  # opposite to the row that each lacks
-    x_3B = gradient_3B * scale_3B
-    square_3B, product_3B = a_3B.square(), a_3B * x_3B
-    determinant_B = (1 + 2 * a_3B.prod(dim=0) - square_3B.sum(dim=0)).clamp(min=1e-6)
-    others_3B = a_3B * (product_3B.sum(dim=0) - product_3B)
-    crossed_3B = a_3B.roll(1, 0) * x_3B.roll(-1, 0) + a_3B.roll(-1, 0) * x_3B.roll(1, 0)
-    return (((1 - square_3B) * x_3B + others_3B - crossed_3B) / determinant_B * scale_3B).T
+def _step(
+    line: _Line, slopes: tuple[Tensor, Tensor, Tensor], omega_BS: Tensor, photons_BS: Tensor, damping_B1: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gauss-Newton step (3, B, 1), the Jacobian A·∂Ω taken orthogonal to the profiled A and B; the centred photons
+    (B, S), and χ² (B, 1) before the step."""
+    rows_5BS = line.centred(torch.stack((*slopes, omega_BS, photons_BS)))[0]
+    left_5BS, slope_5B1 = _without(rows_5BS, rows_5BS[3])
+    residual_BS, jacobian_3BS = left_5BS[4], left_5BS[:3] * slope_5B1[4]
+    normal_33B1 = _dot(jacobian_3BS[:, None], jacobian_3BS)
+    step_3B1 = _solved(normal_33B1, _dot(jacobian_3BS, residual_BS), damping_B1)
+    return step_3B1, rows_5BS[4], _dot(residual_BS, residual_BS)
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """How far a sensor's edges are from the foot of a point, along both axes and towards the sensor's middle, and the
-    point's height above them."""
-
-    p_E1BS: Tensor
-    q_EBS: Tensor
-    height_BS: Tensor
-    across_2EBS: Tensor
-    """p² + h² and q² + h²."""
-    inverse_EEBS: Tensor
-    """1 / distance of the corners [1/cm]."""
-
-    def solid_angle(self) -> Tensor:
-        """(B, S): the sum over the corners of arctan(pq / (h·√(p² + q² + h²)))."""
-        return (self.p_E1BS * self.q_EBS * self.inverse_EEBS / self.height_BS).atan().sum(dim=(0, 1))
-
-
-def solid_angle(patch: Patch, uvw_B3: Tensor) -> Tensor:
-    """Solid angles (B, S) [sr] of the patch's sensors from points u, v, w [cm]."""
-    return _edges(patch, uvw_B3).solid_angle()
-
-
-def solid_angle_and_slopes(patch: Patch, uvw_B3: Tensor) -> tuple[Tensor, Tensor]:
-    """Solid angles (B, S) [sr], and their derivatives by u, v, w (3, B, S) [sr/cm]."""
-    edges = _edges(patch, uvw_B3)
-    p_E1BS, q_EBS = edges.p_E1BS, edges.q_EBS
-    near_2EBS = edges.height_BS / edges.across_2EBS
-    near_p_E1BS, near_q_EBS = near_2EBS[0][:, None], near_2EBS[1]
-    over_p_EEBS, over_q_EEBS = edges.inverse_EEBS * p_E1BS, edges.inverse_EEBS * q_EBS
-    by_x_EBS, by_y_EBS = (over_q_EEBS * near_p_E1BS).sum(dim=1), (over_p_EEBS * near_q_EBS).sum(dim=0)
-    by_z_BS = (over_p_EEBS * q_EBS * (near_p_E1BS + near_q_EBS)).sum(dim=(0, 1)) / edges.height_BS
-    local_3BS = torch.stack((by_x_EBS[0] - by_x_EBS[1], by_y_EBS[0] - by_y_EBS[1], by_z_BS))
-    x_BS, y_BS, z_BS = -(patch.frame_33BS * local_3BS[:, None]).sum(dim=0)
-    r_B1, cosine_B1, sine_B1 = _cylinder(uvw_B3)
-    by_v_BS = (x_BS * sine_B1 + y_BS * cosine_B1) * (r_B1 / geo.R_INNER)
-    by_w_BS = y_BS * sine_B1 - x_BS * cosine_B1
-    return edges.solid_angle(), torch.stack((z_BS, by_v_BS, by_w_BS))
-
-
-def _cylinder(uvw_B3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Radius [cm], and cosine and sine of the azimuth, of points u, v, w: (B, 1) each."""
-    r_B1, phi_B1 = uvw_B3[:, 2:] + geo.R_INNER, uvw_B3[:, 1:2] / geo.R_INNER
-    return r_B1, phi_B1.cos(), phi_B1.sin()
-
-
-def xyz(uvw_B3: Tensor) -> Tensor:
-    """Cartesian coordinates [cm] of points u, v, w, as `geo.xyz_from_uvw`."""
-    r_B1, cosine_B1, sine_B1 = _cylinder(uvw_B3)
-    return torch.cat((-r_B1 * cosine_B1, r_B1 * sine_B1, uvw_B3[:, :1]), dim=1)
-
-
-def _edges(patch: Patch, uvw_B3: Tensor) -> _Edges:
-    source_3B1 = xyz(uvw_B3).T[..., None]
-    local_3BS = (patch.frame_33BS * (source_3B1 - patch.position_3BS)).sum(dim=1)
-    height_BS = local_3BS[2].clamp(min=1e-3)
-    side, foot_2BS = geo.SIPM_SQUARE_HALF_SIDE, local_3BS[:2]
-    ends_2EBS = torch.stack((side - foot_2BS, side + foot_2BS), dim=1)
-    squares_2EBS = ends_2EBS.square()
-    across_2EBS = squares_2EBS + height_BS.square()
-    inverse_EEBS = (across_2EBS[0][:, None] + squares_2EBS[1]).rsqrt()
-    return _Edges(ends_2EBS[0][:, None], ends_2EBS[1], height_BS, across_2EBS, inverse_EEBS)
+def _solved(normal_33B1: Tensor, gradient_3B1: Tensor, damping_B1: Tensor) -> Tensor:
+    """(N + damping·diag N)⁻¹ g, (3, B, 1), by elimination, written out: no solver to be exported."""
+    floor_B1, damped_B1 = (1e-7 * normal_33B1.amax(dim=(0, 1))).clamp(min=1e-12), 1 + damping_B1
+    xx, xy, xz, _, yy, yz, _, _, zz = normal_33B1.flatten(0, 1).unbind()
+    xx, yy, zz = (torch.addcmul(floor_B1, damped_B1, n) for n in (xx, yy, zz))
+    x, y, z = gradient_3B1.unbind()
+    y_by_x, z_by_x = xy / xx, xz / xx
+    yy, yz, zz = less(yy, y_by_x, xy), less(yz, y_by_x, xz), less(zz, z_by_x, xz)
+    y, z = less(y, y_by_x, x), less(z, z_by_x, x)
+    z_by_y = yz / yy
+    z = less(z, z_by_y, y) / less(zz, z_by_y, yz)
+    y = less(y, yz, z) / yy
+    x = less(less(x, xy, y), xz, z) / xx
+    return torch.stack((x, y, z))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from shards import geometry as geo
 from xectrain.baselines.light import LightCentre, window_photons, window_table
 from xectrain.baselines.raw import Floats
-from xectrain.localfit import Patch, fit_point, profile, sensor_frames, solid_angle, variance
+from xectrain.localfit import fit_point, profile, variance
+from xectrain.patch import Patch, sensor_frames, solid_angle
 from xectrain.workers import single_threaded
 
 Array = NDArray[np.float64]
@@ -90,11 +91,11 @@ def _best_depth(patch: Patch, centre: LightCentre) -> torch.Tensor:
     best_B = torch.full((len(centre.u),), torch.inf, dtype=torch.float64)
     start_B3 = torch.from_numpy(np.stack([centre.u, centre.v, np.full_like(centre.u, START_DEPTHS[0])], axis=1))
     point_B3 = start_B3.clone()
-    weight_BS = patch.used_BS / variance(patch.photons_BS)
+    root_BS = variance(patch.photons_BS, patch.used_BS).rsqrt()
     for depth in START_DEPTHS:
         start_B3[:, 2] = depth
-        amplitude_B1, _, residual_BS = profile(patch.photons_BS, solid_angle(patch, start_B3), weight_BS)
-        chi2_B = (weight_BS * residual_BS.square()).sum(dim=1).where(amplitude_B1[:, 0] > 0, torch.inf)
+        amplitude_B1, _, residual_BS = profile(patch.photons_BS, solid_angle(patch, start_B3), root_BS)
+        chi2_B = residual_BS.square().sum(dim=1).where(amplitude_B1[:, 0] > 0, torch.inf)
         better_B = chi2_B < best_B
         best_B[better_B], point_B3[better_B] = chi2_B[better_B], start_B3[better_B]
     return point_B3

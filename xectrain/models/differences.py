@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.base import ConfigError
 from xectrain.config.networks import EncoderConfig, TaskConfig
-from xectrain.localfit import xyz
 from xectrain.models.blocks import full_precision, init_linear
 from xectrain.models.focus import shown_lateness
 from xectrain.models.reference import Scene, distances
+from xectrain.patch import xyz
 
 REFERENCED = ("angle", "energy", "timing", "uvwFI", "xyzFI", "direction")
 """Tasks about which the light alone says something."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.normalization import Normalization, valid
 from xectrain.config.networks import EncoderConfig
-from xectrain.localfit import xyz
 from xectrain.models.backbone import FaceBackbone
 from xectrain.models.blocks import full_precision
 from xectrain.models.faces import CELLS, RectangularMap, TokenInfo, rectangular_maps, token_table
@@ -27,6 +26,7 @@ from xectrain.models.outer import OuterGrid
 from xectrain.models.pooling import AttentionPool, LinearPool
 from xectrain.models.reference import LightReference, Scene
 from xectrain.models.replay import Replayed
+from xectrain.patch import xyz
 
 
 class Encoder(nn.Module):

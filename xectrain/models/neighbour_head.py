@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from shards import geometry as geo
 from shards.normalization import Normalization
 from xectrain.config.networks import Channel, ModelConfig
-from xectrain.localfit import xyz
 from xectrain.models.blocks import full_precision, init_linear
 from xectrain.models.faces import TokenInfo
 from xectrain.models.focus import read_light
 from xectrain.models.reference import LightReference, Scene, facts
 from xectrain.models.sensors import FaceTokens, part_names
+from xectrain.patch import xyz
 
 WINDOW, FIT_STEPS = 15, 5
 """Of the scene, where the encoder has no focus and looks at none."""

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards import geometry as geo
-from xectrain.localfit import Patch, central, fit_point, sensor_frames, solid_angle, variance, xyz
+from xectrain.localfit import fit_light, settled, variance
 from xectrain.models.focus import Light, Spot, Spotter, brightness, visible_median
+from xectrain.patch import Patch, central, sensor_frames, solid_angle, xyz
 
 CENTRE_SIDE = 9
 """Sensors along a side of the square over which light is weighted, as in `baselines.light`."""
@@ -190,23 +191,23 @@ class LightReference(nn.Module):
 
         The point, how it moves with the size of the square, how good the fit is and how much of the light it explains.
         """
-        point = fit_point(window.central(FIT_SIDE), start_B3, self.fit, smooth=True)
-        uvw_B3 = point.uvw_B3
-        depth_B1 = uvw_B3[:, 2:]
-        wide_B3 = fit_point(window.central(WIDE_SIDE), uvw_B3, WIDE_STEPS, smooth=True).uvw_B3
-        light_B = (4 * math.pi * point.amplitude_B).clamp(min=1) / total_B
-        omega_BS = solid_angle(window, uvw_B3)
-        model_BS = (point.amplitude_B[:, None] * omega_BS + point.background_B[:, None]).clamp(min=0)
-        pull_BS = window.used_BS * (window.photons_BS - model_BS) * variance(model_BS).rsqrt()
+        inner = window.central(FIT_SIDE)
+        uvw_B3, _ = settled(inner, start_B3, self.fit, smooth=True)
+        wide_B3, _ = settled(window.central(WIDE_SIDE), uvw_B3, WIDE_STEPS, smooth=True)
+        depth_B1, omega_BS = uvw_B3[:, 2:], solid_angle(window, uvw_B3)
+        amplitude_B, background_B, chi2_B = fit_light(inner, central(omega_BS, FIT_SIDE))
+        light_B = (4 * math.pi * amplitude_B).clamp(min=1) / total_B
+        model_BS = torch.addcmul(background_B[:, None], amplitude_B[:, None], omega_BS).clamp(min=0)
+        pull_BS = (window.photons_BS - model_BS) * variance(model_BS, window.used_BS).rsqrt()
         facts_BA = torch.cat(
             [
                 (uvw_B3[:, :2] - middle_B2) / 1.5,
                 depth_B1.log() - 1,
                 ((wide_B3[:, :2] - uvw_B3[:, :2]) / (depth_B1 + 1)).clamp(-3, 3),
                 (wide_B3[:, 2:] / depth_B1).log().clamp(-2, 2),
-                point.chi2_B.clamp(1e-2, 1e3).log()[:, None],
+                chi2_B.clamp(1e-2, 1e3).log()[:, None],
                 light_B.log().clamp(-4, 4)[:, None],
-                (point.background_B.clamp(min=0) + 1).log()[:, None] - 4,
+                (background_B.clamp(min=0) + 1).log()[:, None] - 4,
             ],
             dim=1,
         )

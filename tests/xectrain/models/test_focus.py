@@ -17,13 +17,13 @@ from shards.normalization import mark_dead, normalize
 from xectrain.baselines.inpainting import fill
 from xectrain.baselines.light import light_centre, window_table
 from xectrain.baselines.raw import RawEvents
-from xectrain.localfit import xyz
 from xectrain.models.encoder import Encoder
 from xectrain.models.focus import MANY, Light, Spotter, read_light, visible_median
 from xectrain.models.foveated import window_image
 from xectrain.models.inpainter import Inpainter
 from xectrain.models.mae import MaskedAutoencoder
 from xectrain.models.reference import LIGHT_FACTS, LightReference, Scene, facts
+from xectrain.patch import xyz
 
 WINDOW = 11
 GRID = geo.face_grid("inner")
