@@ -133,7 +133,8 @@ class TrainConfig(Group):
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
     """auto: tried where a run takes more than an hour and a half, and kept if it is faster; the log has the table."""
     ema_decay: Fraction = 0.999
-    """Decay of the weights' moving average, min(this, (1+n)/(10+n)) at step n; 0: no average."""
+    """Decay of the weights' moving average per step, min(this, (1+n)/(10+n)) at step n; from step 100 on it moves every
+    fourth step, by four steps' worth. 0: no average."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the order of events, the initial weights and everything random in a step."""
     deterministic: bool = False

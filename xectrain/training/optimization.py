@@ -16,6 +16,9 @@ from xectrain.models.hexagonal import HexMixer
 
 M = TypeVar("M", bound=nn.Module)
 ENCODER = "model.encoder."
+SPARSE_FROM, EVERY = 100, 4
+"""Steps from which the weights' average moves only every so many: it spans more than ten by then, and to read and write
+all weights takes a step of `small` a fortieth of its time."""
 
 
 KERNELS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, HexMixer)
@@ -161,8 +164,10 @@ class Plateau:
 
 
 class MovingAverage(Generic[M]):
-    """Exponential moving average of a module's weights; decay min(decay, (1+n)/(10+n)) at update n.
+    """Exponential moving average of a module's weights; decay min(decay, (1+n)/(10+n)) at step n.
 
+    From `SPARSE_FROM` on, every `EVERY`-th step stands for those since the last: the average spans the same time, and
+    is at most two steps older or younger than one of all steps.
     Source: warm-up of the decay as in `tf.train.ExponentialMovingAverage`.
     """
 
@@ -172,9 +177,13 @@ class MovingAverage(Generic[M]):
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move towards the weights of `module`; buffers are copied."""
-        rate = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        """Account for a step, after which `module` has these weights; buffers are copied."""
         self.updates += 1
+        stride = EVERY if self.updates > SPARSE_FROM else 1
+        if self.updates % stride:
+            return
+        steps = range(self.updates - stride, self.updates)
+        rate = math.prod(min(self.decay, (1 + n) / (10 + n)) for n in steps)
         averaged, current = self._pairs(module)
         torch._foreach_lerp_(averaged, current, 1 - rate)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):

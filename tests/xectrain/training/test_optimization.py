@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -106,6 +107,34 @@ def test_moving_average_warms_up_and_follows() -> None:
         expected = decay * expected + (1 - decay) * 1.0
         average.update(module)
     assert float(average.module.weight) == pytest.approx(expected)
+
+
+def averaged(values: Iterable[float], average: MovingAverage[nn.Linear] | None = None) -> MovingAverage[nn.Linear]:
+    """The average of a weight that takes these values, from the beginning or further on."""
+    module = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(module.weight, 0.0)
+    average = average or MovingAverage(module, 0.98)
+    for value in values:
+        nn.init.constant_(module.weight, value)
+        average.update(module)
+    return average
+
+
+def test_moving_average_of_every_fourth_step_spans_the_same_time() -> None:
+    """A weight that rises by one a step is averaged to where it was decay/(1 − decay) steps ago, give or take two."""
+    for steps in range(2000, 2005):
+        lag = steps - 1 - float(averaged(range(steps)).module.weight)
+        assert abs(lag - 0.98 / 0.02) < 2
+
+
+def test_moving_average_goes_on_exactly_from_any_step() -> None:
+    values = torch.rand(130, generator=torch.Generator().manual_seed(0)).tolist()
+    whole = averaged(values)
+    for stop in range(98, 110):
+        half = averaged(values[:stop])
+        again = MovingAverage(half.module, half.decay)
+        again.updates = half.updates
+        assert float(averaged(values[stop:], again).module.weight) == float(whole.module.weight)
 
 
 class Network(nn.Module):
