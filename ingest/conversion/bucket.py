@@ -30,8 +30,10 @@ SPILL = 2048
 """Rows sorted at a time: about 80 MB."""
 JUDGED = 8
 """Events of a chunk whose sensors are looked at for plausible values."""
-GATHER = 512
-"""Rows written with one system call."""
+GATHER = 8
+"""Rows written with one system call, about 300 kB. For larger writes the page cache takes pages 2 MB at a time,
+which are those that a virtual machine has given back to its host and waits for; smaller ones cost more by themselves.
+"""
 WITHOUT_SENSORS = "empty sensor vector"
 NOT_SELECTED = "selection"
 OVER_MAXIMUM = "max_events"
