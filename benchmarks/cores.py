@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a turn")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     keep_freed_memory()
     work = Work(options.preset, options.batch)
