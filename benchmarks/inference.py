@@ -172,7 +172,7 @@ def alone(run: Path, root: Path, events: int) -> float:
 
     keep_freed_memory()  # as the command does
     with uproot.open(root) as file:
-        arrays = file["tree"].arrays(["npho", "relative_time"], library="np", entry_stop=min(events, 512))
+        arrays = file["tree"].arrays(["npho", "relative_time"], library="np", entry_stop=min(events, 1024))
     loaded, known = load(run, device="cpu"), Events.of_raw(arrays["npho"], arrays["relative_time"])
     loaded.predict_events(known)  # type: ignore[union-attr]
     began = time.perf_counter()
