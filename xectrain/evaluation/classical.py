@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -86,6 +88,31 @@ def training_views(facts: ModelFacts, data: Path | None = None) -> list[tuple[Da
     config = config_of(facts)
     views = open_training_data(located(config.data, facts.file.parent), config.train.seed).train
     return [(view.dataset, view.rows) for view in views]
+
+
+def known_events(facts: ModelFacts, columns: Mapping[str, NDArray[Any]], data: Path | None = None) -> int:
+    """How many of some events the model was trained on (or are in another dataset, as for `training_views`).
+
+    Args:
+        columns: (n,) each, canonical units. Run and event number and the truth must agree: productions share numbers.
+
+    Returns:
+        0 also where the events have no numbers or no truth, or the training data are not there.
+    """
+    try:
+        views = training_views(facts, data)
+    except XecError:
+        return 0
+    known = np.zeros(len(next(iter(columns.values()))), dtype=bool)
+    for dataset, rows in views:
+        truth = [c for c in ("energy", "u", "v", "theta") if c in columns and c in dataset.columns]
+        keys = [*IDENTITY, *truth]
+        if not truth or not all(c in columns and c in dataset.columns for c in IDENTITY):
+            continue
+        learned = dataset.table(keys, rows).cast(pl.Float64)
+        own = pl.DataFrame({c: columns[c] for c in keys}).cast(pl.Float64).with_row_index("row")
+        known[own.join(learned, on=keys, how="semi")["row"].to_numpy()] = True
+    return int(np.count_nonzero(known))
 
 
 def training_sample(

@@ -17,8 +17,9 @@ from shards.base import OutputError, locked, publish_json
 from shards.base.documents import read_document
 from shards.expressions import NAMED_CUTS
 from shards.expressions import evaluate as passing
+from shards.plausible import PLAUSIBLE, outside
 from xectrain.baselines import STRONG
-from xectrain.evaluation.classical import calibrated_baselines, predict_part
+from xectrain.evaluation.classical import calibrated_baselines, known_events, predict_part
 from xectrain.evaluation.plots import resolution_pages, save_pages
 from xectrain.evaluation.report import write_report
 from xectrain.evaluation.results import FIDUCIAL, DataResult, Evaluation, EvaluationOptions, SampleResult, WithoutTruth
@@ -68,12 +69,29 @@ def evaluate(
         results = []
         for name, part in zip(_names(parts), parts, strict=True):
             table, inputs = predict_part(predictor, part, options.settings, baselines)
+            _say_doubts(predictor.facts, part, inputs, options)
             place = folder / name if len(parts) > 1 else folder
             results.append(_result(predictor.facts, name, part, table, inputs, place, options))
         evaluation = Evaluation(predictor.facts, tuple(results), folder, options)
         write_report(evaluation, folder / "report.html")
         publish_json(folder / METRICS, {"request": identity, **as_json(evaluation)})
         return evaluation
+
+
+def _say_doubts(facts: ModelFacts, part: Part, inputs: Mapping[str, NDArray[Any]], options: EvaluationOptions) -> None:
+    """Warn of what makes resolutions meaningless: truth in another unit, and events that were learned from."""
+    for name in (n for n in inputs if n in PLAUSIBLE and part.columns[n].role == "truth"):
+        if remark := outside(name, inputs[name].astype(np.float64)).remark(name, name):
+            logger.warning("%s: %s", part.name, remark)
+
+    if known := known_events(facts, inputs, options.baseline_data):
+        logger.warning(
+            "%s: %d of %d events are among those that the model or the classical methods learned from, and say nothing "
+            "of others: evaluate on a dataset that was kept apart",
+            part.name,
+            known,
+            len(next(iter(inputs.values()))),
+        )
 
 
 def _result(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import uproot
 from support.synthetic import make_dataset
 from support.trained import COLUMNS, TASKS, Trained, tiny_run, write_root
 from typer.testing import CliRunner
@@ -217,6 +218,24 @@ def test_no_event_left_is_an_error(place, predictor, tmp_path):
             EvaluationOptions(ReadOptions(select="energy > 1"), baselines=False),
         )
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_events_that_were_learned_from_and_truth_in_another_unit_are_said(place, predictor, trained, tmp_path, caplog):
+    options = EvaluationOptions(resamples=0, baseline_events=200)
+    evaluate(predictor, open_parts([trained.train]), tmp_path / "train", options)
+    assert "240 of 240 events are among those that the model or the classical methods learned from" in caplog.text
+
+    caplog.clear()
+    evaluate(predictor, open_parts([place / "other"]), tmp_path / "other", options)
+    assert "learned from" not in caplog.text
+    assert "implausible" not in caplog.text
+
+    with uproot.recreate(tmp_path / "mev.root") as file:
+        branches = uproot.open(trained.roots[0])["tree"].arrays(library="np")
+        file["tree"] = {**branches, "energyTruth": 1e3 * branches["energyTruth"]}
+    evaluate(predictor, open_parts([tmp_path / "mev.root"]), tmp_path / "mev", options)
+    assert "mev.root: energy: 100 % of the values are implausible" in caplog.text
+    assert "columns, names [energy], unit" in caplog.text
 
 
 def test_tables_know_their_methods():
