@@ -79,17 +79,21 @@ def percentile_68(x: Array) -> float:
 
 def half_width_68(x: Array) -> float:
     """Half the central interval holding 68.27 %: σ for a Gaussian, insensitive to the bias."""
-    return (quantile(x, 0.5 + FRACTION_1SIGMA / 2) - quantile(x, 0.5 - FRACTION_1SIGMA / 2)) / 2
+    return (
+        (quantile(x, 0.5 + FRACTION_1SIGMA / 2) - quantile(x, 0.5 - FRACTION_1SIGMA / 2)) / 2
+        if x.size > 1
+        else math.nan
+    )
 
 
 def upper_half_width(x: Array) -> float:
     """From the median up to the point with 15.87 % above: σ for a Gaussian, blind to leakage on the low side."""
-    return quantile(x, 0.5 + FRACTION_1SIGMA / 2) - quantile(x, 0.5)
+    return quantile(x, 0.5 + FRACTION_1SIGMA / 2) - quantile(x, 0.5) if x.size > 1 else math.nan
 
 
 def effective_sigma(x: Array) -> float:
     """Half the smallest interval holding 68.27 % of a sorted sample: σ for a Gaussian, whatever its position."""
-    if not x.size:
+    if x.size < 2:
         return math.nan
     held = min(max(math.ceil(FRACTION_1SIGMA * x.size), 1), x.size)
     return float(np.min(x[held - 1 :] - x[: x.size - held + 1])) / 2

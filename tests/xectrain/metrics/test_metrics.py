@@ -263,3 +263,9 @@ def test_the_flat_summary_for_logs():
     assert flat["energy_effective_sigma"] == pytest.approx(1.0, rel=0.01)
     assert flat["energy_pull_width"] == pytest.approx(1.0, rel=0.01)
     assert all(math.isfinite(value) for value in flat.values())
+
+
+@pytest.mark.parametrize("width", [metrics.effective_sigma, metrics.half_width_68, metrics.upper_half_width])
+def test_one_event_has_no_width(width):
+    assert math.isnan(width(np.array([3.0])))
+    assert width(np.array([3.0, 3.0])) == 0
