@@ -66,6 +66,12 @@ def infer(
                 break
             except _Damaged as found:  # rows that are written cannot be taken back: start again without the file
                 mine = _without(found, mine, skipped)
+        if not events and request.settings.select:
+            logger.warning(
+                "%s: no event passes %r, so that it is empty (energies are in GeV, times in ns, lengths in cm)",
+                output,
+                request.settings.select,
+            )
         if outside:
             logger.warning(
                 "%s: %d of %d events are outside the range that the model was trained on (in_training_range is false)",

@@ -247,11 +247,12 @@ def test_a_few_events_take_no_package_that_they_do_not_need(place, tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_selection_that_nothing_passes_gives_an_empty_tree(place, predictor, tmp_path):
+def test_a_selection_that_nothing_passes_gives_an_empty_tree_and_says_so(place, predictor, tmp_path, caplog):
     request = Request(ReadOptions(select="energy > 1"))
     for data, name in ((place / "data", "s.root"), (place / "a.root", "r.root")):
         assert infer(predictor, open_parts([data]), tmp_path / name, request).events == 0
         assert len(rows(tmp_path / name)["pred_energy"]) == 0
+        assert f"{name}: no event passes 'energy > 1', so that it is empty (energies are in GeV" in caplog.text
 
 
 def test_columns_are_those_asked_for(place, predictor, tmp_path):
