@@ -68,6 +68,10 @@ class ToyOptions:
         self._check_energy(high, "energy_range")
         if low >= high:
             raise ConfigError("is empty", item="energy_range", found=f"{low:g} {high:g}", expected="low < high")
+        if self.energy != "flat" and self.energy_range != ToyOptions.energy_range:
+            raise ConfigError(
+                "is of the flat spectrum only", item="energy_range", remedy="leave it out, or energy flat"
+            )
         for name, valid in (("source", SOURCES), ("dead_mark", MARKS)):
             if getattr(self, name) not in valid:
                 value = getattr(self, name)

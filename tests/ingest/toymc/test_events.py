@@ -183,6 +183,7 @@ def test_nothing_asked_for_nothing_made() -> None:
         ({"energy": "5"}, r"energy: is outside what the shower library covers \(found 5.0, expected 10…100 MeV\)"),
         ({"energy_range": (50.0, 20.0)}, "energy_range: is empty"),
         ({"energy_range": (1.0, 20.0)}, "energy_range: is outside"),
+        ({"energy": "52.8", "energy_range": (15.0, 65.0)}, "energy_range: is of the flat spectrum only"),
         ({"source": "unifrom"}, "source: is not known .*did you mean 'uniform'"),
         ({"source": "uniform", "energy": "cex"}, "cannot be combined with source 'uniform'"),
         ({"dead_mark": "zero"}, "dead_mark: is not known"),
