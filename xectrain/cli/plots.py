@@ -61,7 +61,7 @@ def plots(
         place = path.parent if out is None else out / path.parent.relative_to(folder)
         written += save_pages(loss_curves(path), place / "loss_curves.pdf")
     found = f"{counted(len(tables), 'table')} and {counted(len(logs), 'log')}"
-    typer.echo(f"Wrote {counted(len(written), 'file')} of plots from {found} in {folder}.")
+    typer.echo(f"Wrote {counted(len(written), 'file')} of plots to {out or folder}, from {found} in {folder}.")
 
 
 def _grouped_by(table: Path) -> tuple[str, ...]:

@@ -219,7 +219,9 @@ def test_the_command_redraws_hidden_sensors(tmp_path):
     rows = pl.DataFrame({"face": np.repeat([0, 1], 200), "truth_npho": truth, **fills})
     rows.write_parquet(place / "predictions_sensors.parquet")
     done = CliRunner().invoke(app, [str(tmp_path / "runs"), "--select", "truth_npho > 200"], catch_exceptions=False)
-    assert "Wrote 3 files of plots from 1 table and 0 logs" in done.output
+    assert f"Wrote 3 files of plots to {tmp_path / 'runs'}, from 1 table and 0 logs" in done.output
+    done = CliRunner().invoke(app, [str(tmp_path / "runs"), "--out", str(tmp_path / "again")], catch_exceptions=False)
+    assert f"to {tmp_path / 'again'}, from 1 table and 0 logs in {tmp_path / 'runs'}." in done.output
     (place / "predictions_sensors.parquet").write_bytes(b"PAR1")
     with pytest.raises(CorruptError, match=r"predictions_sensors\.parquet: cannot be read"):
         CliRunner().invoke(app, [str(tmp_path / "runs")], catch_exceptions=False)
