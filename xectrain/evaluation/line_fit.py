@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.base import InputError
-from xectrain.evaluation.peaks import FLOOR, MIN_EVENTS, density, double_parts, fit_peak
+from xectrain.evaluation.peaks import FLOOR, density, double_parts, fit_peak, too_few
 from xectrain.inference.calibration import (
     CalibratedEnergy,
     EnergyFactor,
@@ -112,21 +111,10 @@ def shape_of(energies: Array, line: float) -> LineShape:
     """
     fit = fit_peak(energies, line)
     if fit is None:
-        raise _too_few(energies, line)
+        raise too_few(energies, line)
     mean, sigma, fraction, shift, ratio = fit.parameters
     low, high = np.log(np.maximum(fit.window, 0.1) / mean)
     return LineShape((0.0, sigma / mean, fraction, shift / mean, ratio), float(low), float(high))
-
-
-def _too_few(energies: Array, line: float) -> InputError:
-    """What is said where no peak can be fitted to the energies of a line, MeV."""
-    low, middle, high = np.quantile(energies, (0.16, 0.5, 0.84)) if len(energies) else (np.nan,) * 3
-    return InputError(
-        f"there are too few events near the line at {line:g} MeV",
-        found=f"{len(energies)} events at {middle:.1f} MeV, 68 % of them from {low:.1f} to {high:.1f}",
-        expected=f"a peak with {MIN_EVENTS} events",
-        remedy="give more events, or a model that has learned such energies",
-    )
 
 
 def corrected(events: LineEvents, factor: EnergyFactor) -> Array:
@@ -148,7 +136,7 @@ def fit_factor(events: LineEvents, form: Form) -> EnergyFactor:
     terms = _terms(events, empty)
     start = [fit_peak(events.energy[events.line == k], line) for k, line in enumerate(events.lines)]
     if not any(start):
-        raise _too_few(events.energy[events.line == 0], events.lines[0])
+        raise too_few(events.energy[events.line == 0], events.lines[0])
     weights: Array = np.zeros(terms.shape[1])
     weights[0] = float(np.mean([np.log(line / f.mean) for f, line in zip(start, events.lines, strict=True) if f]))
     penalty = np.diag([0.0] + [1 / PRIOR**2] * (terms.shape[1] - 1))
@@ -170,7 +158,7 @@ def _step(
         own = (events.line == k) & (z > shape.low) & (z < shape.high)
         if not own.any():  # the steps have led away from a peak that is hardly one
             line = events.lines[k]
-            raise _too_few(line * np.exp(z[events.line == k]), line)
+            raise too_few(line * np.exp(z[events.line == k]), line)
         slope, curvature[own] = shape.slope(z[own])
         pull[own] = slope - _mean_slope(shape)  # which the window's edges make other than 0
     return -np.asarray(

@@ -20,7 +20,7 @@ from shards.base import ConfigError, InputError, locked, nearest, progress, publ
 from shards.identity import IDENTITY
 from xectrain.baselines import STRONG_FILL, Baselines, RawEvents, fill
 from xectrain.evaluation.pages import Row, Section, Table, write_page
-from xectrain.evaluation.peaks import MIN_EVENTS, PeakFit, fit_peak
+from xectrain.evaluation.peaks import MIN_EVENTS, PeakFit, fit_peak, too_few
 from xectrain.evaluation.plots import save_pages
 from xectrain.evaluation.plots.lines import line_pages
 from xectrain.evaluation.results import Line, LineResult, LineStudy
@@ -61,7 +61,7 @@ def study_line(
 
     Raises:
         ConfigError: the model does not predict energies, or the data have no column `group`.
-        InputError: no event passes the cut.
+        InputError: no event passes the cut, or no estimator has a peak that can be fitted.
     """
     if "energy" not in predictor.facts.tasks:
         raise ConfigError(
@@ -76,6 +76,8 @@ def study_line(
         names = [name for name in table if name not in (*IDENTITY, "group")]
         common = np.all([np.isfinite(table[name]) for name in names], axis=0)
         results = tuple(_fitted(name, table[name][common], table["group"][common], line) for name in names)
+        if all(result.as_is is None and not result.groups for result in results):
+            raise too_few(table["network"][common], line.energy)
         study = LineStudy(line, int(np.count_nonzero(common)), len(common), results)
         write_frame(pl.DataFrame(table), folder / "line_events")
         pages = save_pages(line_pages(results, line), folder / "line.pdf")[1:]
@@ -149,28 +151,24 @@ def _predicted(predictor: Predictor, filled: RawEvents) -> NDArray[Any]:
 def _fitted(name: str, values: Array, groups: Array, line: Line) -> LineResult:
     """Fits of one estimator. When no group is large enough, all events are one group."""
     as_is = fit_peak(values, line.energy, line.shape)
-    fits: dict[float, PeakFit] = {}
-    moved = np.full(len(values), np.nan)
     known = np.unique(groups[np.isfinite(groups)])
-    for group in known:
-        chosen = groups == group
-        fit = as_is if len(known) == 1 else fit_peak(values[chosen], line.energy, line.shape)
-        if fit is not None:
-            fits[float(group)] = fit
-            moved[chosen] = values[chosen] - fit.mean + line.energy
-    if not fits and as_is is not None:
-        logger.warning(
-            "%s: no %s has %d events within the fit's window, so all are fitted together", name, line.group, MIN_EVENTS
-        )
-        moved = values - as_is.mean + line.energy
-    elif len(fits) < len(known):
+    found = [as_is if len(known) == 1 else fit_peak(values[groups == g], line.energy, line.shape) for g in known]
+    fits = {float(group): fit for group, fit in zip(known, found, strict=True) if fit is not None}
+    if as_is is not None and (len(known) == 1 or not fits):
+        if not fits:
+            logger.warning(
+                "%s: no %s has %d events within the fit's window, so all are fitted together",
+                *(name, line.group, MIN_EVENTS),
+            )
+        return LineResult(name, as_is, fits, as_is.moved_to(line.energy), values - as_is.mean + line.energy)
+    if len(fits) < len(known):
         logger.info(
             "%s: only %d of %d groups have the %d events within the window that a fit needs",
-            name,
-            len(fits),
-            len(known),
-            MIN_EVENTS,
+            *(name, len(fits), len(known), MIN_EVENTS),
         )
+    moved = np.full(len(values), np.nan)
+    for group, fit in fits.items():
+        moved[groups == group] = values[groups == group] - fit.mean + line.energy
     return LineResult(name, as_is, fits, fit_peak(moved, line.energy, line.shape), moved)
 
 

@@ -14,13 +14,13 @@ Shapes, all normalized within the window:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from iminuit import Minuit
 from numpy.typing import ArrayLike, NDArray
 
-from shards.base import ConfigError, nearest
+from shards.base import ConfigError, InputError, nearest
 from xectrain.metrics import effective_sigma
 
 Array = NDArray[np.float64]
@@ -68,6 +68,12 @@ class PeakFit:
         """Probability density within the window at x."""
         return density(self.shape, np.asarray(x, dtype=np.float64), self.parameters, self.window)
 
+    def moved_to(self, mean: float) -> PeakFit:
+        """The fit of the same values, all moved by so much that the peak lies at `mean`."""
+        by = mean - self.mean
+        low, high = self.window
+        return replace(self, mean=mean, parameters=(mean, *self.parameters[1:]), window=(low + by, high + by))
+
 
 def fit_peak(values: ArrayLike, near: float, shape: str = SHAPES[0]) -> PeakFit | None:
     """Fit the peak near a known energy, in a window that follows the peak found.
@@ -102,6 +108,17 @@ def fit_peak(values: ArrayLike, near: float, shape: str = SHAPES[0]) -> PeakFit 
             return fit
         centre = fit.mean
     return fit
+
+
+def too_few(energies: Array, line: float) -> InputError:
+    """What is said where no peak can be fitted to the energies of a line, MeV."""
+    low, middle, high = np.quantile(energies, (0.16, 0.5, 0.84)) if len(energies) else (np.nan,) * 3
+    return InputError(
+        f"there are too few events near the line at {line:g} MeV",
+        found=f"{len(energies)} events at {middle:.1f} MeV, 68 % of them from {low:.1f} to {high:.1f}",
+        expected=f"a peak with {MIN_EVENTS} events",
+        remedy="give more events, or a model that has learned such energies",
+    )
 
 
 def _mode(x: Array, near: float, window: Array) -> float:

@@ -33,7 +33,8 @@ def _colours(results: Sequence[LineResult]) -> list[str]:
 
 def _overlay(results: Sequence[LineResult], line: Line) -> Figure:
     figure = new_figure(9, 5.4)
-    removed = f", peaks of each {line.group} moved onto the line" if line.group else ", peak moved onto the line"
+    apart = any(len(result.groups) > 1 for result in results)
+    removed = f", peaks of each {line.group} moved onto the line" if apart else ", peak moved onto the line"
     figure.suptitle(f"Line at {line.energy:g} MeV{removed}", fontsize=11, fontweight="bold", x=0.01, ha="left")
     axes = figure.subplots()
     edges = np.linspace(line.energy - 6, line.energy + 4, 101)
@@ -52,7 +53,7 @@ def _overlay(results: Sequence[LineResult], line: Line) -> Figure:
                 x, fit.events * (edges[1] - edges[0]) * fit.density(x), color=colour, linewidth=0.9, linestyle="--"
             )
     axes.set(xlabel="energy [MeV]", ylabel="events", xlim=(edges[0], edges[-1]))
-    axes.legend(loc="upper left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
 
 
