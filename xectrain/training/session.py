@@ -203,8 +203,9 @@ def _choose(config: Config, ranks: Ranks) -> Compute:
 
 def _announce(state: TrainingState, batches: Batches) -> None:
     logger.info(
-        "%s: %s network, %d parameters; %d training and %d validation events; %d steps of %d events per epoch",
+        "%s%s: %s network, %d parameters; %d training and %d validation events; %d steps of %d events per epoch",
         state.mode.name,
+        f" of {', '.join(state.mode.tasks)}" if state.mode.tasks else "",
         state.config.model.preset,
         state.facts["parameters"],
         batches.data.epoch_events(None),
