@@ -68,6 +68,15 @@ def test_too_few_events_give_no_page():
     assert resolution_pages(missing) == []
 
 
+def test_panels_without_a_point_say_why(tmp_path):
+    for events, empty in ((60, True), (N, False)):
+        (page,) = resolution_pages(table("energy").selected(np.arange(N) < events))[:1]
+        save_pages([page], tmp_path / f"{events}.pdf")
+        against = [axes for axes in page.axes if axes.get_title(loc="left").startswith("against")]
+        said = [[text.get_text() for text in axes.texts].count("too few events") for axes in against]
+        assert said == [int(empty)] * len(against)
+
+
 @pytest.mark.parametrize("kind", ["sigma", "quantiles"])
 def test_predicted_intervals_have_a_page(tmp_path, kind):
     events = table("timing")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from shards.base import published
@@ -75,6 +77,8 @@ def save_pages(pages: Sequence[Figure], path: Path, png: bool = True) -> list[Pa
 
     written = [path]
     with style():
+        for page in pages:
+            _say_where_nothing_is(page)
         for number, page in enumerate(pages if png else (), 1):
             image = path.with_name(f"{path.stem}{'' if number == 1 else f'_{number}'}.png")
             with published(image) as part:
@@ -85,6 +89,14 @@ def save_pages(pages: Sequence[Figure], path: Path, png: bool = True) -> list[Pa
             for page in pages:
                 pdf.savefig(page)
     return written
+
+
+def _say_where_nothing_is(page: Figure) -> None:
+    """A word in panels for values per bin of which none was found: their axes go around nothing."""
+    for axes in page.axes:
+        drawn = [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
+        if drawn and not any(np.size(one.lines[0].get_xdata()) for one in drawn if one.lines[0] is not None):
+            axes.text(0.5, 0.6, "too few events", transform=axes.transAxes, ha="center", color=OTHER_COLOURS[0])
 
 
 def data_uri(image: Path | Figure) -> str:
