@@ -233,7 +233,6 @@ def main() -> None:
     parser.add_argument("--beside", default="small", help="preset of the last row")
     parser.add_argument("--events", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--memory", type=int, nargs="*", default=[], help="events at which only memory is measured")
     parser.add_argument("--folder", type=Path, default=None, help="keeps the network for another run")
     parser.add_argument("--only-make", action="store_true", help="make the network and the files, measure nothing")
     options = parser.parse_args()
@@ -243,7 +242,6 @@ def main() -> None:
     beside = folder / options.beside
     make_run(beside, options.beside)
     files = {events: folder / f"{events}.root" for events in (options.events, options.events // SMALLER)}
-    files |= {events: folder / f"{events}.root" for events in options.memory}
     for events, file in files.items():
         if not file.exists():
             write_file(file, events, COMPRESSIONS["lz4"])
@@ -289,9 +287,6 @@ def main() -> None:
     )
     median, late = singles(folder / "raw.onnx", files[options.events])
     print(f"\nOne event at a time, one thread of onnxruntime: median {median:.1f} ms, 99th percentile {late:.1f} ms.")
-    for events in options.memory:
-        wall, peak = seconds(ours(run, files[events]), out)
-        print(f"{events} events: {peak:.0f} MB, {events / wall:.0f} events/s", flush=True)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,6 @@ def _say_doubts(facts: ModelFacts, part: Part, inputs: Mapping[str, NDArray[Any]
     for name in (n for n in inputs if n in PLAUSIBLE and part.columns[n].role == "truth"):
         if remark := outside(name, inputs[name].astype(np.float64)).remark(name, name):
             logger.warning("%s: %s", part.name, remark)
-
     if known := known_events(facts, inputs, options.baseline_data):
         logger.warning(
             "%s: %d of %d events are among those that the model or the classical methods learned from, and say nothing "
